@@ -22,15 +22,15 @@ KIND = "programs"
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "pinpoint_loader": (
         "loader",
-        "step_protocol",
+        "step_output_and_gates",
         "open_section_files",
-        "facts",
+        "probe_module_parameters",
         "module_load_and_removal",
-        "second_task",
+        "second_task_closes_section_files",
     ),
-    "pinpoint_holder": ("holder", "bpf", "count_btf_types", "renamed_module_copies", "step_protocol"),
+    "pinpoint_holder": ("holder", "bpf", "count_btf_types", "renamed_module_copies", "step_output_and_gates"),
     "pinpoint_reseed": ("reseed",),
-    "pinpoint_stress": ("stress", "shared_outcome_counts", "step_protocol", "open_section_files"),
+    "pinpoint_stress": ("stress", "shared_outcome_counts", "step_output_and_gates", "open_section_files"),
 }
 FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0

@@ -133,8 +133,8 @@ class _Job:
         directory.mkdir()
         gcc = partial(self._gcc, prefix=prefix)
         shared = (*variant.flags, "-fPIC", "-shared")
-        one = (f"-Wl,--version-script,{_sources() / 'one.map'}", f"-Wl,-soname,{FIRST_LIBRARY}")
-        gcc(directory / FIRST_LIBRARY, ["one"], *shared, *one)
+        one = (f"-Wl,--version-script,{_sources() / 'probed_library.map'}", f"-Wl,-soname,{FIRST_LIBRARY}")
+        gcc(directory / FIRST_LIBRARY, ["probed_library"], *shared, *one)
         gcc(
             directory / SECOND_LIBRARY,
             ["library_calling_through_plt"],

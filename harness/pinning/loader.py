@@ -25,7 +25,7 @@ _STEP_SECONDS = 60.0
 
 
 class LoaderStatus(IntEnum):
-    """The exit status of the loader (probes/loader/step_protocol.h); KILLED means that a signal ended it."""
+    """The exit status of the loader (probes/loader/step_output_and_gates.h); KILLED means that a signal ended it."""
 
     KILLED = -1
     DONE = 0

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 #include "bpf.h"
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 
 static int bpf(enum bpf_cmd command, union bpf_attr *attr)
 {

@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "bpf.h"
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 
 /* The bytes that follow a type's head (Documentation/bpf/btf.rst). */
 static size_t rest_of(const struct btf_type *type)

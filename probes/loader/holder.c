@@ -27,7 +27,7 @@
 
 #include "bpf.h"
 #include "renamed_module_copies.h"
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 
 static int use_file(int fd)
 {

@@ -26,10 +26,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "facts.h"
-#include "step_protocol.h"
+#include "probe_module_parameters.h"
+#include "step_output_and_gates.h"
 #include "module_load_and_removal.h"
-#include "second_task.h"
+#include "second_task_closes_section_files.h"
 #include "open_section_files.h"
 
 struct plan {

@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 #include "module_load_and_removal.h"
 
 #define KERNEL_EVENTS	1

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 #include "open_section_files.h"
 
 struct token tokens[MOST_TOKENS];

@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "renamed_module_copies.h"
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 
 #define DIGITS	3
 #define NAME	64

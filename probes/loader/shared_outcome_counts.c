@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 #include "shared_outcome_counts.h"
 
 #define SLOTS	64

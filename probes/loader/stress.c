@@ -27,7 +27,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 #include "shared_outcome_counts.h"
 #include "open_section_files.h"
 

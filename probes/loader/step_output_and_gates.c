@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "step_protocol.h"
+#include "step_output_and_gates.h"
 
 #define MOST_GATES	16
 #define LINE		1024

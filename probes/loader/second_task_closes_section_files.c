@@ -11,8 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "step_protocol.h"
-#include "second_task.h"
+#include "step_output_and_gates.h"
+#include "second_task_closes_section_files.h"
 #include "open_section_files.h"
 
 /**

@@ -8,8 +8,8 @@
  *	did STEP [SUBJECT] [KEY=VALUE...]	the step is done
  *	failed STEP [SUBJECT] errno=NAME	the last line; the exit status shows the step
  */
-#ifndef PINPOINT_STEP_PROTOCOL_H
-#define PINPOINT_STEP_PROTOCOL_H
+#ifndef PINPOINT_STEP_OUTPUT_AND_GATES_H
+#define PINPOINT_STEP_OUTPUT_AND_GATES_H
 
 /* Exit statuses; a step that fails has its own. */
 enum status {

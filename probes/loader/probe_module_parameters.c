@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "facts.h"
-#include "step_protocol.h"
+#include "probe_module_parameters.h"
+#include "step_output_and_gates.h"
 #include "open_section_files.h"
 
 #define NOTE_SECTION	".note.gnu.build-id"

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef PINPOINT_FACTS_H
-#define PINPOINT_FACTS_H
+#ifndef PINPOINT_PROBE_MODULE_PARAMETERS_H
+#define PINPOINT_PROBE_MODULE_PARAMETERS_H
 
 void look_at_targets(void);
 void swap_handles(void);

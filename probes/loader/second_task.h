@@ -1,7 +1,0 @@
-/* SPDX-License-Identifier: GPL-2.0 */
-#ifndef PINPOINT_SECOND_TASK_H
-#define PINPOINT_SECOND_TASK_H
-
-void start_second(int betrays);
-
-#endif
