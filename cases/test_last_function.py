@@ -17,8 +17,8 @@ from harness.landing.target import Target
 from harness.verdict.cell_verdict_enum import known_fail
 
 # The text of the first module ends with an odd number of zeros up to the end of the page
-# (probes/pinnable_target/things_that_hold_the_module.c), that of the second with an even number. Mutants are tried on the
-# second, so that the guest survives.
+# (probes/pinnable_target/things_that_hold_the_module.c), that of the second with an even number. Mutants are tried on
+# the second, so that the guest survives.
 UNEVEN, EVEN = "pinpoint_pins", "pinpoint_target"
 Fresh = Callable[..., AbstractContextManager[Guest]]
 

@@ -144,17 +144,19 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("handle-unchecked")
-def test_removed_before_the_load(expendable: Guest, mutant: str) -> None:
+def test_removed_before_the_load(guest_or_fresh_for_mutant: Guest, mutant: str) -> None:
     """The probe looks up a handle before it follows it, so the handle of a removed module is refused.
 
     Anything may be at that address by then.
     """
-    _demand_no_pin(expendable)
-    target = Target(expendable, "pinpoint_target")
+    _demand_no_pin(guest_or_fresh_for_mutant)
+    target = Target(guest_or_fresh_for_mutant, "pinpoint_target")
     target.load()
-    with Loaders(expendable, mutant_by_name(mutant))(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
+    with Loaders(guest_or_fresh_for_mutant, mutant_by_name(mutant))(
+        order_for_build(target, LoaderOrder(gates=["load"]))
+    ) as loader:
         loader.await_gate("load")
         target.unload()
         outcome = demand_survival(loader)
     expect_result(outcome, LoaderStatus.LOAD, "ESTALE")
-    expect_gone(expendable, PROBE)
+    expect_gone(guest_or_fresh_for_mutant, PROBE)

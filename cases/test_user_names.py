@@ -36,7 +36,7 @@ def test_symbol_versions(uprobes: Uprobes) -> None:
             process.call("pinpoint_versioned@PINPOINT_1", TIMES)
             process.call("pinpoint_runner_versioned", 1)
             run.read_pages(process)
-        run.prove()
+        run.prove_landings()
         run.prove_hit_counts(process.pid, [TIMES, 1])
 
 
@@ -50,7 +50,7 @@ def test_interposition(uprobes: Uprobes) -> None:
             with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module") as run:
                 process.call("pinpoint_runner_calls", TIMES)
                 run.read_pages(process)
-            run.prove(hits)
+            run.prove_landings(hits)
 
 
 @pytest.mark.requires("uprobes")
@@ -62,7 +62,7 @@ def test_ifunc(uprobes: Uprobes) -> None:
     with uprobes.on(file, sites, "module") as run, uprobes.runner(LD_BIND_NOW="1") as process:
         process.call("pinpoint_runner_chosen", TIMES)
         run.read_pages(process)
-    run.prove()
+    run.prove_landings()
     run.prove_hit_counts(process.pid, [1, 0, TIMES])
     with pytest.raises(PinpointError, match="IFUNC"):
         file.offset_of_site(Site("pinpoint_chosen"))
@@ -77,7 +77,7 @@ def test_static_pie(uprobes: Uprobes) -> None:
         with uprobes.on(file, [file.site("pinpoint_runner_leaf")]).read_pages_before(process) as run:
             process.call("pinpoint_runner_leaf", TIMES)
             run.read_pages(process, ask="")
-        run.prove(TIMES)
+        run.prove_landings(TIMES)
         run.prove_restored()
 
 
@@ -95,5 +95,5 @@ def test_stripped(uprobes: Uprobes, name: str, symbols_by: SymbolSource) -> None
         with uprobes.on(file, [file.site(symbol)]).read_pages_before(process) as run:
             process.call(symbol, TIMES)
             run.read_pages(process, ask="")
-        run.prove(TIMES)
+        run.prove_landings(TIMES)
         run.prove_restored()

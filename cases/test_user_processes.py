@@ -20,7 +20,7 @@ def test_started_before_and_after(uprobes: Uprobes) -> None:
             early.call(LEAF, TIMES)
             late.call(LEAF, 1)
             run.read_pages(early, late, ask="")
-        run.prove({early.pid: TIMES, late.pid: 1})
+        run.prove_landings({early.pid: TIMES, late.pid: 1})
         run.prove_restored()
 
 
@@ -40,7 +40,7 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
             if not uprobes.mutant.skips_event_during_hit:
                 process.send_command(f"close {slot}")
         process.call(LEAF, TIMES)
-    run.prove(2 * TIMES)
+    run.prove_landings(2 * TIMES)
     run.prove_restored()
     after = run.mapping_count_after(process)
     if after:
@@ -65,7 +65,7 @@ def test_fork(uprobes: Uprobes) -> None:
             process.pid = parent
             process.call(site.symbol, 1)
             run.read_pages(process)
-        run.prove({parent: TIMES + 1, child: 1})
+        run.prove_landings({parent: TIMES + 1, child: 1})
         run.prove_restored()
 
 
@@ -81,7 +81,7 @@ def test_exec(uprobes: Uprobes) -> None:
             process.exec_program(file)
             process.call(site.symbol, TIMES)
             run.read_pages(process, ask="")
-        run.prove(2 * TIMES)
+        run.prove_landings(2 * TIMES)
         run.prove_restored()
 
 
@@ -100,7 +100,7 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
                 uprobes.guest.run("kill", "-USR1", str(child)).check()
             reply = process.send_command("go")
         reply = without if uprobes.mutant.stale_view else reply
-        run.prove({child: TIMES})
+        run.prove_landings({child: TIMES})
         word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
         breakpoint_ = uprobes.guest.architecture.kprobe_traits.uprobe_breakpoint
         if not word.startswith(breakpoint_) or (reply["stops"], reply["status"]) != ("0", "0"):
@@ -127,7 +127,7 @@ def test_replaced_file(uprobes: Uprobes) -> None:
                 run.read_pages(early, ask="")
                 with uprobes.runner_at(f"{directory}/{RUNNER}") as late:
                     late.call(site.symbol, 1)
-            run.prove(TIMES)
+            run.prove_landings(TIMES)
             run.prove_hit_only_in(early.pid)
             refused = uprobes.expect_build_refused(file, [site])
             assert new.elf.build_id[:12] in refused

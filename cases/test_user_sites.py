@@ -44,7 +44,7 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
             first.call("pinpoint_one_leaf", TIMES)
             second.call("pinpoint_one_leaf", TIMES + 1)
             run.read_pages(first, second, ask="")
-        run.prove({first.pid: TIMES, second.pid: TIMES + 1})
+        run.prove_landings({first.pid: TIMES, second.pid: TIMES + 1})
         run.prove_hit_only_in(first.pid, second.pid)
         run.prove_addresses_differ()
         run.prove_restored()
@@ -61,7 +61,7 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
         with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).read_pages_before(process) as run:
             process.call("pinpoint_two_calls", TIMES)
             run.read_pages(process, ask="")
-        run.prove(TIMES)
+        run.prove_landings(TIMES)
         run.prove_restored()
 
 
@@ -76,7 +76,7 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
         with uprobes.on(file, sites).read_pages_before(process) as run:
             process.call(f"pinpoint_runner_{symbol}", TIMES)
             run.read_pages(process, ask="")
-        run.prove(TIMES)
+        run.prove_landings(TIMES)
         run.prove_restored()
 
 
@@ -91,7 +91,7 @@ def test_calls_through_the_plt(uprobes: Uprobes) -> None:
             process.call("pinpoint_two_calls", TIMES)
             process.call("pinpoint_one_calls", TIMES)
             run.read_pages(process, ask="=")
-        run.prove(3 * TIMES)
+        run.prove_landings(3 * TIMES)
         run.prove_restored()
 
 
@@ -106,7 +106,7 @@ def test_twice_in_one_process(uprobes: Uprobes) -> None:
             process.call("pinpoint_one_leaf", TIMES)
             process.call("+pinpoint_one_leaf", TIMES)
             run.read_pages(process, ask="+")
-        run.prove(2 * TIMES)
+        run.prove_landings(2 * TIMES)
         run.prove_mapping_count(process, 2)
         run.prove_restored()
 
@@ -127,7 +127,7 @@ def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) ->
             with uprobes.on(file, sites, "module").read_pages_before(process) as run:
                 process.send_command(f"each all {0 if uprobes.mutant.skips_event_during_hit else 1}")
                 run.read_pages(process)
-            run.prove()
+            run.prove_landings()
             run.prove_restored()
             landings += run.landings
     landed = [each for each in landings if not each.complaint and each.hits]

@@ -101,7 +101,7 @@ def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
 
 
 @pytest.fixture
-def expendable(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator[Guest]:
+def guest_or_fresh_for_mutant(request: pytest.FixtureRequest, vm: str, mutant: str) -> Iterator[Guest]:
     """The row's guest. A mutant's cell gets a guest of its own, because the mutant may kill it."""
     if not mutant:
         yield request.getfixturevalue("guest")

@@ -68,11 +68,11 @@ def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatc
     board = Board(Bus(), False, lines.append)
     board.set_expected_cells({"parisc": 4})
     board.count_finished_cell(cell("test_a", "parisc"))
-    board.print_news()
+    board.print_new_steps_as_plain_lines()
     assert lines == []
     monkeypatch.setattr(board_module, "_TALLY_SECONDS", 0.0)
-    board.print_news()
-    board.print_news()
+    board.print_new_steps_as_plain_lines()
+    board.print_new_steps_as_plain_lines()
     assert len(lines) == 1
     assert re.fullmatch(r"\[ +\d+\.\ds\] 0 builds, 1 guest, 1/4 cells", lines[0])
 

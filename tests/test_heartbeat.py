@@ -14,7 +14,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded
 from harness.guest import heartbeat as heart_module
-from harness.guest.heartbeat import CpuSample, Heartbeat, MissedHeartbeats, parse_cpu_samples
+from harness.guest.heartbeat import CpuSample, Heartbeat, MissedHeartbeatsRecord, parse_cpu_samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
 from harness.verdict.cell_verdict_enum import Verdict
@@ -152,8 +152,8 @@ def test_a_slow_guest_has_long_beats(scene: Scene, monkeypatch: pytest.MonkeyPat
     assert scene.heartbeat.beat_seconds == pytest.approx(4 * BEAT)
 
 
-def silent(*takes_interrupts: bool) -> MissedHeartbeats:
-    return MissedHeartbeats(4.1, 3.0, tuple(CpuSample(0, 0x1000, takes) for takes in takes_interrupts))
+def silent(*takes_interrupts: bool) -> MissedHeartbeatsRecord:
+    return MissedHeartbeatsRecord(4.1, 3.0, tuple(CpuSample(0, 0x1000, takes) for takes in takes_interrupts))
 
 
 PANIC = "[    9.505260] Kernel panic - not syncing: asked to\n"

@@ -14,7 +14,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.landing.by_hand import RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
-from harness.landing.checks.embedded_symbol_table_cost import measure_table_sizes
+from harness.landing.checks.embedded_symbol_table_cost import measure_relocation_data_sizes
 from harness.landing.code.instructions import instruction_starts, is_padding_at, is_stub_at
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.site import Site
@@ -202,7 +202,7 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
 
 def test_tables_are_measured_as_compiled() -> None:
     by_hand = RelocationByHand(layout(kernel("abc")))
-    carried = measure_table_sizes(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
+    carried = measure_relocation_data_sizes(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
     # A word and a pointer for each name of two bytes; a word for each site; a pointer and a padded int for each site.
     assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))
 

@@ -243,14 +243,14 @@ def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pyte
     bus = Bus()
     board = Board(bus, False, lines.append)
     with bus.step("parisc", "kernel") as step:
-        board.print_news()
+        board.print_new_steps_as_plain_lines()
         step.publish_progress("compiling", 0.1)
-        board.print_news()
+        board.print_new_steps_as_plain_lines()
         assert [line.split("]")[1].split() for line in lines] == [["parisc", "kernel", "begins"]]
         monkeypatch.setattr(board_module, "_PATIENCE", 0.0)
         step.publish_progress("compiling\x1b[2J", 0.41)
         step.publish_progress("compiling", 0.42)
-        board.print_news()
+        board.print_new_steps_as_plain_lines()
         assert lines[-1].endswith("compiling 42 %")
         step.set_final_detail("412 objects")
     with pytest.raises(ValueError, match="no"), bus.step("parisc", "boot"):
@@ -260,7 +260,7 @@ def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pyte
     assert "FAILED after" in lines[-1]
     assert lines[-1].endswith(": no")
     assert len(lines) == 4
-    board.print_news()
+    board.print_new_steps_as_plain_lines()
     assert len(lines) == 4
 
 

@@ -300,11 +300,11 @@ def test_a_symbol_that_nobody_has_is_named(image: Image, tmp_path: Path) -> None
     ours = with_symvers(image, tmp_path)
     elf = Elf.read(module)
     with pytest.raises(UsageError, match="needs no_such, which vm does not have"):
-        modinfo_and_load_checks.demand_symbols(elf, module, ours, [])
+        modinfo_and_load_checks.demand_undefined_symbols_provided(elf, module, ours, [])
     other = tmp_path / "other"
     other.mkdir()
     giving = Elf.read(compiled(other, MODULE + "int no_such(void) { return 1; }"))
-    modinfo_and_load_checks.demand_symbols(elf, module, ours, [giving])
+    modinfo_and_load_checks.demand_undefined_symbols_provided(elf, module, ours, [giving])
 
 
 def with_symvers(image: Image, tmp_path: Path) -> Image:

@@ -44,7 +44,7 @@ class CpuSample:
 
 
 @dataclass(frozen=True)
-class MissedHeartbeats:
+class MissedHeartbeatsRecord:
     """A missing heartbeat: the number of beats, the length of a beat in seconds, and samples of the CPUs.
 
     `cpu_samples` is empty when QEMU itself does not reply.
@@ -65,7 +65,7 @@ class Heartbeat:
         self, emulator: QemuProcess, link: SshConnection, registers: RegisterParser, over: Callable[[str], None]
     ) -> None:
         self.emulator = emulator
-        self.silence: MissedHeartbeats | None = None
+        self.silence: MissedHeartbeatsRecord | None = None
         self.loop_seconds = 0.0
         self.slowest = 0.0
         self.latest = 0.0
@@ -134,7 +134,7 @@ class Heartbeat:
         while not answered.wait(beat / _LAPS_A_BEAT):
             silent += self._given.seconds_since_last_call()
             if silent >= _UNANSWERED * beat:
-                self.silence = MissedHeartbeats(1 + silent / beat, beat, self._look())
+                self.silence = MissedHeartbeatsRecord(1 + silent / beat, beat, self._look())
                 self._over(f"the guest hangs: {self.silence}")
                 return False
         self.latest = silent + self._given.seconds_since_last_call()

@@ -12,7 +12,7 @@ from harness.images.vm_recipe import Recipe
 Product = TypeVar("Product", covariant=True)
 
 
-class StoreLayer(Protocol[Product]):
+class ImagePartBuilder(Protocol[Product]):
     """A part that needs no other part. Both functions raise RecipeError and HostError, `obtain` also BuildError."""
 
     KIND: str
@@ -24,7 +24,7 @@ class StoreLayer(Protocol[Product]):
         """Return the part with the inputs `parts`, the result of key_parts(), from the store or built now."""
 
 
-class KernelStoreLayer(Protocol[Product]):
+class PerKernelPartBuilder(Protocol[Product]):
     """A part for one kernel: the root file system with the kernel's drivers, or the probe modules."""
 
     KIND: str

@@ -36,7 +36,7 @@ FLAGS = ("-std=gnu11", "-Os", "-static", "-s", "-Wall", "-Wextra", "-Werror")
 _BUILD_S = 120.0
 
 
-def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - StoreLayer requires it
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - ImagePartBuilder requires it
     """Return every input of the programs, for the store key; all kernels of an architecture share the programs."""
     sources = tree_digest(_sources(), "*.[ch]")
     return [recipe.arch, sources, compiler_version(recipe.architecture), code_sha256(Path(__file__))]

@@ -69,7 +69,7 @@ def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
         )
 
 
-def demand_symbols(elf: Elf, file: Path, image: Image, others: Sequence[Elf]) -> None:
+def demand_undefined_symbols_provided(elf: Elf, file: Path, image: Image, others: Sequence[Elf]) -> None:
     """Demand that the kernel or another module has every symbol that the module needs. Raises UsageError."""
     known = _kernel_symbols(image)
     if not known:

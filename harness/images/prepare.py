@@ -18,17 +18,17 @@ from harness.images import (
 )
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.image_part_protocols import KernelStoreLayer, StoreLayer
+from harness.images.image_part_protocols import ImagePartBuilder, PerKernelPartBuilder
 from harness.images.kernel import KernelBuild
 from harness.images.store import Entry, key_of
 from harness.images.vm_recipe import Recipe
 
 _KERNEL = debian_kernel.KIND
-_KERNELS: Mapping[str, StoreLayer[KernelBuild]] = {"debian-binary": debian_kernel, "given": given_kernel}
-_MODULES: KernelStoreLayer[Mapping[str, Path]] = modules
-_ROOTFS: KernelStoreLayer[Entry] = rootfs
-_PROGRAMS: StoreLayer[Mapping[str, Path]] = loader_programs
-_USER_TARGETS: StoreLayer[Mapping[str, Path]] = user_targets
+_KERNELS: Mapping[str, ImagePartBuilder[KernelBuild]] = {"debian-binary": debian_kernel, "given": given_kernel}
+_MODULES: PerKernelPartBuilder[Mapping[str, Path]] = modules
+_ROOTFS: PerKernelPartBuilder[Entry] = rootfs
+_PROGRAMS: ImagePartBuilder[Mapping[str, Path]] = loader_programs
+_USER_TARGETS: ImagePartBuilder[Mapping[str, Path]] = user_targets
 
 
 def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True) -> Image:
@@ -103,11 +103,11 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]
     }
 
 
-def _of_user_space(recipe: Recipe) -> list[StoreLayer[Mapping[str, Path]]]:
+def _of_user_space(recipe: Recipe) -> list[ImagePartBuilder[Mapping[str, Path]]]:
     """Return the parts that are the same for every kernel of an architecture."""
     return [_PROGRAMS, *([_USER_TARGETS] if recipe.traits.uprobes else [])]
 
 
-def _kernel(recipe: Recipe) -> StoreLayer[KernelBuild]:
+def _kernel(recipe: Recipe) -> ImagePartBuilder[KernelBuild]:
     """Return the module that fetches, builds or takes over the kernel of this recipe."""
     return _KERNELS.get(recipe.kernel.source, source_kernel)

@@ -19,7 +19,7 @@ from harness.core.files import code_sha256, tree_digest
 from harness.core.process import spawn, stop
 from harness.images import userland_debian, userland_source
 from harness.images.build_context import BuildContext
-from harness.images.image_part_protocols import StoreLayer
+from harness.images.image_part_protocols import ImagePartBuilder
 from harness.images.kernel import KernelBuild
 from harness.images.store import Entry, key_of
 from harness.images.vm_recipe import Recipe
@@ -59,7 +59,7 @@ def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
     return userland.obtain(recipe, build_context, userland.key_parts(recipe, build_context))
 
 
-def _userland(recipe: Recipe) -> StoreLayer[Entry]:
+def _userland(recipe: Recipe) -> ImagePartBuilder[Entry]:
     return userland_source if recipe.architecture.debian is None else userland_debian
 
 

@@ -60,7 +60,7 @@ VARIANTS: Mapping[str, Variant] = {
 }
 
 
-def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - StoreLayer requires it
+def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - ImagePartBuilder requires it
     """Return every input of the files, for the store key; all kernels of an architecture share the files."""
     narrow = recipe.architecture.compat_programs
     compilers = [compiler_version(recipe.architecture), *([_version(narrow)] if narrow else [])]

@@ -120,7 +120,7 @@ class ControllerRun(MatrixRun):
     def flush_board(self) -> None:
         """Print what happened since the last call; called only where nothing else prints."""
         self._board.set_expected_cells(self._counted())
-        self._board.print_news()
+        self._board.print_new_steps_as_plain_lines()
 
     def _open_fleet(self) -> Fleet:
         """Create a fleet whose images this process builds."""
@@ -136,7 +136,7 @@ class ControllerRun(MatrixRun):
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
         """Open the board, which shows the events of the bus from now on."""
         self._board.set_expected_cells(self._counted())
-        self._board.print_news()
+        self._board.print_new_steps_as_plain_lines()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each cell when it ends, whichever process it ran in."""

@@ -10,7 +10,7 @@ from harness.report.base_offset_table import TrialRow, Trials
 
 def record_trial(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:
     """Record a trial. The counts of a headline trial are also figures of the VM: `byhand.missed`, `bysymbol.missed`."""
-    sizes = {f"{way}_bytes": size for way, size in trial.table_sizes()._asdict().items()}
+    sizes = {f"{way}_bytes": size for way, size in trial.relocation_data_sizes()._asdict().items()}
     row = TrialRow(
         vm=vm,
         trial=trial.name,

@@ -31,8 +31,8 @@ T = TypeVar("T")
 class Board:
     """Shows a run's progress.
 
-    Only `print_news` (plain lines) and the live view's own thread print. The live view stays below other output, which
-    is printed through `stream_above_view`.
+    Only `print_new_steps_as_plain_lines` and the live view's own thread print. The live view stays below other output,
+    which is printed through `stream_above_view`.
     """
 
     def __init__(self, bus: Bus, terminal: bool, write_line: Callable[[str], None] = print) -> None:
@@ -54,7 +54,7 @@ class Board:
         """Set how many cells were asked for, by VM."""
         self._progress.set_expected_cells(asked)
 
-    def print_news(self) -> None:
+    def print_new_steps_as_plain_lines(self) -> None:
         """Print the news since the last call; call it only where nothing else prints. A live view needs no flush."""
         if self._live:
             return
@@ -77,7 +77,7 @@ class Board:
         """Show progress until these jobs have ended. A KeyboardInterrupt stops all children and is raised again."""
         try:
             while wait(jobs, timeout=_LOOK_SECONDS).not_done:
-                self.print_news()
+                self.print_new_steps_as_plain_lines()
         except KeyboardInterrupt:
             process.stop_all()
             raise
@@ -97,7 +97,7 @@ class Board:
 
     def close(self) -> None:
         """Print the last news and remove the live view."""
-        self.print_news()
+        self.print_new_steps_as_plain_lines()
         if self._live:
             self._live.close()
 

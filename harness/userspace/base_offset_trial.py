@@ -91,7 +91,7 @@ class UserTrial:
         return [aim for aim in self.functions if aim.offset_by_symbol != aim.true_offset]
 
     @property
-    def functions_missed_by_address(self) -> list[RelocatedFunction]:
+    def functions_misplaced_by_link_address(self) -> list[RelocatedFunction]:
         """The functions whose link address, used as an offset into the file, is a wrong offset."""
         return [aim for aim in self.functions if aim.offset_by_address != aim.true_offset]
 
@@ -120,4 +120,4 @@ class UserTrial:
             run.prove_restored()
             with uprobes.on(self.file, sites, "module") as run:
                 run.read_pages(process)
-            run.prove()
+            run.prove_landings()

@@ -189,7 +189,7 @@ class UprobeRun:
         )
         return Landing(site, statements, sum(hit.count for hit in own_hits), self.file.describe_offset)
 
-    def prove(self, hits: Counts[int, int] | int | None = None) -> None:
+    def prove_landings(self, hits: Counts[int, int] | int | None = None) -> None:
         """Check that every probe landed in every process that was looked at, and how often it was hit there.
 
         `hits` is the expected number for each site: one number for all processes, or a number by pid, or None for any

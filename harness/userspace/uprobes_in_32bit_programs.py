@@ -27,5 +27,5 @@ def prove_32bit_uprobes(uprobes: Uprobes, process: Runner, file: UserFile, symbo
     if narrow.uprobe_errno:
         run.prove_refused(process, narrow.uprobe_errno)
     else:
-        run.prove(times)
+        run.prove_landings(times)
     run.prove_restored()

@@ -11,7 +11,7 @@ from harness.core.elf import Elf
 from harness.landing import probe_module
 from harness.landing.by_hand import UNARMED, RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
-from harness.landing.checks.embedded_symbol_table_cost import TableSizes, measure_table_sizes
+from harness.landing.checks.embedded_symbol_table_cost import RelocationDataSizes, measure_relocation_data_sizes
 from harness.landing.code.function_selection import evenly_spread, unique_functions
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
@@ -112,10 +112,10 @@ class Trial:
             ),
         }
 
-    def table_sizes(self) -> TableSizes:
+    def relocation_data_sizes(self) -> RelocationDataSizes:
         """The bytes of symbol tables in a probe module for these functions, by hand and by symbol."""
         architecture = self.layout.guest.architecture
-        return measure_table_sizes(architecture, self.by_hand, [aim.site for aim in self.functions])
+        return measure_relocation_data_sizes(architecture, self.by_hand, [aim.site for aim in self.functions])
 
     def prove_sample_in_guest(self, kprobes: Kprobes) -> None:
         """Register a sample of each kind in the guest. Raises Missed unless each probe ends up as computed.

@@ -30,7 +30,7 @@ static const struct { const char *symbol_name; unsigned int offset; } sites[] __
 """
 
 
-class TableSizes(NamedTuple):
+class RelocationDataSizes(NamedTuple):
     """Sizes in a loaded probe module, in bytes.
 
     `table` is the symbol table that relocation by hand needs, independent of what is probed. `by_hand` is that table
@@ -42,14 +42,16 @@ class TableSizes(NamedTuple):
     by_symbol: int
 
 
-def measure_table_sizes(architecture: Architecture, by_hand: RelocationByHand, sites: Iterable[Site]) -> TableSizes:
+def measure_relocation_data_sizes(
+    architecture: Architecture, by_hand: RelocationByHand, sites: Iterable[Site]
+) -> RelocationDataSizes:
     """Compile the tables for these functions. Raises BuildError when the compiler refuses."""
     offsets = {site.symbol: by_hand.offset(site) for site in sites}
     pairs = ",\n".join(f'{{ {offset:#x}, "{name}" }}' for name, offset in offsets.items())
     names = ",\n".join(f'{{ "{name}", 0 }}' for name in offsets)
     table = _compiled(architecture, _BY_HAND % pairs)
     own = _compiled(architecture, _BY_HAND_SITES % ",\n".join(f"{offset:#x}" for offset in offsets.values()))
-    return TableSizes(table, table + own, _compiled(architecture, _BY_SYMBOL % names))
+    return RelocationDataSizes(table, table + own, _compiled(architecture, _BY_SYMBOL % names))
 
 
 def _compiled(architecture: Architecture, source: str) -> int:

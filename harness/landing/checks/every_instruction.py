@@ -50,7 +50,7 @@ class EveryInstruction:
         """The sites on which the kernel must accept a probe."""
         return [site for site, each in self._boundaries if not self._refusal(site, each)]
 
-    def sites_refused_with(self, number: int) -> list[Site]:
+    def sites_that_must_be_refused_with(self, number: int) -> list[Site]:
         """The sites on which the kernel must refuse a probe with this errno.
 
         EINVAL: the architecture cannot step the instruction, or ftrace, a static call or a static branch is patched

@@ -56,7 +56,7 @@ class Proof:
         return 100 * self.agreed_count / decided if decided else 0.0
 
 
-def prove(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Proof:
+def compare_kernel_answers_with_predictions(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Proof:
     """Register a disabled probe on every offset of the functions and compare. Nothing is patched.
 
     Raises GuestError if the guest fails.

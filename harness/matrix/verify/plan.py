@@ -94,7 +94,7 @@ def modules_to_load(
     found = [*_each_once(first), *_by_dependence(own)]
     for index, module in enumerate(found):
         others = [other.elf for other in found if other is not module]
-        modinfo_and_load_checks.demand_symbols(module.elf, module.file, image, others)
+        modinfo_and_load_checks.demand_undefined_symbols_provided(module.elf, module.file, image, others)
         if module.name in [earlier.name for earlier in found[:index]]:
             raise UsageError(f"two modules are named {module.name}", where=str(module.file), mend="give it once")
     words = modinfo_and_load_checks.demand_parameters(
