@@ -22,6 +22,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.mark.deep
 @pytest.mark.mutants("only-asks")
+@pytest.mark.own_loader("the claim is about removal by force")
 def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
     """Forced removal unloads a referenced target, and the initializer then follows its handle into freed memory.
 
@@ -37,6 +38,7 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
 
 
 @pytest.mark.mutants("lets-go")
+@pytest.mark.own_loader("the claim is about removal by force")
 def test_force_spares_dependents(loaders: Loaders) -> None:
     """Forced removal does not remove a module that another module needs."""
     removal = forced_module_removal.force_removal_under_dependent(loaders)

@@ -14,6 +14,7 @@ from harness.pinning.signalled_initializer import SIGNALS, WAITS, signal_during_
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "betrayed")
 @pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.own_loader("it is signalled by its process id, and a foreign loader may be several processes")
 def test_signal_in_the_initializer(target: Target, loaders: Loaders, waits: str) -> None:
     """With KILL, TERM, INT and STOP the initializer itself counts as many open files at its end as at its beginning.
 

@@ -5,6 +5,7 @@ the handle. Between any two steps the target may be removed, or replaced by the 
 on whether an open section file pins the module.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -14,15 +15,13 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning import doctored_modules
+from harness.pinning import doctored_modules, loader_claims
 from harness.pinning.hold_module_in_state import initializer_at_gate
 from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
+from harness.pinning.loader_claims import IN_USE, TIMES
 from harness.pinning.loader_fixture import Loaders, demand_survival, expect_gone, expect_result, order_for_build
-from harness.pinning.mutants import KEEPS, mutant_by_name
+from harness.pinning.mutants import KEEPS
 from harness.pinning.protocol.loader_actor import await_loader_at_rest
-
-TIMES = 3
-IN_USE = "EAGAIN"
 
 
 def _demand_no_pin(guest: Guest) -> None:
@@ -35,12 +34,27 @@ def _demand_no_pin(guest: Guest) -> None:
 @pytest.mark.mutants("one-instruction-off")
 def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
     """A probe loaded by section + offset, without a symbol look-up, is at the ELF's address and hit by each call."""
-    site = layout.once_per_call_sites(Site("pinpoint_leaf", module=target.module))[1]
-    loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
+    loader_claims.lands(loaders, layout, target)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("swaps-handles")
+def test_addresses_in_order(guest: Guest, target: Target, loaders: Loaders) -> None:
+    """The loader passes the addresses of two targets in the order in which they are named, in both orders."""
+    with Target(guest, "pinpoint_second") as second:
+        loader_claims.passes_addresses_in_order(loaders, target, second)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("holds-more")
+def test_nothing_held_afterwards(target: Target, loaders: Loaders) -> None:
+    """After the loader has ended, no file of the target is open, and its reference count is 0."""
+    loader_claims.holds_nothing_afterwards(loaders, target)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "drops-keeps")
+@pytest.mark.own_loader("the choice of the system call is an option of it")
 def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) -> None:
     """init_module(2), with a buffer, its size and the parameters, loads a probe that lands; sysfs shows the parameters.
 
@@ -90,15 +104,7 @@ def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
     Every check of the probe itself passes.
     """
     _demand_no_pin(loaders.guest)
-    with loaders(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
-        loader.await_gate("load")
-        handle = target.struct_module_address
-        target.unload()
-        target.load()
-        assert target.struct_module_address == handle, "the kernel loaded the same module at another address"
-        outcome = loader.finish()
-    expect_result(outcome, LoaderStatus.STALE, "ENODEV")
-    expect_gone(loaders.guest, PROBE)
+    loader_claims.refuses_instance_that_is_gone(loaders, target)
 
 
 @pytest.mark.requires("kprobes")
@@ -120,6 +126,7 @@ def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes", "shared_loads")
 @pytest.mark.mutants("other-call")
+@pytest.mark.own_loader("the choice of the system call is an option of it")
 def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
     """finit_module(2) waits for another load of the same file and returns its result; its own parameters are not read.
 
@@ -144,7 +151,9 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("handle-unchecked")
-def test_removed_before_the_load(guest_or_fresh_for_mutant: Guest, mutant: str) -> None:
+def test_removed_before_the_load(
+    guest_or_fresh_for_mutant: Guest, loaders_in: Callable[[Guest], Loaders]
+) -> None:
     """The probe looks up a handle before it follows it, so the handle of a removed module is refused.
 
     Anything may be at that address by then.
@@ -152,9 +161,7 @@ def test_removed_before_the_load(guest_or_fresh_for_mutant: Guest, mutant: str) 
     _demand_no_pin(guest_or_fresh_for_mutant)
     target = Target(guest_or_fresh_for_mutant, "pinpoint_target")
     target.load()
-    with Loaders(guest_or_fresh_for_mutant, mutant_by_name(mutant))(
-        order_for_build(target, LoaderOrder(gates=["load"]))
-    ) as loader:
+    with loaders_in(guest_or_fresh_for_mutant)(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
         loader.await_gate("load")
         target.unload()
         outcome = demand_survival(loader)

@@ -15,7 +15,7 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning import doctored_modules
+from harness.pinning import doctored_modules, loader_claims
 from harness.pinning.hold_module_in_state import TARGET as GOING_TARGET
 from harness.pinning.hold_module_in_state import loaded_copies, module_being_removed
 from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
@@ -32,14 +32,13 @@ MANY, FEW = 100, 3
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 def test_module_without_sections(loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle: ENOENT at the open."""
-    assert loaders.guest.run_script("[ -d /sys/module/kernel ]").ok
-    for name in ("pinpoint_absent", "kernel"):
-        loaders.expect_refusal(LoaderOrder(targets=[name]), LoaderStatus.OPEN, "ENOENT")
+    loader_claims.refuses_absent_target(loaders)
 
 
 @pytest.mark.mutants("loads-anyway", "wrong-errno")
 def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
     """With kptr_restrict=2 even root reads zeros, and the loader refuses them instead of using them as an address."""
+    loaders.demand_control_load()
     loaders.guest.run_script("echo 2 >/proc/sys/kernel/kptr_restrict").check()
     try:
         loaders.expect_refusal(LoaderOrder(targets=[target.module]), LoaderStatus.ZERO, "EACCES")
@@ -48,6 +47,7 @@ def test_hidden_addresses(target: Target, loaders: Loaders) -> None:
 
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.own_loader("becoming another user is an option of it")
 def test_not_root(target: Target, loaders: Loaders) -> None:
     """An ordinary user gets EACCES from section files, which are 0400, and EPERM from the load.
 
@@ -58,6 +58,7 @@ def test_not_root(target: Target, loaders: Loaders) -> None:
 
 
 @pytest.mark.mutants("loads-anyway", "wrong-errno")
+@pytest.mark.own_loader("it is stopped between the open and the first read")
 def test_removed_between_open_and_read(target: Target, loaders: Loaders) -> None:
     """A token whose module was removed before the first read is ENODEV, even if the module is loaded again."""
     if loaders.guest.traits.section_fd_pins:
@@ -76,6 +77,7 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
     If an open section file takes a reference, the open is refused instead.
     """
     pins = guest.traits.section_fd_pins
+    loaders.demand_control_load()
     with module_being_removed(guest):
         outcome = loaders.run(LoaderOrder(targets=[GOING_TARGET]))
         removal = loaders.delete_module(GOING_TARGET)
@@ -84,6 +86,7 @@ def test_going_target(guest: Guest, loaders: Loaders) -> None:
 
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
     """Wrong numbers from a broken loader are refused.
 
@@ -101,6 +104,7 @@ def test_number_that_is_no_handle(target: Target, loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-base", "wrong-errno")
+@pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_wrong_base(target: Target, loaders: Loaders) -> None:
     """A right handle and name with another base is refused: by base alone, because no build-id is given."""
     wrong = base_of(loaders.guest, target.module) + PAGE
@@ -111,6 +115,7 @@ def test_wrong_base(target: Target, loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-name", "wrong-errno")
+@pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_exchanged_names(target: Target, loaders: Loaders) -> None:
     """Two targets whose names are exchanged are refused: by name alone, because each handle has its own base.
 
@@ -135,6 +140,7 @@ def test_exchanged_names(target: Target, loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-outside", "wrong-errno")
+@pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_site_outside_every_target(layout: Layout, target: Target, loaders: Loaders) -> None:
     """A site that is in none of the targets is ESTALE, though it is a function that the kernel would take."""
     leaf = target.elf.function("pinpoint_leaf")
@@ -146,6 +152,7 @@ def test_site_outside_every_target(layout: Layout, target: Target, loaders: Load
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
+@pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
     """Garbage, half a file, and modules for another machine or kernel are ENOEXEC, by either system call."""
     module = Elf.read_cached(guest.image.modules["pinpoint_noexit"])
@@ -161,6 +168,7 @@ def test_image_that_is_none(guest: Guest, loaders: Loaders, *, in_memory: bool) 
 
 
 @pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_parameters_too_long(loaders: Loaders) -> None:
     """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""
     loaders.expect_refusal(LoaderOrder(parameters=[f"module_names={'x' * 1025}"]), LoaderStatus.LOAD, "ENOSPC")
@@ -169,6 +177,7 @@ def test_parameters_too_long(loaders: Loaders) -> None:
 
 @pytest.mark.deep
 @pytest.mark.mutants("loads-anyway")
+@pytest.mark.own_loader("the addresses of the second read are in its output")
 def test_hundred_targets(guest: Guest, loaders: Loaders) -> None:
     """With a hundred targets at once, each has its own token and handle, is validated, and is read again."""
     count = FEW if loaders.mutant.replaces_every_order else MANY
@@ -198,6 +207,7 @@ def test_target_without_exit(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.requires("module_text_sections")
 @pytest.mark.mutants("loads-anyway", "wrong-errno")
+@pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, figure: Callable[..., Figure]) -> None:
     """A module with two sections of one name has no handle: it loses its whole sections/, or is not loaded at all.
 
@@ -222,6 +232,7 @@ def test_two_sections_of_one_name(loaders: Loaders, mutant: str, fresh: Fresh, f
 
 
 @pytest.mark.mutants("loads-anyway")
+@pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_lockdown(guest: Guest, loaders: Loaders, mutant: str, fresh: Fresh) -> None:
     """Under lockdown an unsigned probe is EPERM.
 

@@ -64,6 +64,7 @@ def test_loaded_while_going(guest: Guest, mutant: str) -> None:
 
 
 @pytest.mark.mutants("loads-anyway")
+@pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_writable_text(guest: Guest, loaders: Loaders) -> None:
     """A module with a writable and executable section is ENOEXEC.
 
@@ -76,6 +77,7 @@ def test_writable_text(guest: Guest, loaders: Loaders) -> None:
 
 
 @pytest.mark.mutants("loads-anyway")
+@pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_symbol_of_no_section(guest: Guest, loaders: Loaders) -> None:
     """A module with a symbol in a section that the file does not have is ENOEXEC (simplify_symbols())."""
     module = Elf.read_cached(guest.image.modules[NAME])

@@ -92,6 +92,7 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "one-base")
+@pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant: str) -> None:
     """The same bytes land in two boots, with other slides, load orders and addresses, as does a probe by symbol."""
     seen = []
@@ -113,6 +114,7 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "one-base", "swaps-handles")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
+@pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
     """The same bytes land, by either system call, in two targets loaded in three orders, which move a target."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
@@ -128,6 +130,7 @@ def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
 
 @pytest.mark.requires("kprobes", "module_text_sections")
 @pytest.mark.mutants("one-base")
+@pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_two_sections_of_each(guest: Guest, loaders: Loaders) -> None:
     """The module has sites in two sections of each target; with one base for both it is refused or misses."""
     for site in precompiled_probe_run.sections_of_sites(guest).values():
@@ -138,6 +141,7 @@ def test_two_sections_of_each(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-build-id")
+@pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
     """If another build of one target is loaded, the module itself compares build-ids, and its initializer refuses.
 
@@ -150,6 +154,7 @@ def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("with-symbols")
+@pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: Callable[..., Figure]) -> None:
     """The module has no symbol of its targets; one that relocates by hand lands the same probes and is larger."""
     plain = precompiled_probe_run.module_file(guest, with_symbols=loaders.mutant.embeds_target_symbols)

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.requires("kprobes")
 
 
 @pytest.mark.mutants("closes-early", "skips-re-read", "no-build-id")
+@pytest.mark.own_loader("it is stopped before each of its steps")
 def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     """Each step ends as predicted in schedules that cover every situation with one intervention.
 
@@ -36,6 +37,7 @@ def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
 
 @pytest.mark.deep
 @pytest.mark.mutants("other-rule")
+@pytest.mark.own_loader("it is stopped before each of its steps")
 def test_longer_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     """Each step ends as predicted in long schedules that hypothesis draws from the model.
 

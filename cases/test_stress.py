@@ -15,6 +15,7 @@ from harness.report.metrics_with_goals import Figure
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("strange-image", "holds-more", "skips-re-read")
+@pytest.mark.own_loader("it is one of the four programs that race")
 def test_stress(stress_runs: StressRuns, figure: Callable[..., Figure]) -> None:
     """In any order, each of the four programs gets an errno of its set, and everything can be removed afterwards."""
     stressed = stress_runs.race()

@@ -20,6 +20,7 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 
 @pytest.mark.mutants("checks-handle")
+@pytest.mark.own_loader("the claim is about a probe that checks nothing")
 def test_handle_followed_unchecked(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
     """If the target is removed before its handle is followed, the kernel complains, by KASAN if it has that."""
     with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:

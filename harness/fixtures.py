@@ -25,6 +25,7 @@ from harness.matrix import record_base_offset_trial as tried_trials
 from harness.matrix.guests import check_after_cell, loaded_targets
 from harness.matrix.verify import guest_start_and_kernel_observer as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
+from harness.pinning.foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_by_name as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
@@ -176,10 +177,21 @@ def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kpr
 
 
 @pytest.fixture
-def loaders(mutant: str, guest: Guest) -> Iterator[Loaders]:
-    """Loaders in this guest: `with loaders(LoaderOrder(...)) as loader`, broken on purpose in a mutant's cell."""
-    with Loaders(guest, breaking(mutant)) as tool:
+def loaders(loaders_in: Callable[[Guest], Loaders], guest: Guest) -> Iterator[Loaders]:
+    """Loaders in this guest: `with loaders(LoaderOrder(...)) as loader`, broken on purpose in a mutant's cell.
+
+    With --loader they are the user's.
+    """
+    with loaders_in(guest) as tool:
         yield tool
+
+
+@pytest.fixture
+def loaders_in(request: pytest.FixtureRequest, mutant: str) -> Callable[[Guest], Loaders]:
+    """The same in a guest that the case chooses: `with loaders_in(guest) as loaders`."""
+    text = request.config.option.loader
+    command = ForeignLoaderCommand.parse(text) if text else None
+    return lambda guest: Loaders(guest, breaking(mutant), command)
 
 
 @pytest.fixture

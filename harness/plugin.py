@@ -72,6 +72,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     yield
     run = config.stash[RUN]
     selected = selection.without_optional_cells(items, _left_out(config))
+    if config.option.loader:
+        selected = selection.only_loader_cells(selected)
+        selection.skip_cells_of_own_loader(selected)
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     selection.skip_cells_without_traits(selected, run.recipes)
     items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)

@@ -42,6 +42,12 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "N",
         "help": "number of loads and removals in a race (default: 40)",
     },
+    "--loader": {
+        "default": None,
+        "metavar": "CMD",
+        "help": "run the pinning cases with this loader, a file of the host or a program of the guest, in the place of "
+        "ours (docs/foreign-loaders.md)",
+    },
     "--crash-triggers": {
         "choices": ("sample", "all"),
         "default": "sample",

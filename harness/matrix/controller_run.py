@@ -14,6 +14,7 @@ import pytest
 
 from harness.core import paths, process
 from harness.core.events import Bus
+from harness.images import rootfs
 from harness.images.build_context import BuildContext
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.reported_cell import reported_cell
@@ -31,6 +32,7 @@ from harness.matrix.run import MatrixRun
 from harness.matrix.vm_order_and_row_division import names_in_start_order
 from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.controller_socket import Controller
+from harness.pinning.foreign_loader_command import ForeignLoaderCommand
 from harness.report import bundle, cell_duration_cache, live_or_plain_progress_board
 from harness.report.export import ktap
 from harness.report.html import write_html
@@ -63,8 +65,17 @@ class ControllerRun(MatrixRun):
         self._timeline = Timeline(self.bus, self._began)
         self._ktap = ktap.KtapStream.open_file(config.option.ktap) if config.option.ktap else None
         replay_options.draw_seed(config)
+        if config.option.loader:
+            self._check_loader(config)
         if self._wants_cells and not config.option.xmlpath:
             config.option.xmlpath = str(self.directory.junit_file)
+
+    def _check_loader(self, config: pytest.Config) -> None:
+        """Check that every VM can run the command of --loader, and give it to workers with an absolute path."""
+        command, context = ForeignLoaderCommand.parse(config.option.loader), BuildContext.in_cache(Bus())
+        for recipe in self.recipes.values():
+            command.demand_runs_on(recipe, lambda each: rootfs.obtain_userland(each, context).path / "root")
+        config.option.loader = command.text
 
     @property
     def directory(self) -> RunDirectory:

@@ -25,10 +25,14 @@ _STEP_SECONDS = 60.0
 
 
 class LoaderStatus(IntEnum):
-    """The exit status of the loader (probes/loader/step_output_and_gates.h); KILLED means that a signal ended it."""
+    """The exit status of the loader (probes/loader/step_output_and_gates.h); KILLED means that a signal ended it.
+
+    FOREIGN stands for any exit status but 0 of a foreign loader.
+    """
 
     KILLED = -1
     DONE = 0
+    FOREIGN = 1
     USAGE = 2
     BEGIN = 10
     OPEN = 11

@@ -12,18 +12,31 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning.foreign_loader import ForeignLoader, ForeignResult
+from harness.pinning.foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loaded_probe_landings import LoadedProbe
 from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, LoaderStatus
 from harness.pinning.mutants import HONEST, LoaderMutant
 
+# The target of the control load, which no case that a foreign loader can run has loaded meanwhile.
+_CONTROL = "pinpoint_second"
+
 
 class Loaders:
-    """Loaders in one guest; in a mutant's cell the loaders, or the probes that they load, are broken on purpose."""
+    """Loaders in one guest; in a mutant's cell the loaders, or the probes that they load, are broken on purpose.
 
-    def __init__(self, guest: Guest, mutant: LoaderMutant = HONEST) -> None:
+    With `foreign` they are somebody else's, and a refusal counts only after the same loader has loaded a probe for a
+    target that is there.
+    """
+
+    def __init__(
+        self, guest: Guest, mutant: LoaderMutant = HONEST, foreign: ForeignLoaderCommand | None = None
+    ) -> None:
         self.guest = guest
         self.mutant = mutant
+        self.foreign = foreign
+        self._control_done = False
         self._names = {PROBE}
         self._orders = 0
 
@@ -31,15 +44,16 @@ class Loaders:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Remove the probes that a mutant may have left."""
-        for name in self._names if self.mutant != HONEST else ():
+        """Remove the probes that a mutant or a foreign loader may have left."""
+        for name in self._names if self.mutant != HONEST or self.foreign else ():
             self.guest.run("rmmod", name)
 
     def __call__(self, order: LoaderOrder) -> Loader:
         """Return a loader with this order, for `with loading(order) as loader`."""
         self._names |= {order.module_name or PROBE}
         self._orders += 1
-        return Loader(self.guest, self.mutant.break_order(order, self._orders))
+        broken = self.mutant.break_order(order, self._orders)
+        return ForeignLoader(self.guest, broken, self.foreign) if self.foreign else Loader(self.guest, broken)
 
     def run(self, order: LoaderOrder) -> LoaderResult:
         """Run one loader from start to end."""
@@ -48,8 +62,24 @@ class Loaders:
 
     def expect_refusal(self, order: LoaderOrder, status: LoaderStatus, errno: str) -> None:
         """Run one loader and check that it ends with this status and errno and leaves no probe. Raises Missed."""
+        self.demand_control_load()
         expect_result(self.run(order), status, errno)
         expect_gone(self.guest, order.module_name or PROBE)
+
+    def demand_control_load(self) -> None:
+        """Check once that a foreign loader loads a probe for a target that is there.
+
+        Otherwise a loader that always fails would pass each case that expects a refusal. Raises Missed.
+        """
+        if self.foreign is None or self._control_done:
+            return
+        with Target(self.guest, _CONTROL) as target:
+            with ForeignLoader(self.guest, order_for_build(target, LoaderOrder()), self.foreign) as loader:
+                result = loader.finish()
+            self.guest.run("rmmod", PROBE)
+        if result.status is not LoaderStatus.DONE:
+            raise Missed(f"the loader loads no probe even for a target that is there: {result}")
+        self._control_done = True
 
     def delete_module(self, module: str) -> str:
         """Remove a module. Returns the errno's name, empty on success."""
@@ -98,7 +128,16 @@ def demand_survival(loader: Loader) -> LoaderResult:
 
 
 def expect_result(outcome: LoaderResult, status: LoaderStatus, errno: str = "") -> None:
-    """Check that the loader ended with this status and errno. Raises Missed with all lines that it printed."""
+    """Check that the loader ended with this status and errno. Raises Missed with all lines that it printed.
+
+    A foreign loader has no statuses of ours: it must exit with 0 where DONE is expected, and with another status where
+    any failure is.
+    """
+    if isinstance(outcome, ForeignResult):
+        if (outcome.status is LoaderStatus.DONE) != (status is LoaderStatus.DONE):
+            wanted = "0" if status is LoaderStatus.DONE else f"a failure, as ours does with {status.name} {errno}"
+            raise Missed(f"{outcome}, not {wanted}")
+        return
     if (outcome.status, outcome.errno_name) != (status, errno):
         wanted = f"{status.name} {errno}".strip()
         printed = "\n".join(map(str, outcome.lines))

@@ -31,6 +31,8 @@ class LoaderMutant:
     - `loads_with_other_call` loads with the other of the two system calls.
     - `models_other_rule` models a kernel with the other pin rule.
     - `races_with_non_module` races with a file that is not a module.
+    - `uses_careful_loader` runs a foreign loader that does everything right where one that does something wrong is
+      expected.
     """
 
     loader_defect: str = ""
@@ -50,6 +52,12 @@ class LoaderMutant:
     loads_with_other_call: bool = False
     models_other_rule: bool = False
     races_with_non_module: bool = False
+    uses_careful_loader: bool = False
+
+    @property
+    def breaks_loader(self) -> bool:
+        """True if the defect is in our loader itself, so that it cannot be in force with a foreign one."""
+        return bool(self.loader_defect or self.loads_with_other_call)
 
     def break_order(self, order: LoaderOrder, number: int = 1) -> LoaderOrder:
         """The same order for a loader and a probe with this defect; `number` counts the orders of a case, from 1."""
@@ -93,6 +101,7 @@ MUTANTS: Mapping[str, LoaderMutant] = {
     "other-call": LoaderMutant(loads_with_other_call=True),
     "other-rule": LoaderMutant(models_other_rule=True),
     "strange-image": LoaderMutant(races_with_non_module=True),
+    "careful-loader": LoaderMutant(uses_careful_loader=True),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,18 +24,25 @@ MARKERS = (
     "crash_triggers: the case kills guests, or is slow; it runs only with `--crash-triggers all`",
     "deep: the case is slow; it runs with `--deep`, with more than a sample, or when it is named",
     "full: the case takes minutes, and a cheaper one checks most of it; it runs with `--full`, or when it is named",
+    "own_loader(reason): with `--loader` the case is skipped, because only Pinpoint's own loader can run it",
 )
+# The fixtures of the cases that load a probe through a loader.
+_LOADER_FIXTURES = frozenset(("loaders", "loaders_in", "schedules", "stress_runs"))
 
 
 @dataclass(frozen=True)
 class CellId:
-    """A case on a VM, honest or with a mutant; `item_name` is pytest's name of it in `file`, which `-k` matches."""
+    """A case on a VM, honest or with a mutant; `item_name` is pytest's name of it in `file`, which `-k` matches.
+
+    `loader` is the run's foreign loader, empty for ours.
+    """
 
     case: str
     vm: str
     mutant: str
     item_name: str
     file: str = ""
+    loader: str = ""
 
     @property
     def key(self) -> CellKey:
@@ -44,7 +52,8 @@ class CellId:
     @property
     def replay(self) -> str:
         """The command that runs this cell again."""
-        return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()} -k '{self.item_name}'"
+        loader = f" --loader {shlex.quote(self.loader)}" if self.loader else ""
+        return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()}{loader} -k '{self.item_name}'"
 
 
 def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
@@ -78,7 +87,8 @@ def cell_of(item: pytest.Item) -> CellId | None:
     function, _, label = item.name.removesuffix("]").partition("[")
     others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
     case = "".join((function, *(f"[{part}]" for part in others)))
-    return CellId(case, vm, mutant, item.name, os.path.relpath(item.path, item.config.rootpath))
+    file = os.path.relpath(item.path, item.config.rootpath)
+    return CellId(case, vm, mutant, item.name, file, getattr(item.config.option, "loader", None) or "")
 
 
 def vm_of(item: pytest.Item) -> str:
@@ -112,6 +122,25 @@ def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str
         lacking = missing_trait(item, recipes[cell.vm])
         if lacking:
             item.add_marker(pytest.mark.skip(reason=f"{cell.vm} has no {lacking}"))
+
+
+def only_loader_cells(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the harness's own tests and the cells that load a probe through a loader: those that --loader is about."""
+    return [item for item in items if cell_of(item) is None or _LOADER_FIXTURES & set(_fixture_names(item))]
+
+
+def skip_cells_of_own_loader(items: Iterable[pytest.Item]) -> None:
+    """Mark each cell as skipped that a foreign loader cannot run, with the reason."""
+    for item in items:
+        cell, marker = cell_of(item), item.get_closest_marker("own_loader")
+        if marker:
+            item.add_marker(pytest.mark.skip(reason=f"needs Pinpoint's own loader: {marker.args[0]}"))
+        elif cell and pinning.mutant_by_name(cell.mutant).breaks_loader:
+            item.add_marker(pytest.mark.skip(reason="the mutant is a defect of Pinpoint's own loader"))
+
+
+def _fixture_names(item: pytest.Item) -> Sequence[str]:
+    return getattr(item, "fixturenames", ())
 
 
 def sorted_by_row(items: list[pytest.Item], vms: Sequence[str]) -> list[pytest.Item]:

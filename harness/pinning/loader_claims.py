@@ -1,0 +1,123 @@
+"""What any loader must do, as claims that each need one loader: ours, or a foreign one.
+
+Each claim raises Missed with what the loader did instead, and leaves neither the probe nor another target loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing.landing_judgment import Missed
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.target import Target
+from harness.pinning.foreign_loader import held_section_files
+from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
+from harness.pinning.loader_fixture import Loaders, expect_gone, expect_result, order_for_build
+
+TIMES = 3
+IN_USE = "EAGAIN"
+_ABSENT = "pinpoint_absent"
+
+
+def lands(loaders: Loaders, layout: Layout, target: Target) -> None:
+    """The probe is at section + offset of its target, by all witnesses, and is hit by each call."""
+    site = layout.once_per_call_sites(Site("pinpoint_leaf", module=target.module))[1]
+    loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
+
+
+def passes_addresses_in_order(loaders: Loaders, first: Target, second: Target) -> None:
+    """The probe gets the addresses of two targets in the order in which they are named, whichever that is."""
+    for targets in ((first, second), (second, first)):
+        builds = f"module_build_ids={','.join(each.elf.build_id for each in targets)}"
+        order = LoaderOrder(targets=[each.module for each in targets], parameters=[builds], gates=["load"])
+        with loaders(order) as loader:
+            loader.await_gate("load")
+            outcome = loader.finish()
+        try:
+            expect_result(outcome, LoaderStatus.DONE)
+        finally:
+            loaders.guest.run("rmmod", PROBE)
+
+
+def holds_nothing_afterwards(loaders: Loaders, target: Target) -> None:
+    """After the loader has ended, no process has a file of the target open, and nothing refers to the target."""
+    expect_result(loaders.run(order_for_build(target, LoaderOrder())), LoaderStatus.DONE)
+    try:
+        with _held_for_mutant(loaders, target):
+            held = [each for each in held_section_files(loaders.guest) if f"/{target.module}/" in each]
+            count = loaders.guest.read_text(f"/sys/module/{target.module}/refcnt").strip()
+        if held or count != "0":
+            raise Missed(f"after the loader's end {target.module} has {count} references and open files: {held}")
+    finally:
+        loaders.guest.run("rmmod", PROBE)
+
+
+def refuses_instance_that_is_gone(loaders: Loaders, target: Target) -> None:
+    """If the same build replaces the target at the same address during the load, the loader refuses.
+
+    Every check of the probe itself passes. The kernel must not pin the target by open files.
+    """
+    with loaders(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
+        loader.await_gate("load")
+        handle = target.struct_module_address
+        target.unload()
+        target.load()
+        assert target.struct_module_address == handle, "the kernel loaded the same module at another address"
+        outcome = loader.finish()
+    try:
+        expect_result(outcome, LoaderStatus.STALE, "ENODEV")
+        expect_gone(loaders.guest, PROBE)
+    finally:
+        loaders.guest.run_script(f"[ ! -e /sys/module/{PROBE} ] || rmmod {PROBE}")
+
+
+def keeps_target_from_removal(loaders: Loaders, target: Target) -> None:
+    """Between the loader's open and the load, removal of the target is refused; the kernel must pin by open files."""
+    with loaders(LoaderOrder(targets=[target.module], gates=["load"])) as loader:
+        loader.await_gate("load")
+        expect_in_use(loaders, target)
+        outcome = loader.finish()
+    loaders.guest.run("rmmod", PROBE)
+    expect_result(outcome, LoaderStatus.DONE)
+
+
+def refuses_absent_target(loaders: Loaders) -> None:
+    """A module that is not loaded or is built in has no handle, and the loader refuses at the open."""
+    assert loaders.guest.run_script("[ -d /sys/module/kernel ]").ok
+    for name in (_ABSENT, "kernel"):
+        loaders.expect_refusal(LoaderOrder(targets=[name]), LoaderStatus.OPEN, "ENOENT")
+
+
+def expect_in_use(loaders: Loaders, target: Target) -> None:
+    """Check that the kernel refuses to remove a target. If it does not, load the target again and raise Missed."""
+    removal = loaders.delete_module(target.module)
+    if not removal:
+        target.load()
+        raise Missed(f"{target.module} was removed")
+    assert removal == IN_USE
+
+
+@contextmanager
+def _held_for_mutant(loaders: Loaders, target: Target) -> Iterator[None]:
+    """In the cell of the mutant that holds something else, hold a section file of the target while the block runs."""
+    if not loaders.mutant.holds_extra_pin:
+        yield
+        return
+    script = f"exec 3</sys/module/{target.module}/sections/.text; echo held; read word"
+    with _program(loaders.guest, script):
+        yield
+
+
+@contextmanager
+def _program(guest: Guest, script: str) -> Iterator[None]:
+    deadline = guest.scaled_deadline(60.0)
+    with guest.start_dialogue("sh", "-c", script) as dialogue:
+        if dialogue.read_line(deadline) != "held":
+            raise GuestError("the file cannot be held", where=guest.name)
+        yield
+        dialogue.send_line("go", deadline)
+        dialogue.await_exit_status(deadline)
