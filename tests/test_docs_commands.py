@@ -14,7 +14,14 @@ from harness.core import paths
 from harness.images import vm_recipe
 
 _FENCE = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCS = ("gate-a-kernel.md", "check-a-probe-module.md", "hunt-a-relocation-bug.md", "sites.md", "comparing-runs.md")
+DOCS = (
+    "gate-a-kernel.md",
+    "check-a-probe-module.md",
+    "hunt-a-relocation-bug.md",
+    "sites.md",
+    "comparing-runs.md",
+    "foreign-loaders.md",
+)
 # Words in comparing-runs.md that stand for something, as in a synopsis.
 _SYNOPSIS = re.compile(r"[\[\]|]")
 
@@ -38,7 +45,7 @@ def test_a_command_of_the_docs_is_parsed(name: str, words: list[str]) -> None:
     assert set(vms) <= set(vm_recipe.names())
     # An option that click passes on must be one that pytest or its plugin has.
     passed_on = context.params.get("pytest_arguments", ())
-    assert {word for word in passed_on if word.startswith("-")} <= {"-k", "-m", "-n", "--deep", "--co"}
+    assert {word for word in passed_on if word.startswith("-")} <= {"-k", "-m", "-n", "--deep", "--co", "--loader"}
 
 
 def test_each_reader_has_a_page() -> None:

@@ -18,7 +18,7 @@ from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.printk import without_control_codes
 
 # Options and words that select some of the cells; cells that they leave out are not gone.
-_SELECTING = ("-k", "-m", "--lf", "--last-failed")
+_SELECTING = ("-k", "-m", "--lf", "--last-failed", "--loader")
 
 
 class Listener:
