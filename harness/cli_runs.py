@@ -22,6 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, Tier, replace_in_this_run, select
 from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, prepare_given_kernel_with_board, pytest_run
 from harness.matrix.commands.baseline_gate import Gate
+from harness.pinning.foreign_loader_command import ForeignLoaderCommand
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -86,6 +87,7 @@ class _RunCommand(click.Command):
 @click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more.")
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
+@click.option("--loader", metavar="CMD", help="Run the pinning cases with this loader: docs/foreign-loaders.md.")
 @click.option("--host-qemu", is_flag=True, help="Use the host's QEMU even where a recipe needs a newer one.")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
 @click.option(
@@ -117,6 +119,7 @@ def run(
     archs: Sequence[str],
     matrix: Tier | None,
     accel: str | None,
+    loader: str | None,
     host_qemu: bool,
     dry_run: bool,
     kernel_mutants: str | None,
@@ -152,13 +155,14 @@ def run(
     chosen_here = vms or archs or matrix
     options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
     forced = [f"--accel={accel}"] if accel else []
+    forced += [f"--loader={ForeignLoaderCommand.parse(loader).text}"] if loader is not None else []
     if kernel_mutants is not None:
         return kernel_mutant_run.run_kernel_mutants_on(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += _FULL if matrix == "full" and not _chooses_depth(pytest_arguments) else ()
     options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
     arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
-    return gate.judge_and_report(pytest_run.run(arguments, plugins=[gate.listener]), pytest_arguments)
+    return gate.judge_and_report(pytest_run.run(arguments, plugins=[gate.listener]), [*forced, *pytest_arguments])
 
 
 @click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))

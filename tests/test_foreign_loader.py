@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from harness import cli_runs
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.images.vm_recipe import Recipe, select
@@ -111,6 +112,15 @@ def test_a_run_with_a_loader_that_does_not_exist_ends_before_anything_boots(tmp_
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     assert "--loader: ./no-such-loader does not exist" in line
+
+
+def test_a_loader_of_the_project_names_no_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli_runs.pytest_run, "run", lambda arguments, **_: seen.append(list(arguments)) or 0)
+    loader = SCRIPTS / "careful.sh"
+    words = ["--vm", "x86_64-debian", "--loader", os.path.relpath(loader), "-n", "0"]
+    cli_runs.run.main(words, standalone_mode=False)
+    assert seen == [["--vm=x86_64-debian", f"--loader={loader}", "-n", "0", str(paths.CASES)]]
 
 
 def test_the_parameters_are_all_but_the_addresses() -> None:

@@ -78,7 +78,7 @@ class ForeignLoader(Loader):
         self._facts = read_target_facts(guest, order.targets)
         parameters = probe_parameters(order, self._facts, self._section_addresses())
         words = [_copy(guest, self._command), *self._command.arguments, image, *parameters]
-        self.began = guest.console.position
+        self.began = self._seen = guest.console.position
         self._dialogue = guest.start_dialogue("sh", "-c", _RUN, "sh", " ".join(order.targets), *words)
         return self
 
@@ -86,9 +86,8 @@ class ForeignLoader(Loader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._at_gate:
-            self.continue_from_gate()
             with suppress(DeadlineExceeded):
-                self.guest.console.await_line([_ENDED], self.guest.scaled_deadline(_SECONDS), since=self.began)
+                self._open_gate_until_end(self.guest.scaled_deadline(_SECONDS))
         self._dialogue.hang_up()
 
     def await_gate(self, step: str, deadline: Deadline | None = None) -> LoaderLine:
@@ -97,14 +96,12 @@ class ForeignLoader(Loader):
         Raises EndedEarly if the loader ends first, and Missed if it passed other addresses than the targets' in order.
         """
         deadline = deadline or self.guest.scaled_deadline(_SECONDS)
-        patterns = [f"{PROBE}: at {_ENTERED}", _ENDED]
         try:
-            ended = self.guest.console.await_line(patterns, deadline, since=self.began).pattern_index
+            reached = self._await_gate_or_end(deadline)
         except DeadlineExceeded:
             raise Missed(f"`{self._command.shown}` did not load the probe in time, and did not end") from None
-        if ended:
+        if not reached:
             raise EndedEarly(self.await_result(), f"the probe's initializer ran: {step}")
-        self._at_gate = True
         self.passed_addresses = self._read_passed_addresses()
         self._held = held_section_files(self.guest)
         expected = [each.handle for each in self._facts]
@@ -126,7 +123,10 @@ class ForeignLoader(Loader):
         if _GATE in self._order.gates and not self._at_gate and self._held is None:
             self.await_gate(_GATE, deadline)
         if self._at_gate:
-            self.continue_from_gate(deadline)
+            try:
+                self._open_gate_until_end(deadline or self.guest.scaled_deadline(_SECONDS))
+            except DeadlineExceeded:
+                raise Missed(f"`{self._command.shown}` did not end in time after the load") from None
         return self.await_result(deadline)
 
     def await_result(self, deadline: Deadline | None = None) -> LoaderResult:
@@ -146,6 +146,23 @@ class ForeignLoader(Loader):
     def pid(self) -> int:
         """A foreign loader may be several processes."""
         raise ValueError("only Pinpoint's loader prints its process id")
+
+    def _await_gate_or_end(self, deadline: Deadline) -> bool:
+        """Wait until the probe's initializer is at its gate, or the loader has ended; return True for the gate."""
+        seen = self.guest.console.await_line([f"{PROBE}: at {_ENTERED}", _ENDED], deadline, since=self._seen)
+        self._seen = seen.end
+        self._at_gate = seen.pattern_index == 0
+        return self._at_gate
+
+    def _open_gate_until_end(self, deadline: Deadline) -> None:
+        """Open the gate each time that the initializer is there, until the loader has ended.
+
+        A loader may try again: busybox's insmod calls init_module(2) when finit_module(2) failed. Raises
+        DeadlineExceeded.
+        """
+        while self._at_gate:
+            self.continue_from_gate(deadline)
+            self._await_gate_or_end(deadline)
 
     def _section_addresses(self) -> Sequence[int]:
         paths = [f"/sys/module/{module}/sections/{section}" for module, section in self._order.sections]
