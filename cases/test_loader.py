@@ -151,9 +151,7 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("handle-unchecked")
-def test_removed_before_the_load(
-    guest_or_fresh_for_mutant: Guest, loaders_in: Callable[[Guest], Loaders]
-) -> None:
+def test_removed_before_the_load(guest_or_fresh_for_mutant: Guest, loaders_in: Callable[[Guest], Loaders]) -> None:
     """The probe looks up a handle before it follows it, so the handle of a removed module is refused.
 
     Anything may be at that address by then.

@@ -107,7 +107,7 @@ def _held_for_mutant(loaders: Loaders, target: Target) -> Iterator[None]:
     if not loaders.mutant.holds_extra_pin:
         yield
         return
-    script = f"exec 3</sys/module/{target.module}/sections/.text; echo held; read word"
+    script = f"exec 3</sys/module/{target.module}/sections/.gnu.linkonce.this_module; echo held; read word"
     with _program(loaders.guest, script):
         yield
 
