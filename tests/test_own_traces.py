@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from harness.core.elf_symbols_and_relocations import Symbol
 from harness.verdict import deliberate_dump_stack
 from harness.verdict.complaints import read_complaints
 
@@ -54,6 +57,34 @@ def test_a_modules_own_dump_is_no_complaint() -> None:
 
 def test_a_handler_that_ends_in_the_dump_has_no_frame() -> None:
     assert intended(TAIL_CALL, "who_calls") == [True]
+
+
+@pytest.mark.parametrize(
+    "caller",
+    [
+        "do_one_initcall+0x59/0x220",
+        "__do_sys_delete_module+0x1b9/0x330",
+        "call_timer_fn+0x27/0x130",
+        "process_one_work+0x1c7/0x380",
+        "tasklet_action_common.isra.0+0xc0/0x130",
+    ],
+)
+def test_a_function_that_ends_in_the_dump_has_no_frame(caller: str) -> None:
+    log = TAIL_CALL.replace("kprobe_ftrace_handler+0x10b/0x1b0", caller)
+    assert intended(log, "who_calls") == [True]
+    assert intended(log) == [False]
+    assert intended(log.replace(caller, "some_driver_poll+0x1/0x2"), "who_calls") == [False]
+
+
+def test_only_a_module_that_refers_to_it_can_print_a_backtrace() -> None:
+    class File:
+        def __init__(self, *symbols: tuple[str, str]) -> None:
+            self.symbols = [Symbol(name, 0, 0, section, "notype", "global") for name, section in symbols]
+
+    answer = deliberate_dump_stack.can_print_backtraces
+    assert answer(File(("dump_stack", "")))  # type: ignore[arg-type]
+    assert not answer(File(("printk", ""), ("dump_stack_of_mine", "")))  # type: ignore[arg-type]
+    assert not answer(File(("dump_stack", ".text")))  # type: ignore[arg-type]
 
 
 def test_another_modules_dump_is_a_complaint() -> None:

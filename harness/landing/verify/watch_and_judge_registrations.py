@@ -173,8 +173,15 @@ class WatchedGuest:
 
     def probe_stands_at(self, site: Site, probes: Iterable[JudgedProbe]) -> bool:
         """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
-        files = self._files(Moment(self._judged, self._modules.find_loaded_modules(self._judged.modules_listing)))
-        return probe_stands_at(site, files.find_places(site).addresses, probes)
+        return probe_stands_at(site, self._judged_files().find_places(site).addresses, probes)
+
+    def has_symbol(self, site: Site) -> bool:
+        """Return whether a file at hand has the symbol of a site, or is missing."""
+        named = self._judged_files().find_places(site)
+        return bool(named.places or named.missing_reason)
+
+    def _judged_files(self) -> LoadedFiles:
+        return self._files(Moment(self._judged, self._modules.find_loaded_modules(self._judged.modules_listing)))
 
     def late_probes(self) -> list[JudgedProbe]:
         """The probes that were registered after the last judgement, by symbol and offset."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.core.elf import Elf
@@ -86,8 +86,11 @@ def modules_to_load(
     Raises UsageError with a message of one line for a wrong file or parameter, BuildError or HostError when a build
     fails.
     """
-    files = [built for file in wanted.files for built in _built(file, image, build_context, directory)]
-    own = [_checked(file, image, directory) for file in files]
+    own = [
+        replace(_checked(built, image, directory), file=_named(built, file))
+        for file in wanted.files
+        for built in _built(file, image, build_context, directory)
+    ]
     first: list[ModuleToLoad] = []
     for word in wanted.modules_loaded_first:
         first += _also(word, image, build_context, directory)
@@ -120,6 +123,11 @@ def _built(file: Path, image: Image, build_context: BuildContext, directory: Pat
     if file.is_dir() or file.suffix == ".c":
         return external_build.build(file, image, build_context, directory)
     return [file]
+
+
+def _named(built: Path, given: Path) -> Path:
+    """The path that messages name: a file that was built is named as if it were beside its source."""
+    return given if built == given else (given if given.is_dir() else given.parent) / built.name
 
 
 def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) -> ModuleToLoad:

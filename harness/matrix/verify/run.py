@@ -62,7 +62,7 @@ class VerifyRun:
 
     def run(self) -> None:
         """Run the subject. Raises SubjectRefused when it could not be started and the kernel did not complain."""
-        kernel = KernelObserver(self.guest, self.subject.module_names)
+        kernel = KernelObserver(self.guest, self.subject.tracing_modules)
         refusal: SubjectRefused | None = None
         try:
             before = changed_settings.read_settings(self.guest)
@@ -145,19 +145,23 @@ class VerifyRun:
             self.wrongs.append(
                 "no probe was registered: there is nothing to judge; give --settle SECONDS if one is registered later"
             )
-        self._hints(judgement)
+        self._hints(judgement, watched)
 
     @staticmethod
     def _absent(site: Site) -> JudgedProbe:
         return JudgedProbe(site.spec, "kprobe", Finding.MISSED, reason="it is expected, and no probe stands there")
 
-    def _hints(self, judgement: Judgement) -> None:
-        """Add a note for each kprobe in a file's data whose registration is not known."""
+    def _hints(self, judgement: Judgement, watched: WatchedGuest) -> None:
+        """Add a note for each kprobe in a file's data whose registration is not known.
+
+        A name that no file at hand has is a text of another structure, not a kprobe's.
+        """
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused_registrations}
         known |= {each.symbol_offset.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
             for site in kprobes_in_module_data.find_kprobe_sites(Elf.read_cached(file)):
-                if not {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known:
+                known_here = {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known
+                if not known_here and watched.has_symbol(site):
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 
     def _complained(self, complaints: Sequence[Complaint]) -> None:
@@ -185,7 +189,10 @@ def _asked(site: Site) -> str:
 
 def _because(refusal: SubjectRefused, refused: Sequence[Registration]) -> SubjectRefused:
     """A refusal with the registrations that the kernel had refused before: often they are its reason."""
-    calls = ", ".join(f"register_kprobe({call.asked or 'an address'}) {call.refusal}" for call in refused)
+    # insmod of busybox loads a file that finit_module() refused by init_module() once more.
+    calls = ", ".join(
+        dict.fromkeys(f"register_kprobe({call.asked or 'an address'}) {call.refusal}" for call in refused)
+    )
     return (
         SubjectRefused(f"{refusal.what}; refused: {calls}", where=refusal.where, mend=refusal.mend)
         if calls

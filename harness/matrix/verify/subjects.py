@@ -16,6 +16,7 @@ from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
 from harness.matrix.verify import tool_root
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader
+from harness.verdict import deliberate_dump_stack
 
 # The word of --loader for the loader of docs/pinning.md.
 PINNED = "pinned"
@@ -38,12 +39,12 @@ class SubjectRefused(UsageError):
 class Subject(Protocol):
     """Something that registers probes.
 
-    `module_names` are its modules, which may print backtraces on purpose. `start_time_ns` is the time when its start
-    had completed, on the guest's monotonic clock in nanoseconds, 0 if unknown.
+    `tracing_modules` are those of its modules that may print backtraces on purpose. `start_time_ns` is the time when
+    its start had completed, on the guest's monotonic clock in nanoseconds, 0 if unknown.
     """
 
     display_name: str
-    module_names: frozenset[str]
+    tracing_modules: frozenset[str]
     notes: list[str]
     start_time_ns: int
 
@@ -68,7 +69,9 @@ class Modules:
 
     def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], with_loader: str, settle: float | None) -> None:
         self.display_name = ", ".join(each.file.name for each in modules if each.judged)
-        self.module_names = frozenset(each.name for each in modules)
+        self.tracing_modules = frozenset(
+            each.name for each in modules if deliberate_dump_stack.can_print_backtraces(each.elf)
+        )
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -159,7 +162,7 @@ class Command:
 
     def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
         self.display_name = f"`{command}`"
-        self.module_names: frozenset[str] = frozenset()
+        self.tracing_modules: frozenset[str] = frozenset()
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -237,9 +240,9 @@ class Command:
 class CommandWithModules:
     """A command for which modules are loaded first and unloaded last."""
 
-    def __init__(self, modules: Modules, command: Command) -> None:
+    def __init__(self, modules: Modules, command: Subject) -> None:
         self.display_name = command.display_name
-        self.module_names = modules.module_names
+        self.tracing_modules = modules.tracing_modules | command.tracing_modules
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._modules = modules
