@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,12 @@ class BrokenRun:
     def begin(self, *arguments: str, **more: str) -> subprocess.Popen[bytes]:
         """Start `./pinpoint` with these arguments; its output goes to `output_file`."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        env = {**os.environ, **_own(self.directory), _WITNESS: str(self.directory / "witness"), **more}
+        env = {**_outside_pytest(os.environ), **_own(self.directory), _WITNESS: str(self.directory / "witness"), **more}
         with self.output_file.open("ab") as output:
             return subprocess.Popen(
                 [paths.PROJECT / "pinpoint", *arguments],
                 cwd=paths.PROJECT,
-                env=_outside_pytest(env),
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -70,41 +72,53 @@ class BrokenRun:
         kept = [f"{cell['case']} {cell['vm']}" for cell in self.cells]
         return sum(max(0, ended.count(name) - kept.count(name)) for name in set(ended))
 
-    def orphaned(self, but: int = 0) -> int:
-        """Return how many processes of the run outlive it by more than a moment.
-
-        The process `but` is not counted.
-        """
+    def orphaned(self) -> int:
+        """Return how many processes of the run outlive it by more than a moment."""
         deadline = Deadline.after(_GONE_SECONDS)
-        return sum(process != but and not _ended(process, deadline) for process in self.processes())
+        return sum(not _ended(process, deadline) for process in self.processes())
 
     def processes(self) -> list[int]:
         """Return the processes of the run.
 
-        What the run starts inherits the directory of its results, and QEMU gets it as an argument.
+        What the run starts inherits the directory of its results, and QEMU gets it as an argument. This process and
+        those that started it are not of the run, though the directory may be an argument of theirs.
         """
-        found, name = [], str(self.directory).encode()
+        found, above = [], _with_ancestors(os.getpid())
+        # Not a longer name that begins with this one, such as that of a tenth directory.
+        named = re.compile(re.escape(str(self.directory).encode()) + rb"(?![\w-])")
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                if name in (process / "environ").read_bytes() or name in (process / "cmdline").read_bytes():
-                    found.append(int(process.name))
+                texts = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
             except OSError:  # Another user's, or gone.
                 continue
+            if any(map(named.search, texts)) and int(process.name) not in above:
+                found.append(int(process.name))
         return found
+
+
+def _with_ancestors(process: int) -> set[int]:
+    """Return a process and those that started it."""
+    found = set()
+    while process:
+        found.add(process)
+        process = int(Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    return found
 
 
 def environment(directory: Path) -> dict[str, str]:
     """Return the environment of a run of the plugin in a directory, with its cache there and tests/ in its path."""
     modules = f"{paths.PROJECT}:{paths.PROJECT / 'tests'}"
     cache = {"PINPOINT_CACHE": str(directory / "cache"), "PYTHONPATH": modules}
-    return _outside_pytest({**os.environ, **_own(directory), **cache})
+    return {**_outside_pytest(os.environ), **_own(directory), **cache}
 
 
 def _own(directory: Path) -> dict[str, str]:
-    return {"PINPOINT_RESULTS": str(directory / "results")}
+    # pytest deletes old temporary directories below this root. In the common one it deletes what other runs have left:
+    # that takes minutes, and killed_runs.py counts it as side effects of the run.
+    return {"PINPOINT_RESULTS": str(directory / "results"), "PYTEST_DEBUG_TEMPROOT": str(directory)}
 
 
-def _outside_pytest(variables: dict[str, str]) -> dict[str, str]:
+def _outside_pytest(variables: Mapping[str, str]) -> dict[str, str]:
     """Remove what a run must not inherit from the pytest run that starts it: xdist's variables and the start time."""
     return {
         name: value for name, value in variables.items() if not name.startswith("PYTEST_") and name != "PINPOINT_BEGAN"

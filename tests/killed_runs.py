@@ -193,7 +193,7 @@ def main(directory: Path, victim: str, count: int, points: list[int]) -> None:
         ended = (directory / "done").exists()
         done, struck = json.loads((directory / "done").read_text()) if ended else (0, True)
         whole = whole or done
-        left = BrokenRun(directory).orphaned(but=os.getpid())
+        left = BrokenRun(directory).orphaned()
         print(json.dumps({"point": point, "status": status, "struck": struck, "orphaned": left}), flush=True)
 
 

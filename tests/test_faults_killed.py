@@ -25,9 +25,7 @@ FEW = (1, 5, 9, 13, 17)
 pytestmark = pytest.mark.slow
 
 
-# A worker's kill is in tests/faults only: there it finds no worker to kill, and fails. test_faults_on_the_host.py kills
-# a row's process in another way.
-@pytest.mark.parametrize("victim", ["controller", "QEMU", "builder"])
+@pytest.mark.parametrize("victim", ["controller", "worker", "QEMU", "builder"])
 def test_killed_at_a_few_points(tmp_path: Path, judge_fault: Judge, victim: str) -> None:
     kill(tmp_path, judge_fault, victim, FEW if victim == "controller" else FEW[2:3])
 
