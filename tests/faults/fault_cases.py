@@ -45,7 +45,7 @@ def commit(guest: Guest) -> Commit:
     guest.run("insmod", guest.copy_module("pinpoint_crash")).check()
 
     def order(trigger: str) -> None:
-        guest.script(f"echo {trigger} >/sys/kernel/debug/pinpoint_crash", Deadline.after(_SOON))
+        guest.run_script(f"echo {trigger} >/sys/kernel/debug/pinpoint_crash", Deadline.after(_SOON))
 
     return order
 
@@ -68,12 +68,12 @@ def test_reboot(guest: Guest) -> None:
 
 def test_out_of_memory(guest: Guest) -> None:
     """A program takes all memory."""
-    guest.script("tail /dev/zero", Deadline.after(120))
+    guest.run_script("tail /dev/zero", Deadline.after(120))
 
 
 def test_full_disk(guest: Guest) -> None:
     """A file that the host sends does not fit on the guest's disk."""
-    guest.script("mkdir /tmp/full && mount -t tmpfs -o size=64k none /tmp/full").check()
+    guest.run_script("mkdir /tmp/full && mount -t tmpfs -o size=64k none /tmp/full").check()
     guest.put(bytes(1 << 20), "/tmp/full/file")
 
 
@@ -94,7 +94,7 @@ def test_killed_while_it_freezes(
     def freeze_and_kill(frozen: Guest, path: Path, deadline: Deadline) -> None:
         def kill() -> None:
             while not (path.exists() and path.stat().st_size):
-                deadline.demand("the first of it")
+                deadline.require_time_left("the first of it")
                 time.sleep(0.001)
             os.kill(frozen.pid, signal.SIGKILL)
 
@@ -127,57 +127,57 @@ def test_killed_while_it_thaws(fresh: Fresh, monkeypatch: pytest.MonkeyPatch, tm
 
 def test_ssh_cut(guest: Guest) -> None:
     """The SSH server's process for our connection is killed."""
-    guest.script(f"{_SERVER}\nkill -9 $server; sleep 60")
+    guest.run_script(f"{_SERVER}\nkill -9 $server; sleep 60")
 
 
 def test_ssh_stalled(guest: Guest) -> None:
     """The SSH server's process for our connection is stopped and does not continue."""
-    guest.script(f"{_SERVER}\nkill -STOP $server; sleep 60", Deadline.after(_SOON))
+    guest.run_script(f"{_SERVER}\nkill -STOP $server; sleep 60", Deadline.after(_SOON))
 
 
 def test_half_a_file(guest: Guest) -> None:
     """The SSH server's process is killed while a file is being sent."""
-    guest.script(f"{_SERVER}\n(sleep 1; kill -9 $server) >/dev/null 2>&1 &").check()
+    guest.run_script(f"{_SERVER}\n(sleep 1; kill -9 $server) >/dev/null 2>&1 &").check()
     guest.put(bytes(64 << 20), "/tmp/half", deadline=Deadline.after(60))
 
 
 def test_console_flood(guest: Guest) -> None:
     """A program writes more to the console than the harness keeps in memory."""
     line = "a line as a program prints it that has lost its mind, over and over again"
-    guest.script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", Deadline.after(1800)).check()
+    guest.run_script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", Deadline.after(1800)).check()
 
 
 def test_oops_pushed_out(commit: Commit, guest: Guest) -> None:
     """A warning of the kernel is followed by more output than the harness keeps in memory."""
     commit("warn")
-    guest.script(f"yes {'x' * 70} | head -c {_PUSHED_MIB << 20} >/dev/console", Deadline.after(900)).check()
+    guest.run_script(f"yes {'x' * 70} | head -c {_PUSHED_MIB << 20} >/dev/console", Deadline.after(900)).check()
 
 
 def test_taint_without_a_complaint(commit: Commit, guest: Guest) -> None:
     """The kernel warns while its console prints only emergencies: nothing is on the console but the taint is new."""
-    guest.script("dmesg -n 1").check()
+    guest.run_script("dmesg -n 1").check()
     commit("warn")
-    guest.script("dmesg -c >/dev/null").check()
+    guest.run_script("dmesg -c >/dev/null").check()
 
 
 def test_console_garbage(guest: Guest) -> None:
     """A program writes binary garbage to the console."""
-    guest.script("head -c 262144 /dev/urandom >/dev/console", Deadline.after(120)).check()
+    guest.run_script("head -c 262144 /dev/urandom >/dev/console", Deadline.after(120)).check()
 
 
 def test_forged_on_console(guest: Guest) -> None:
     """A program writes a panic with a printk time to the console."""
-    guest.script(f"printf '[   %d.000001] {_FORGED}\\r\\n' $(cut -d. -f1 /proc/uptime) >/dev/console").check()
+    guest.run_script(f"printf '[   %d.000001] {_FORGED}\\r\\n' $(cut -d. -f1 /proc/uptime) >/dev/console").check()
 
 
 def test_forged_in_kmsg(guest: Guest) -> None:
     """A program writes a panic to the kernel's log, claiming the kernel's own facility."""
-    guest.script(f"echo '<0>{_FORGED}' >/dev/kmsg").check()
+    guest.run_script(f"echo '<0>{_FORGED}' >/dev/kmsg").check()
 
 
 def test_clock_jumps(guest: Guest) -> None:
     """The guest's clock is set years ahead, then years back."""
-    guest.script("date -s 2037-01-01; sleep 0; date -s 1999-01-01").check()
+    guest.run_script("date -s 2037-01-01; sleep 0; date -s 1999-01-01").check()
 
 
 def test_bystander(guest: Guest) -> None:
