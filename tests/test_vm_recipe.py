@@ -109,6 +109,10 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ("[kernel]", '[kernel]\nsibling = "vm"', "kernel.sibling is the VM itself"),
         ("[kernel]", '[kernel]\nsibling = "nonesuch"', "kernel.sibling names 'nonesuch'; one of: other"),
         ("[kernel]", "[kernel]\nsibling = true", "`kernel.sibling` should be a valid string; it is True now"),
+        *(
+            ('cflags = "-ffunction-sections"', f'cflags = "-O2 {flag}"', f"{flag!r} is not an option of gcc")
+            for flag in ("-fplugin=x.so", "-specs=x", "-B.", "@x", "-wrapper", "-Wl,-x", "-I/x", "-include")
+        ),
         ("[kernel]", "[kernel", "not TOML: "),
         ("[traits]", "[machine]", "not TOML: "),
     ],

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.core import paths
 from harness.core.architecture import Architecture
@@ -28,8 +28,20 @@ _COMPILER = re.compile(r"gcc-[0-9]+")
 Tier = Literal["core", "full"]
 
 
-# Words for make, file names and apt. make, and the shell that it starts, would interpret `$`, `;` and the like.
-_Flags = Annotated[str, Field(pattern=r"^(?:-[A-Za-z0-9_=+.,:/@%^-]*(?: +|$))*$", max_length=1024)]
+# Words for make, file names and apt. make, and the shell that it starts, would interpret `$`, `;` and the like. Only
+# gcc's options of code generation, macros, debug information and warnings are allowed: -fplugin=, -B, -specs=,
+# -wrapper and @FILE would run a program or read its options from a file.
+_FLAG = re.compile(r"-(?:f(?!plugin)|[mOgDU]|W(?![alp],)|std=)[A-Za-z0-9_=+.,:%^-]*")
+
+
+def _demand_safe_flags(flags: str) -> str:
+    for flag in flags.split(" "):
+        if flag and not _FLAG.fullmatch(flag):
+            raise ValueError(f"{flag[:40]!r} is not an option of gcc for code, macros, debug information or warnings")
+    return flags
+
+
+_Flags = Annotated[str, Field(max_length=1024), AfterValidator(_demand_safe_flags)]
 _Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 _Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
 _Version = Annotated[str, Field(pattern=r"^(?:[0-9][A-Za-z0-9.+~:-]*)?$", max_length=100)]

@@ -27,7 +27,10 @@ class RunDirectory:
         name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         path = root / name
         try:
-            (path / "console").mkdir(parents=True)
+            root.mkdir(parents=True, exist_ok=True)
+            # What guests print can be confidential. The command line's umask does not apply to a run of plain pytest.
+            path.mkdir(mode=0o700)
+            (path / "console").mkdir()
             cls(path).reserved_space_file.write_bytes(bytes(_RESERVED))
             _point(root / LATEST, name)
         except OSError as error:
