@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
 from harness.matrix.cells.reported_cell import attach_cell
@@ -71,29 +70,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     xdist_controller_and_worker.mark_rows(config, items)
     yield
     run = config.stash[RUN]
-    selected = selection.without_optional_cells(items, _left_out(config))
+    named = bool(config.option.keyword or any("::" in word for word in config.args))
+    selected = selection.without_optional_cells(items, selection.left_out_markers(config.option, named=named))
     if config.option.loader:
         selected = selection.only_loader_cells(selected)
         selection.skip_cells_of_own_loader(selected)
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     selection.skip_cells_without_traits(selected, run.recipes)
     items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)
-
-
-def _left_out(config: pytest.Config) -> list[str]:
-    """The markers of the cases that these options leave out; cases that are selected by name all run.
-
-    Slow cases run with --deep or --full, and with more than a sample.
-    """
-    options = config.option
-    named = bool(options.keyword or any("::" in word for word in config.args))
-    more = options.full or options.sweep != Depth.SAMPLE.value or options.schedules != "sample"
-    needed = {
-        "crash_triggers": options.crash_triggers == "all",
-        "deep": named or options.deep or more,
-        "full": named or options.full,
-    }
-    return [marker for marker, runs in needed.items() if not runs]
 
 
 @pytest.hookimpl(tryfirst=True)

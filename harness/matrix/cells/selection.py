@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ import pytest
 
 from harness.images.vm_recipe import Recipe, kernel_options_of_this_run
 from harness.landing import mutants as landing
+from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.verify import mutants as verify
 from harness.pinning import mutants as pinning
 from harness.report.record import CellKey
@@ -106,6 +108,20 @@ def missing_trait(item: pytest.Item, recipe: Recipe) -> str:
             if not getattr(recipe.traits, trait):
                 return str(trait)
     return ""
+
+
+def left_out_markers(option: argparse.Namespace, *, named: bool) -> list[str]:
+    """Return the markers of the cells that the options leave out; `named` is true when cases are selected by name.
+
+    Slow cases run with --deep or --full, with more than a sample, and when they are named.
+    """
+    more = option.full or option.sweep != Depth.SAMPLE.value or option.schedules != "sample"
+    selects = {
+        "crash_triggers": option.crash_triggers == "all",
+        "deep": named or option.deep or more,
+        "full": named or option.full,
+    }
+    return [marker for marker, selected in selects.items() if not selected]
 
 
 def without_optional_cells(items: list[pytest.Item], left_out: Collection[str]) -> list[pytest.Item]:
