@@ -10,15 +10,15 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.landing.by_hand import RelocationByHand
-from harness.landing.checks.base_offset_trial import Trial, sample_sites
 from harness.landing.checks.classify_address import AddressClassifier
+from harness.landing.checks.relocation_by_hand_trial import Trial, sample_sites
 from harness.landing.code.function_selection import unique_functions
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 from harness.landing.target import Target
-from harness.report.base_offset_table import TrialRow
+from harness.report.relocation_by_hand_table import TrialRow
 
 Tried = Callable[..., TrialRow]
 
@@ -40,7 +40,7 @@ def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobe
 @pytest.mark.mutants("one-instruction-off")
 def test_made_for_this_kernel(layout: Layout, kprobes: Kprobes, keep_trial: Tried) -> None:
     """Control: on the kernel that the probes were made for, `_stext` + offset lands on every function."""
-    trial = Trial.of_kernel(layout, "own-kernel", layout.guest.name, RelocationByHand(layout))
+    trial = Trial.of_kernel(layout, "own-kernel", layout.guest.name, RelocationByHandCalculator(layout))
     trial.prove_sample_in_guest(kprobes)
     row = keep_trial(trial, headline=not layout.guest.image.recipe.kernel.sibling)
     assert (row.missed, row.missed_by_symbol) == (0, 0)
@@ -54,7 +54,11 @@ def test_made_for_another_order(layout: Layout, kprobes: Kprobes, keep_trial: Tr
         pytest.skip(f"{layout.guest.name} has no sibling with another order of functions")
     sibling = layout.guest.image.recipe.kernel.sibling
     trial = Trial.of_kernel(
-        layout, "other-order", sibling, RelocationByHand(layout, vmlinux=layout.sibling_kernel), layout.sibling_kernel
+        layout,
+        "other-order",
+        sibling,
+        RelocationByHandCalculator(layout, vmlinux=layout.sibling_kernel),
+        layout.sibling_kernel,
     )
     trial.prove_sample_in_guest(kprobes)
     row = keep_trial(trial, headline=True)
@@ -67,7 +71,7 @@ def test_made_for_another_order(layout: Layout, kprobes: Kprobes, keep_trial: Tr
 def test_link_time_address_under_kaslr(layout: Layout, kprobes: Kprobes, keep_trial: Tried) -> None:
     """Under KASLR a link-time address misses every function; the control reads `_stext` at run time."""
     assert layout.slide
-    trial = Trial.of_kernel(layout, "link-time", layout.guest.name, RelocationByHand(layout, absolute=True))
+    trial = Trial.of_kernel(layout, "link-time", layout.guest.name, RelocationByHandCalculator(layout, absolute=True))
     trial.prove_sample_in_guest(kprobes)
     row = keep_trial(trial)
     assert (row.missed, row.missed_by_symbol) == (row.symbols, 0)
@@ -77,7 +81,7 @@ def test_link_time_address_under_kaslr(layout: Layout, kprobes: Kprobes, keep_tr
 @pytest.mark.mutants("one-instruction-off")
 def test_module_text_base(layout: Layout, target: Target, kprobes: Kprobes, keep_trial: Tried) -> None:
     """A module's text base + file offset misses as soon as the module loader puts stubs between functions."""
-    trial = Trial.of_module(layout, target, "module", target.module, RelocationByHand(layout))
+    trial = Trial.of_module(layout, target, "module", target.module, RelocationByHandCalculator(layout))
     trial.prove_sample_in_guest(kprobes)
     row = keep_trial(trial)
     assert row.missed_by_symbol == 0
@@ -88,7 +92,7 @@ def test_module_text_base(layout: Layout, target: Target, kprobes: Kprobes, keep
 @pytest.mark.mutants("one-instruction-off")
 def test_module_made_for_another_layout(layout: Layout, target: Target, kprobes: Kprobes, keep_trial: Tried) -> None:
     """Offsets from another build of the module, with the same functions in another layout, all miss."""
-    by_hand = RelocationByHand(layout, modules=layout.other_module_builds)
+    by_hand = RelocationByHandCalculator(layout, modules=layout.other_module_builds)
     trial = Trial.of_module(layout, target, "rebuilt-module", f"{target.module}, rebuilt", by_hand)
     trial.prove_sample_in_guest(kprobes)
     row = keep_trial(trial)
@@ -100,6 +104,6 @@ def test_module_made_for_another_layout(layout: Layout, target: Target, kprobes:
 @pytest.mark.mutants("one-instruction-off")
 def test_module_function_sections(layout: Layout, sections: Target, kprobes: Kprobes, keep_trial: Tried) -> None:
     """In a module with a section for each function, file distances hold only if the module loader keeps them."""
-    trial = Trial.of_module(layout, sections, "section-module", sections.module, RelocationByHand(layout))
+    trial = Trial.of_module(layout, sections, "section-module", sections.module, RelocationByHandCalculator(layout))
     trial.prove_sample_in_guest(kprobes)
     assert keep_trial(trial).missed_by_symbol == 0

@@ -15,7 +15,7 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.target import Target
 from harness.pinning import loader_claims
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_by_name
 

@@ -8,7 +8,7 @@ import pytest
 
 from harness.landing.target import Target
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.signalled_initializer import SIGNALS, WAITS, signal_during_initializer
+from harness.pinning.open_files_of_signalled_loader import SIGNALS, WAITS, signal_during_initializer
 
 
 @pytest.mark.requires("kprobes")

@@ -11,7 +11,7 @@ import pytest
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
-from harness.landing.lookup import addresses_refusing_kprobes
+from harness.landing.lookup import find_addresses_refusing_kprobes
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import freed_init_functions
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -35,17 +35,17 @@ def expect_refused(kprobes: Kprobes, places: list[int], what: str) -> None:
 
 def test_jump_labels(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the instruction of a static branch is EINVAL (jump_label_text_reserved())."""
-    expect_refused(kprobes, addresses_refusing_kprobes.jump_label_addresses(layout), "jump labels")
+    expect_refused(kprobes, find_addresses_refusing_kprobes.jump_label_addresses(layout), "jump labels")
 
 
 def test_static_calls(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the instruction of a static call is EINVAL (static_call_text_reserved())."""
-    expect_refused(kprobes, addresses_refusing_kprobes.static_call_addresses(layout), "static calls")
+    expect_refused(kprobes, find_addresses_refusing_kprobes.static_call_addresses(layout), "static calls")
 
 
 def test_bugs(layout: Layout, kprobes: Kprobes) -> None:
     """A probe on the trap of a BUG() or WARN() is EINVAL (find_bug())."""
-    expect_refused(kprobes, addresses_refusing_kprobes.bug_trap_addresses(layout), "traps")
+    expect_refused(kprobes, find_addresses_refusing_kprobes.bug_trap_addresses(layout), "traps")
 
 
 def test_freed_text(layout: Layout, kprobes: Kprobes) -> None:
@@ -56,4 +56,4 @@ def test_freed_text(layout: Layout, kprobes: Kprobes) -> None:
 
 def test_module_jump_labels(target: Target, kprobes: Kprobes) -> None:
     """A probe on the instruction of a static branch in a module is EINVAL."""
-    expect_refused(kprobes, addresses_refusing_kprobes.module_jump_label_addresses(target), "jump labels")
+    expect_refused(kprobes, find_addresses_refusing_kprobes.module_jump_label_addresses(target), "jump labels")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.landing.by_hand import RelocationByHand
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
+from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
 
@@ -49,7 +49,7 @@ def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes", "module_stubs")
 def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Text base + file offset points before the function, by the size of all stubs up to it."""
-    by_hand = RelocationByHand(layout)
+    by_hand = RelocationByHandCalculator(layout)
     missed = {}
     for shape in SHAPES:
         site = target.site(shape)

@@ -10,7 +10,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.site import Site
-from harness.landing.sweep import sweep_tracefs
+from harness.landing.sweep import tracefs_speed_comparison
 from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
@@ -61,7 +61,7 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
     Both run in the same guest. The ratio is a figure with a goal, not a verdict, because other load on the host
     disturbs the measurement.
     """
-    if lacking := sweep_tracefs.unavailable_reason(guest):
+    if lacking := tracefs_speed_comparison.unavailable_reason(guest):
         pytest.skip(f"{guest.name}: {lacking}")
     ours, peer = sweeps.compare_with_tracefs()
     figure("sweep.tracefs_per_second", round(peer.sites_per_second, 1), "sites/s")

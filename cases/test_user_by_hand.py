@@ -11,7 +11,7 @@ import pytest
 from harness.images.user_targets import FIRST_LIBRARY, PLAIN, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
-from harness.userspace.base_offset_trial import UserTrial
+from harness.userspace.relocation_by_hand_trial import UserTrial
 from harness.userspace.uprobes_fixture import Uprobes
 
 FILES = (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)

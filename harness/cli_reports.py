@@ -116,12 +116,12 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
 
     Example: ./pinpoint matrix results/20261128-120000-ab12 --output docs/matrix.md
     """
-    from harness.report.export.vm_matrix import Run, vm_matrix
+    from harness.report.export.results_by_vm_markdown import Run, results_by_vm_markdown
 
     directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
     found = [Run(directory.name, read_cells(directory.path)) for directory in directories]
     claims = {file: _claim(paths.PROJECT / file) for file in {cell.file for run in found for cell in run.cells}}
-    _print(vm_matrix(found, claims), output)
+    _print(results_by_vm_markdown(found, claims), output)
     return 0
 
 

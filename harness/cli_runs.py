@@ -22,7 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, Tier, replace_in_this_run, select
 from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, prepare_given_kernel_with_board, pytest_run
 from harness.matrix.commands.baseline_gate import Gate
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}

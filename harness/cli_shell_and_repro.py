@@ -12,7 +12,7 @@ from harness.cli_common import complete_vm, example, kernel_options
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
-from harness.guest import debugger, start
+from harness.guest import run_gdb_on_guest, start
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
@@ -20,7 +20,7 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, replace_in_this_run, select
-from harness.matrix.commands import attach, prepare_given_kernel_with_board, replay
+from harness.matrix.commands import attach_shell_or_gdb, prepare_given_kernel_with_board, replay
 from harness.matrix.guests.freezer import Freezer
 from harness.report import bundle
 from harness.report.live_or_plain_progress_board import Board
@@ -31,8 +31,10 @@ from harness.report.live_or_plain_progress_board import Board
 @click.option(
     "--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Number of replays."
 )
-@click.option("--shell", "way", flag_value=attach.SHELL, help="Open a shell in the guest when the cell fails.")
-@click.option("--gdb", "way", flag_value=attach.GDB, help="Debug the guest's kernel when the cell fails.")
+@click.option(
+    "--shell", "way", flag_value=attach_shell_or_gdb.SHELL, help="Open a shell in the guest when the cell fails."
+)
+@click.option("--gdb", "way", flag_value=attach_shell_or_gdb.GDB, help="Debug the guest's kernel when the cell fails.")
 @click.option("--anyway", is_flag=True, help="Replay on an image other than the bundle's.")
 @kernel_options
 def repro(
@@ -46,8 +48,8 @@ def repro(
         replace_in_this_run(
             prepare_given_kernel_with_board.prepare_given_kernel_recipe([vm], kernels, config, boot=True)
         )
-    if way == attach.GDB:
-        debugger.find_gdb(replay.recipe_of(bundle.read(directory)).architecture)
+    if way == attach_shell_or_gdb.GDB:
+        run_gdb_on_guest.find_gdb(replay.recipe_of(bundle.read(directory)).architecture)
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
 
 
@@ -68,9 +70,9 @@ def shell(vm: str, kernels: Sequence[Path], config: Path | None, accel: str | No
         else select([vm])[0]
     )
     if gdb:
-        debugger.find_gdb(recipe.architecture)
+        run_gdb_on_guest.find_gdb(recipe.architecture)
     with _begun(recipe, accel, anew) as guest:
-        status = attach.attach(guest, attach.GDB if gdb else attach.SHELL)
+        status = attach_shell_or_gdb.attach(guest, attach_shell_or_gdb.GDB if gdb else attach_shell_or_gdb.SHELL)
     if gdb and status:
         raise HostError(f"gdb ended with status {status}")
     return status

@@ -20,7 +20,7 @@ from harness.landing.code.function_selection import evenly_spread, unique_functi
 from harness.landing.sites.function import Function, FunctionSites
 from harness.matrix.commands import prove_sites
 from harness.matrix.commands.prove_sites import Proof
-from harness.matrix.verify import guest_start_and_kernel_observer as guests
+from harness.matrix.verify import guest_start_and_kernel_complaints as guests
 from harness.report import sites_command_output
 from harness.report.live_or_plain_progress_board import Board
 

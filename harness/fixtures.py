@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.images import guest_tools_archive_or_disk
+from harness.images import debian_packages_archive_or_disk
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
@@ -21,19 +21,19 @@ from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.sweep.sweep_guests import FreshGuestFactory
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
-from harness.matrix import record_base_offset_trial as tried_trials
+from harness.matrix import record_relocation_by_hand_trial as tried_trials
 from harness.matrix.guests import check_after_cell, loaded_targets
-from harness.matrix.verify import guest_start_and_kernel_observer as verify_guest
+from harness.matrix.verify import guest_start_and_kernel_complaints as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_by_name as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
 from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
-from harness.report.base_offset_table import TrialRow
 from harness.report.metrics_with_goals import Figure
+from harness.report.relocation_by_hand_table import TrialRow
 from harness.userspace.mutants import mutant_by_name as user_mutant
 from harness.userspace.uprobes_fixture import Uprobes
 
@@ -133,7 +133,7 @@ def rebuilt(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
 def _loaded(request: pytest.FixtureRequest, guest: Guest, fixture: str) -> Iterator[Target]:
     loaded = loaded_targets.acquire(guest, _BUILDS[fixture])
     yield loaded
-    loaded_targets.release(loaded, alone=len(_asked_for(request)) == 1)
+    loaded_targets.keep_loaded_or_unload(loaded, alone=len(_asked_for(request)) == 1)
 
 
 def _asked_for(request: pytest.FixtureRequest) -> list[str]:
@@ -227,7 +227,7 @@ def foreign_tools(
     def begin(*packages: str) -> Iterator[ForeignProbes]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = guest_tools_archive_or_disk.obtain_packed_tools(image.recipe, packages, context)
+        wanted = debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, packages, context)
         with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
             check_after_cell.record_initial_state(guest)

@@ -10,7 +10,7 @@ import pytest
 from harness.core.errors import PinpointError
 from harness.matrix import run_loop
 from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
-from harness.matrix.cells.reported_cell import attach_cell
+from harness.matrix.cells.cell_record_on_pytest_report import attach_cell
 from harness.matrix.controller_run import ControllerRun
 from harness.matrix.one_line_internal_error import OneLineInternalErrors
 from harness.matrix.results_unwritable import StopOnUnwritableResults
@@ -21,7 +21,7 @@ from harness.matrix.workers.worker_crash import WorkerCrashes
 from harness.report import time_accounts
 from harness.run_options import OPTIONS
 
-pytest_plugins = ("harness.fixtures", "harness.injected_fault_fixture")
+pytest_plugins = ("harness.fixtures", "harness.judge_injected_fault_fixture")
 
 RUN = pytest.StashKey[MatrixRun]()
 WATCH = pytest.StashKey[cell_phases_and_verdict.CellWatch]()
@@ -88,7 +88,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
         return None
     run = config.stash[RUN]
     run.record_selected_cells(session.items)
-    if not isinstance(run, ControllerRun) or xdist_controller_and_worker.is_controller(config):
+    if not isinstance(run, ControllerRun) or xdist_controller_and_worker.distributes_to_workers(config):
         return None
     run_loop.run(session, run.fleet, run.flush_board)
     return True

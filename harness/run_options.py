@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.landing.sweep.sweep_plan import Depth
-from harness.matrix.commands import attach
+from harness.matrix.commands import attach_shell_or_gdb
 
 _DEPTHS = [depth.value for depth in Depth]
 
@@ -55,7 +55,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "--as-honest": {"action": "store_true", "help": "judge mutants as honest cells: a caught mutant fails"},
     "--at-failure": {
-        "choices": attach.WAYS,
+        "choices": attach_shell_or_gdb.WAYS,
         "help": "attach a shell or gdb to the guest of the first cell that fails; needs -s",
     },
     "--shards": {

@@ -25,9 +25,9 @@ import xdist
 from broken_runs import BrokenRun
 
 import harness.fixtures
-import harness.injected_fault_fixture
+import harness.judge_injected_fault_fixture
 
-WARM = (testinfra.host, xdist, harness.injected_fault_fixture, harness.fixtures)
+WARM = (testinfra.host, xdist, harness.judge_injected_fault_fixture, harness.fixtures)
 # The events of a run that have side effects; all others leave no trace.
 WATCHED = ("open", "os.", "subprocess.", "socket.", "shutil.", "tempfile.")
 LOOKS = ("os.listdir", "os.scandir")

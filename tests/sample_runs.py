@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.report import bundle, lost_cells, timeline
-from harness.report.base_offset_drawing_records import Drawing, Moved, Stretch
-from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.bundle import Bundle
 from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell, Results
+from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
+from harness.report.relocation_by_hand_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Span
 from harness.verdict.cell_verdict_enum import Verdict

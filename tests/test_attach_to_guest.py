@@ -18,10 +18,10 @@ from harness import cli, cli_shell_and_repro
 from harness.core import paths
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
-from harness.guest import debugger
+from harness.guest import run_gdb_on_guest
 from harness.guest.booted_kernel_check import build_id
-from harness.guest.debugger import SymbolFiles
 from harness.guest.guest import Guest
+from harness.guest.run_gdb_on_guest import SymbolFiles
 from harness.guest.terminal import Filter
 from harness.report import failure_evidence
 
@@ -107,7 +107,7 @@ def module(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.mark.skipif(not debugger.shutil.which("gdb"), reason="gdb is not installed")
+@pytest.mark.skipif(not run_gdb_on_guest.shutil.which("gdb"), reason="gdb is not installed")
 def test_gdb_finds_each_symbol_where_this_guest_has_it(module: Path, tmp_path: Path) -> None:
     vmlinux = tmp_path / "vm linux"
     (tmp_path / "k.c").write_text("void _start(void) {}\n")
@@ -128,11 +128,11 @@ def test_gdb_for_a_foreign_architecture_is_the_one_for_all(tmp_path: Path, monke
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setenv("PATH", str(tmp_path))
     (tmp_path / "gdb").touch(0o755)
-    assert debugger.find_gdb(ARCHITECTURES["x86_64"]) == "gdb"
+    assert run_gdb_on_guest.find_gdb(ARCHITECTURES["x86_64"]) == "gdb"
     with pytest.raises(HostError, match="no gdb for parisc is installed; install the package gdb-multiarch"):
-        debugger.find_gdb(ARCHITECTURES["parisc"])
+        run_gdb_on_guest.find_gdb(ARCHITECTURES["parisc"])
     (tmp_path / "gdb-multiarch").touch(0o755)
-    assert {debugger.find_gdb(each) for each in ARCHITECTURES.values()} == {"gdb-multiarch"}
+    assert {run_gdb_on_guest.find_gdb(each) for each in ARCHITECTURES.values()} == {"gdb-multiarch"}
 
 
 def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_path: Path) -> None:

@@ -19,18 +19,18 @@ from harness import cli
 from harness.bench import (
     added_case_cost,
     bench,
+    benchmark_registry,
     boots,
-    figure_groups_in_order,
     floor,
     matrices,
     saved_results,
     table,
     virtme,
 )
+from harness.bench.benchmark_registry import Group
 from harness.bench.context import BenchContext
-from harness.bench.figure import FigureDefinition, FigureResult, UnavailableSide, figure_result
-from harness.bench.figure_groups_in_order import Group
 from harness.bench.interleave import interleave
+from harness.bench.measured_ratio_and_goal import FigureDefinition, FigureResult, UnavailableSide, figure_result
 from harness.bench.samples import Samples
 from harness.core import paths, process
 from harness.core.errors import HostError, UsageError
@@ -211,22 +211,22 @@ def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunD
 
 
 def test_all_figures_have_a_goal_that_can_be_judged_and_a_name_of_their_own() -> None:
-    pairs = [pair for group in figure_groups_in_order.GROUPS for pair in group.figure_definitions]
+    pairs = [pair for group in benchmark_registry.GROUPS for pair in group.figure_definitions]
     assert len({pair.name for pair in pairs}) == len(pairs)
     assert all(re.fullmatch(r"at most [\d.]+", pair.goal) for pair in pairs)
-    assert {group.vm for group in figure_groups_in_order.GROUPS} - {""} <= set(load_all())
+    assert {group.vm for group in benchmark_registry.GROUPS} - {""} <= set(load_all())
 
 
 def test_figures_and_vms_are_chosen() -> None:
-    everything = figure_groups_in_order.choose_groups(select(()), ())
+    everything = benchmark_registry.choose_groups(select(()), ())
     assert [pair.name for group in everything for pair in group.figure_definitions] == [
-        pair.name for group in figure_groups_in_order.GROUPS for pair in group.figure_definitions
+        pair.name for group in benchmark_registry.GROUPS for pair in group.figure_definitions
     ]
-    one = figure_groups_in_order.choose_groups(select(()), ["boot_vs_floor"])
+    one = benchmark_registry.choose_groups(select(()), ["boot_vs_floor"])
     assert [[pair.name for pair in group.figure_definitions] for group in one] == [["boot_vs_floor"]]
     parisc = [
         pair.name
-        for group in figure_groups_in_order.choose_groups(select(["parisc"]), ())
+        for group in benchmark_registry.choose_groups(select(["parisc"]), ())
         for pair in group.figure_definitions
     ]
     assert "thaw_parisc" in parisc
@@ -236,9 +236,9 @@ def test_figures_and_vms_are_chosen() -> None:
 
 def test_a_figure_that_there_is_not_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UsageError, match="no figure named 'speed'; one of: boot_vs_vng, "):
-        figure_groups_in_order.choose_groups(select(()), ["boot_vs_vng", "speed"])
+        benchmark_registry.choose_groups(select(()), ["boot_vs_vng", "speed"])
     with pytest.raises(UsageError, match="no such figure of parisc"):
-        figure_groups_in_order.choose_groups(select(["parisc"]), ["thaw_x86_64"])
+        benchmark_registry.choose_groups(select(["parisc"]), ["thaw_x86_64"])
     assert cli.main(["bench", "--figure", "speed"]) == 2
     assert cli.main(["bench", "--runs", "0"]) == 2
     assert cli.main(["bench", "--vm", "vax"]) == 2

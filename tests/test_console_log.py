@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.core.deadline import Deadline
 from harness.guest.console import Console
-from harness.guest.console_log import ConsoleLog
+from harness.guest.size_limited_console_log import ConsoleLog
 
 
 def test_the_log_is_cut_at_its_limit_and_says_so(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from harness.core.errors import BuildError
 from harness.core.events import Bus
 from harness.images import debian_suite_host_programs, host_apt_sources
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_by_name import Packages
 from harness.images.debian_suite_host_programs import SuitePrograms
-from harness.images.packages import Packages
 from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
 

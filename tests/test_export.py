@@ -14,7 +14,7 @@ from harness.report.export.junit import junit
 from harness.report.export.kcidb import kcidb
 from harness.report.export.ktap import ktap
 from harness.report.export.markdown import markdown
-from harness.report.export.vm_matrix import Run, vm_matrix
+from harness.report.export.results_by_vm_markdown import Run, results_by_vm_markdown
 from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
@@ -115,7 +115,7 @@ def test_a_run_without_cells_is_still_a_document(export: Callable[[list[Cell]], 
 
 
 def test_the_matrix_has_each_vm_with_its_counts_and_each_claim() -> None:
-    page = vm_matrix([Run(RUN, CELLS)], {"cases/test_sites.py": "A probe | lands"})
+    page = results_by_vm_markdown([Run(RUN, CELLS)], {"cases/test_sites.py": "A probe | lands"})
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert "| `parisc` | 6.1.192 | unknown | tcg | 2026-11-28 | 5 | 2 | 1 | 1 | 1 | 1/1 |" in rows
     assert "| `x86_64-debian` | 6.1.192 | unknown | tcg | 2026-11-28 | 1 | 0 | 0 | 0 | 1 | 0/0 |" in rows
@@ -126,6 +126,6 @@ def test_the_matrix_counts_a_cell_as_it_ended_in_the_newest_run() -> None:
     older = Run("20261127-120000-ab12", [cell("test_a", Verdict.OOPS), cell("test_b", Verdict.FAIL, mutant="m")])
     newer = Run("20261128-120000-ab12", [cell("test_a", qemu="7.2.22")])
     for runs in ([older, newer], [newer, older]):
-        page = vm_matrix(runs, {})
+        page = results_by_vm_markdown(runs, {})
         assert "| `parisc` | 6.1.192 | 7.2.22 | tcg | 2026-11-27, 2026-11-28 | 2 | 1 | 0 | 0 | 1 | 0/1 |" in page
         assert "| cases/test\\_sites.py | 1, 1 fail |" in page

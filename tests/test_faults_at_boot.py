@@ -8,7 +8,7 @@ import shutil
 import pytest
 from broken_runs import environment
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

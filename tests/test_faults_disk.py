@@ -12,7 +12,7 @@ import pytest
 from broken_runs import environment
 from debian_repository import Repository, Signer
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.images import kbuild
 from harness.images.build_context import BuildContext
-from harness.images.packages import Packages
+from harness.images.debian_packages_by_name import Packages
 
 what = sys.argv[1]
 RULE = "%.o: %.c\\n\\tccache gcc -c -o $@ $<\\n" if what == "ccache" else "%.o: %.S\\n\\tgcc -c -o $@ $<\\n"

@@ -13,7 +13,7 @@ import pytest
 from broken_runs import BrokenRun, environment
 from validators import demand_schemas
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 from harness.report.run_dir import RunDirectory
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 from broken_runs import BrokenRun, environment
 from killed_runs import CONFTEST, VMS
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ import pytest
 from broken_runs import BrokenRun, environment
 from killed_runs import CASES, VMS
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 POINTS = 20
 # Those of `./pinpoint test`; the rest belongs to tests/faults.

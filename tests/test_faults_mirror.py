@@ -16,8 +16,8 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.images import host_apt_sources, private_apt
-from harness.images.packages import Packages
-from harness.injected_fault_fixture import Judge
+from harness.images.debian_packages_by_name import Packages
+from harness.judge_injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from broken_runs import environment
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 pytestmark = pytest.mark.slow
 

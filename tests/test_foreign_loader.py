@@ -20,8 +20,8 @@ from harness.landing.landing_judgment import Missed
 from harness.matrix.cells import selection
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands.replay_options import first_unrecorded_option
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.foreign_loader import ForeignLoader, ForeignResult, TargetFacts, probe_parameters
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader import LoaderOrder, LoaderStatus
 from harness.pinning.loader_fixture import expect_result
 from harness.pinning.mutants import MUTANTS

@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 @pytest.fixture
 def cells(run: RunDirectory) -> list[Cell]:
-    return Results(run).read()
+    return Results(run).read_cells()
 
 
 @pytest.mark.parametrize("name", schemas.MODELS)
@@ -45,7 +45,7 @@ def test_every_published_schema_has_a_model() -> None:
 def test_a_run_is_valid_by_the_published_schemas(run: RunDirectory) -> None:
     seen = validators.demand_schemas(run)
     assert set(seen) == set(schemas.MODELS)
-    assert seen["results"] == len(Results(run).read())
+    assert seen["results"] == len(Results(run).read_cells())
 
 
 @pytest.mark.parametrize("change", [{"verdict": "fine"}, {"schema": 1}, {"surplus": 1}, {"seconds": "long"}])
@@ -147,7 +147,7 @@ def test_exports_of_this_runs_own_results_are_valid(request: pytest.FixtureReque
             whole = file.read_bytes()
             (copy.path / file.name).write_bytes(whole[: whole.rfind(b"\n") + 1])
     validators.demand_schemas(copy)
-    cells = Results(copy).read()
+    cells = Results(copy).read_cells()
     if cells:
         (tmp_path / "ktap").write_text(ktap.ktap(cells))
         assert validators.kunit(tmp_path / "ktap")[1] == _expected(copy, cells)

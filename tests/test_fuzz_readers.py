@@ -21,7 +21,7 @@ from harness.guest import booted_kernel_check
 from harness.guest.terminal import Filter
 from harness.images import vm_recipe
 from harness.landing import probe_module
-from harness.landing.code import kprobes_in_module_data
+from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.code.patch_sites import patch_sites
 from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module
@@ -171,7 +171,7 @@ def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], 
                     part()
                 except PinpointError:
                     continue
-        for part in (kprobes_in_module_data.find_kprobe_sites, patch_sites, line_table.rows):
+        for part in (kprobe_sites_in_module_file.find_kprobe_sites, patch_sites, line_table.rows):
             try:
                 part(elf)
             except PinpointError:

@@ -12,11 +12,11 @@ import pytest
 
 from harness.core.architecture import AddressTranslation
 from harness.core.errors import GuestError
-from harness.guest import memory as room
+from harness.guest import read_guest_memory as room
 from harness.guest.booted_kernel_check import build_id
-from harness.guest.memory import Memory, SharedFile
 from harness.guest.monitor import Json, Monitor
 from harness.guest.parisc_tables import PariscPageTables
+from harness.guest.read_guest_memory import Memory, SharedFile
 
 BASE = 0xFFFFFFFF81000000
 SIZE = 1 << 20

@@ -16,7 +16,7 @@ from ssh_server import SOON, Server, end
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.shell import Shell
+from harness.guest.resident_shell_over_ssh import Shell
 
 
 def run_locally(channel: paramiko.Channel, command: str) -> None:

@@ -15,7 +15,7 @@ from ssh_server import SOON, Dropbear, Server
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.pexpect_over_ssh import Dialogue
-from harness.guest.shell import Shell
+from harness.guest.resident_shell_over_ssh import Shell
 from harness.guest.ssh import SshConnection
 
 Request = Callable[[SshConnection, Deadline], Any]

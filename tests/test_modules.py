@@ -22,8 +22,8 @@ from harness.core.errors import BuildError
 from harness.core.events import Bus
 from harness.images import modules
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_by_name import Packages
 from harness.images.kernel import Headers, KernelBuild
-from harness.images.packages import Packages
 from harness.images.store import Store
 from harness.images.vm_recipe import Recipe
 

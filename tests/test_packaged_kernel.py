@@ -17,15 +17,15 @@ from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import Bus
-from harness.images import debian_kernel, drivers, elf_writer, host_apt_sources, kallsyms, vmlinux
+from harness.images import debian_kernel, drivers, host_apt_sources, kallsyms, vmlinux, write_recovered_symbols_elf
 from harness.images.build_context import BuildContext
 from harness.images.debian_kernel import prepare_headers_for_builds
-from harness.images.elf_writer import FlatSection
+from harness.images.debian_packages_by_name import Packages
 from harness.images.kallsyms import RecoveredSymbol
-from harness.images.packages import Packages
 from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
 from harness.images.vm_recipe import Kernel, Recipe
+from harness.images.write_recovered_symbols_elf import FlatSection
 
 BASE = 0xFFFF_8000_0800_0000
 KERNEL = vmlinux.ELF + bytes(range(256)) * 40
@@ -113,8 +113,11 @@ def flat(tmp_path: Path) -> Path:
     ]
     path = tmp_path / "vmlinux"
     path.write_bytes(
-        elf_writer.with_symbols(
-            elf_writer.elf_from_flat_image(image, BASE, places, 183, elf_writer.Form(8, little_endian=True)), symbols
+        write_recovered_symbols_elf.with_symbols(
+            write_recovered_symbols_elf.elf_from_flat_image(
+                image, BASE, places, 183, write_recovered_symbols_elf.Form(8, little_endian=True)
+            ),
+            symbols,
         )
     )
     return path
@@ -157,7 +160,7 @@ def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> Non
     subprocess.run(["strip", plain], check=True)
     stripped = plain.read_bytes()
     named = tmp_path / "named"
-    named.write_bytes(elf_writer.with_symbols(stripped, [RecoveredSymbol(address, "T", "work")]))
+    named.write_bytes(write_recovered_symbols_elf.with_symbols(stripped, [RecoveredSymbol(address, "T", "work")]))
     elf = Elf.read(named)
     assert elf.build_id == linked.build_id != ""
     assert elf.function("work").address == address
@@ -170,12 +173,12 @@ def test_symbols_are_added_to_an_elf_that_stays_as_it_was(tmp_path: Path) -> Non
 @pytest.mark.parametrize("word_bytes", [4, 8])
 @pytest.mark.parametrize("little_endian", [True, False])
 def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_endian: bool) -> None:
-    form = elf_writer.Form(word_bytes, little_endian)
+    form = write_recovered_symbols_elf.Form(word_bytes, little_endian)
     base = 0xC0100000
-    places = [elf_writer.FlatSection(".text", base, base + 0x1000, executable=True)]
-    written = elf_writer.elf_from_flat_image(bytes(range(256)) * 16, base, places, 18, form)
-    assert elf_writer.count_symbols(written) == 0
-    written = elf_writer.with_symbols(
+    places = [write_recovered_symbols_elf.FlatSection(".text", base, base + 0x1000, executable=True)]
+    written = write_recovered_symbols_elf.elf_from_flat_image(bytes(range(256)) * 16, base, places, 18, form)
+    assert write_recovered_symbols_elf.count_symbols(written) == 0
+    written = write_recovered_symbols_elf.with_symbols(
         written, [RecoveredSymbol(base + 0x10, "t", "one"), RecoveredSymbol(base + 0x20, "T", "two")]
     )
     path = tmp_path / "vmlinux"
@@ -187,14 +190,14 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
         ("two", base + 0x20, 0xFE0, "global"),
     ]
     assert elf.bytes_at(base + 0x10, 4) == bytes([0x10, 0x11, 0x12, 0x13])
-    assert elf_writer.count_symbols(written) == 3
+    assert write_recovered_symbols_elf.count_symbols(written) == 3
     listing = subprocess.run(["readelf", "--wide", "-hlS", "-s", path], capture_output=True, text=True, check=True)
     assert "Warning" not in listing.stderr + listing.stdout
 
 
 def test_what_is_no_elf_is_refused() -> None:
     with pytest.raises(BuildError, match="not an ELF file"):
-        elf_writer.with_symbols(bytes(100), [])
+        write_recovered_symbols_elf.with_symbols(bytes(100), [])
 
 
 NOTE = struct.pack("<III4s", 4, 20, 3, b"GNU") + bytes(range(20))

@@ -15,7 +15,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError, RecipeError
 from harness.core.events import Bus, Event
 from harness.images import deb, host_apt_sources
-from harness.images.packages import Packages
+from harness.images.debian_packages_by_name import Packages
 from harness.images.private_apt import first_error, first_paragraph
 
 pytestmark = pytest.mark.slow
@@ -237,7 +237,7 @@ def test_two_runs_at_once(tmp_path: Path) -> None:
         from pathlib import Path
         from harness.core.events import Bus
         from harness.images import deb, host_apt_sources
-        from harness.images.packages import Packages
+        from harness.images.debian_packages_by_name import Packages
         host_apt_sources.KEYRING = Path(sys.argv[2])
         print(Packages(Path(sys.argv[1]), Bus(), suites=["bookworm"]).version("kernel", "amd64"))
         """

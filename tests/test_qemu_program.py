@@ -12,8 +12,8 @@ from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.images import debian_suite_host_programs, qemu_program
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_by_name import Packages
 from harness.images.debian_suite_host_programs import SuitePrograms
-from harness.images.packages import Packages
 from harness.images.store import Entry, Store
 from harness.images.vm_recipe import Recipe, load
 

@@ -12,15 +12,15 @@ import pytest
 from harness.core.architecture import Decoder
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf_symbols_and_relocations import Section, Symbol
-from harness.landing.by_hand import RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import measure_relocation_data_sizes
 from harness.landing.code.instructions import instruction_starts, is_padding_at, is_stub_at
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.site import Site
-from harness.report.base_offset_table import TrialRow, Trials
+from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 from harness.report.html import write_html
 from harness.report.metrics_with_goals import Figures
+from harness.report.relocation_by_hand_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.summary import write_summary
 
@@ -95,32 +95,32 @@ def layout(vmlinux: FakeElf, slide: int = SLIDE, arch: str = "x86_64", **targets
 
 
 def test_stext_and_offset_lands_on_the_kernel_it_was_made_for_whatever_its_slide() -> None:
-    assert RelocationByHand(layout(kernel("abc"))).address(Site("c", 4)) == 0x1000 + SLIDE + 0x24
+    assert RelocationByHandCalculator(layout(kernel("abc"))).address(Site("c", 4)) == 0x1000 + SLIDE + 0x24
 
 
 def test_another_order_moves_what_stands_there() -> None:
     here = layout(kernel("abc"))
-    by_hand = RelocationByHand(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
+    by_hand = RelocationByHandCalculator(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
     assert by_hand.address(Site("a")) == 0x1010 + SLIDE
     assert AddressClassifier(here).site_at(by_hand.address(Site("a"))) == Site("b")
 
 
 def test_a_link_time_address_knows_no_slide() -> None:
-    assert RelocationByHand(layout(kernel("abc")), absolute=True).address(Site("b")) == 0x1010
+    assert RelocationByHandCalculator(layout(kernel("abc")), absolute=True).address(Site("b")) == 0x1010
 
 
 def test_a_modules_offset_counts_from_its_first_loaded_text_in_the_file() -> None:
     target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
-    by_hand = RelocationByHand(layout(kernel("abc"), m=target))
+    by_hand = RelocationByHandCalculator(layout(kernel("abc"), m=target))
     assert by_hand.address(Site("g", 4, module="m")) == 0x9024  # 0x14 before where it is
-    other = RelocationByHand(layout(kernel("abc"), m=target), modules={"m": module(g=0x40, f=0x50)})  # type: ignore[dict-item]
+    other = RelocationByHandCalculator(layout(kernel("abc"), m=target), modules={"m": module(g=0x40, f=0x50)})  # type: ignore[dict-item]
     assert other.address(Site("f", module="m")) == 0x9010
 
 
 def test_the_probe_module_is_given_bases_and_offsets_and_adds_them_itself() -> None:
     target = SimpleNamespace(elf=module(f=0x40, g=0x60), sections={".text.f": 0x9000, ".text.g": 0x9038})
     sites = [Site("b"), Site("g", 4, module="m"), Site("a")]
-    request = RelocationByHand(layout(kernel("abc"), m=target)).build_request(sites, "disabled=1")
+    request = RelocationByHandCalculator(layout(kernel("abc"), m=target)).build_request(sites, "disabled=1")
     assert request.module == "pinpoint_byhand"
     assert request.parameters == [f"base={0x1000 + SLIDE:#x},0x9000", "disabled=1"]
     assert request.specs == ["0+0x10", "1+0x24", "0+0x0"]
@@ -201,7 +201,7 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
 
 
 def test_tables_are_measured_as_compiled() -> None:
-    by_hand = RelocationByHand(layout(kernel("abc")))
+    by_hand = RelocationByHandCalculator(layout(kernel("abc")))
     carried = measure_relocation_data_sizes(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
     # A word and a pointer for each name of two bytes; a word for each site; a pointer and a padded int for each site.
     assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))

@@ -15,14 +15,14 @@ from test_relocation_by_hand import SLIDE, kernel, layout
 
 from harness import cli
 from harness.core.events import Bus, Event, Phase
-from harness.landing.by_hand import RelocationByHand
 from harness.landing.checks import trial_example
-from harness.landing.checks.base_offset_trial import RelocatedFunction, Trial
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
+from harness.landing.checks.relocation_by_hand_trial import RelocatedFunction, Trial
 from harness.landing.site import Site
+from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 from harness.report import history, timeline
-from harness.report.base_offset_drawing_records import Moved
 from harness.report.html import write_html, write_report
+from harness.report.merged_records_for_report import Material
 from harness.report.metrics_with_goals import Figures
 from harness.report.page.case_docstrings import read_claims
 from harness.report.page.excerpts import ExcerptReader
@@ -30,8 +30,8 @@ from harness.report.page.lanes import lanes
 from harness.report.page.news import compare_with_earlier_runs
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, Results
-from harness.report.records_of_runs import Material
-from harness.report.replay import replay_command
+from harness.report.relocation_by_hand_drawing_records import Moved
+from harness.report.rerun_command_of_cell import replay_command
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Timeline
 from harness.verdict.cell_verdict_enum import Verdict
@@ -117,7 +117,7 @@ def test_a_claim_is_a_docstrings_first_line() -> None:
 
 
 def _failed(run: RunDirectory) -> Cell:
-    return next(cell for cell in Results(run).read() if cell.bundle)
+    return next(cell for cell in Results(run).read_cells() if cell.bundle)
 
 
 def test_an_excerpt_follows_no_link_and_names_what_it_cannot_read(run: RunDirectory, tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_news_are_since_the_last_run_of_each_vm(run: RunDirectory, earlier: RunD
     between = RunDirectory(run.path.parent / "20261127-130000-abcd")
     between.path.mkdir()
     Results(between).write(sample_runs.cell("test_gone", "x86_64-debian"))
-    found = compare_with_earlier_runs(run, Results(run).read())
+    found = compare_with_earlier_runs(run, Results(run).read_cells())
     assert found.compared_run_by_vm == {"parisc": earlier.name, "x86_64-debian": between.name}
     assert found.worse
     # The last run of that VM had this case alone.
@@ -202,7 +202,7 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
     assert lanes([]) is None
 
 
-def _trial(by_hand: RelocationByHand, here: SimpleNamespace) -> Trial:
+def _trial(by_hand: RelocationByHandCalculator, here: SimpleNamespace) -> Trial:
     places = AddressClassifier(here)  # type: ignore[arg-type]
     symbols = {symbol.name: symbol for symbol in here.kernel.symbols}
     here.elf_and_symbol = lambda site: (here.kernel, symbols[site.symbol])
@@ -216,7 +216,7 @@ def _trial(by_hand: RelocationByHand, here: SimpleNamespace) -> Trial:
 
 def test_the_example_of_a_trial_is_a_miss_with_the_bytes_of_both_places() -> None:
     here = layout(kernel("abc"))
-    trial = _trial(RelocationByHand(here, vmlinux=kernel("cab")), here)  # type: ignore[arg-type]
+    trial = _trial(RelocationByHandCalculator(here, vmlinux=kernel("cab")), here)  # type: ignore[arg-type]
     aim = trial_example.select_example_function(trial)
     assert aim is not None
     # Each is put on a neighbor; the closest comes first.
@@ -242,7 +242,7 @@ def test_the_example_of_a_trial_is_a_miss_with_the_bytes_of_both_places() -> Non
 
 def test_a_trial_without_misses_has_a_function_that_lands_as_its_example() -> None:
     here = layout(kernel("abc"))
-    aim = trial_example.select_example_function(_trial(RelocationByHand(here), here))
+    aim = trial_example.select_example_function(_trial(RelocationByHandCalculator(here), here))
     assert aim is not None
     assert aim.lands
 

@@ -82,7 +82,7 @@ def test_a_guests_words_are_plain_characters_in_the_file(directory: RunDirectory
     kept = cell("case", "parisc", witnesses=[{"means": hostile}])
     Results(directory).write(kept)
     assert directory.results_file.read_bytes().rstrip(b"\n").decode("ascii").isprintable()
-    assert Results(directory).read() == [kept]
+    assert Results(directory).read_cells() == [kept]
 
 
 def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory) -> None:
@@ -91,7 +91,7 @@ def test_a_cell_is_a_line_of_exactly_the_promised_fields(directory: RunDirectory
     line = json.loads(directory.results_file.read_text())
     assert list(line) == FIELDS
     assert line["verdict"] == "known-fail"
-    assert Results(directory).read() == [kept]
+    assert Results(directory).read_cells() == [kept]
 
 
 def test_a_torn_line_costs_only_itself(directory: RunDirectory) -> None:
@@ -100,14 +100,14 @@ def test_a_torn_line_costs_only_itself(directory: RunDirectory) -> None:
     whole = directory.results_file.read_bytes()
     for cut in range(1, len(whole) - 1):
         directory.results_file.write_bytes(whole + whole[:cut])
-        assert [kept.case for kept in results.read()] == ["first"]
+        assert [kept.case for kept in results.read_cells()] == ["first"]
 
 
 def test_writers_side_by_side_lose_nothing(directory: RunDirectory) -> None:
     long = "x" * 20_000
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: Results(directory).write(cell(f"case{n}", "vm", reason=long)), range(64)))
-    assert sorted(kept.case for kept in Results(directory).read()) == sorted(f"case{n}" for n in range(64))
+    assert sorted(kept.case for kept in Results(directory).read_cells()) == sorted(f"case{n}" for n in range(64))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, ProgressStep
 from harness.images import kernel_source_trees
-from harness.images.packages import Packages, SourcePackage
+from harness.images.debian_packages_by_name import Packages, SourcePackage
 from harness.images.vm_recipe import Recipe
 
 PATCH = """\

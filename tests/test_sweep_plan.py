@@ -18,7 +18,7 @@ from harness.guest.guest import Guest
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup import addresses_refusing_kprobes
+from harness.landing.lookup import find_addresses_refusing_kprobes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
@@ -33,11 +33,11 @@ SITES = [Site(f"f{number}") for number in range(40)]
 
 def test_listing_finds_the_closest_on_either_side() -> None:
     listing = KprobesListing(ListedProbe(address, "f+0x0", ()) for address in (0x30, 0x10, 0x20))
-    assert [each.address for each in listing.entries_near(0x20)] == [0x10, 0x20]
-    assert [each.address for each in listing.entries_near(0x21)] == [0x20, 0x30]
-    assert [each.address for each in listing.entries_near(0x99)] == [0x30]
-    assert [each.address for each in listing.entries_near(0)] == [0x10]
-    assert KprobesListing([]).entries_near(0x10) == []
+    assert [each.address for each in listing.nearest_entries(0x20)] == [0x10, 0x20]
+    assert [each.address for each in listing.nearest_entries(0x21)] == [0x20, 0x30]
+    assert [each.address for each in listing.nearest_entries(0x99)] == [0x30]
+    assert [each.address for each in listing.nearest_entries(0)] == [0x10]
+    assert KprobesListing([]).nearest_entries(0x10) == []
 
 
 def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
@@ -112,7 +112,7 @@ class Deadly:
 
     def unload(self) -> None: ...
 
-    def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
+    def sweep_as_one_batch(self, sites: Sequence[Site]) -> SweepResult:
         self.tried.append(sites)
         if self.killers & set(sites):
             raise GuestLost("dead")
@@ -157,7 +157,7 @@ def test_the_flight_recorder_saves_the_bisection(monkeypatch: pytest.MonkeyPatch
 
 def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     deadly = Deadly(set(), no_recorder)
-    monkeypatch.setattr(deadly, "sweep_batch", lambda _: (_ for _ in ()).throw(Missed("left")))
+    monkeypatch.setattr(deadly, "sweep_as_one_batch", lambda _: (_ for _ in ()).throw(Missed("left")))
     with pytest.raises(Missed, match="left"):
         hunt(monkeypatch, deadly)
 
@@ -185,7 +185,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
     )
     module = SimpleNamespace(elf=None, sections={".text": 0x200000, ".init.text": 0x300000}, lasting_sections={".text"})
     monkeypatch.setattr(
-        addresses_refusing_kprobes, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
+        find_addresses_refusing_kprobes, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
     )
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
     return Refusals(cast(Layout, layout))

@@ -19,12 +19,12 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import Headers
 from harness.images.vm_recipe import Recipe
-from harness.landing.code import kprobes_in_module_data
+from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify.guest_text_changes import TextRegion
 from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
-from harness.matrix.verify import guest_start_and_kernel_observer as guests
+from harness.matrix.verify import guest_start_and_kernel_complaints as guests
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
 
@@ -203,7 +203,7 @@ def test_what_is_no_map(tmp_path: Path, content: bytes, reported: str) -> None:
 
 
 def test_the_sites_of_a_file_are_read(module: Path) -> None:
-    assert kprobes_in_module_data.find_kprobe_sites(Elf.read(module)) == [
+    assert kprobe_sites_in_module_file.find_kprobe_sites(Elf.read(module)) == [
         Site("vfs_read", 4),
         Site("ext4_sync_file", 0, "ext4"),
     ]

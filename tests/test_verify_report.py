@@ -10,7 +10,7 @@ import pytest
 from test_verify import MODULE, compiled
 
 from harness.core.elf import Elf
-from harness.landing.code import kprobes_in_module_data
+from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.matrix.verify.report import Report, as_json, write_junit
 
@@ -78,4 +78,4 @@ def test_a_string_behind_a_kprobe_is_no_kprobe(tmp_path: Path, data: str) -> Non
     kprobe = 'struct kprobe only = { .name = "vfs_read", .offset = 4 };'
     head = MODULE[: MODULE.index("struct kprobe first")]
     elf = Elf.read(compiled(tmp_path, f"{head}{kprobe} {data}"))
-    assert [str(site) for site in kprobes_in_module_data.find_kprobe_sites(elf)] == ["vfs_read+0x4"]
+    assert [str(site) for site in kprobe_sites_in_module_file.find_kprobe_sites(elf)] == ["vfs_read+0x4"]

@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.console import Console
 
-from harness.bench import figure_groups_in_order, host, saved_results, table
+from harness.bench import benchmark_registry, host, saved_results, table
+from harness.bench.benchmark_registry import Group
 from harness.bench.context import BenchContext
-from harness.bench.figure import FigureResult, figure_result
-from harness.bench.figure_groups_in_order import Group
 from harness.bench.interleave import interleave
+from harness.bench.measured_ratio_and_goal import FigureResult, figure_result
 from harness.core import paths
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
@@ -33,7 +33,7 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
 
     Raises UsageError for an unknown figure; HostError, BuildError and what a measure raises.
     """
-    groups = figure_groups_in_order.choose_groups(recipes, names)
+    groups = benchmark_registry.choose_groups(recipes, names)
     bus = Bus()
     board = Board(bus, sys.stdout.isatty())
     build_context = BuildContext.in_cache(bus)

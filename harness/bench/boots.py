@@ -10,8 +10,8 @@ from pathlib import Path
 
 from harness.bench import floor, virtme
 from harness.bench.context import LAUNCHER, BenchContext
-from harness.bench.figure import FigureDefinition, UnavailableSide
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import FigureDefinition, UnavailableSide
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError

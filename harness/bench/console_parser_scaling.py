@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from harness.bench.context import BenchContext
-from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import FigureDefinition
 from harness.verdict.complaints import read_complaints
 from harness.verdict.traces import frames
 

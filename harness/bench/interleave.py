@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from harness.bench.figure import UnavailableSide
+from harness.bench.measured_ratio_and_goal import UnavailableSide
 from harness.bench.samples import Samples
 
 # Runs one measurement; returns its seconds.

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from harness.bench.context import LAUNCHER, BenchContext
-from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import FigureDefinition
 from harness.core import paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from harness.bench.context import LAUNCHER, BenchContext
-from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import FigureDefinition
 from harness.core import process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.bench.figure import FigureResult, UnavailableSide
+from harness.bench.measured_ratio_and_goal import FigureResult, UnavailableSide
 from harness.bench.samples import Samples
 from harness.core.files import write_text
 from harness.report.metrics_with_goals import Figures

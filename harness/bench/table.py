@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from harness.bench.figure import FigureResult, UnavailableSide
+from harness.bench.measured_ratio_and_goal import FigureResult, UnavailableSide
 from harness.bench.samples import Samples
 from harness.bench.saved_results import Profile, medians
 

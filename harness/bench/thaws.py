@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from harness.bench.context import BenchContext
-from harness.bench.figure import FigureDefinition
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import FigureDefinition
 
 _THAW, _BOOT = "thaw", "boot"
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.bench.figure import UnavailableSide
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import UnavailableSide
 from harness.core import locks, paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, PinpointError

@@ -16,8 +16,8 @@ from pexpect.spawnbase import SpawnBase
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
-from harness.guest.console_log import ConsoleLog
 from harness.guest.console_output_spill_file import SpilledOutput
+from harness.guest.size_limited_console_log import ConsoleLog
 
 # The amount kept in memory.
 _KEPT_BYTES = 8 << 20

@@ -21,13 +21,13 @@ from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
 from harness.guest.heartbeat import Heartbeat
 from harness.guest.keys import RunKeys
-from harness.guest.memory import Memory
 from harness.guest.monitor import Monitor
 from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.provisioning_line import WAITING
 from harness.guest.qemu_process import QemuProcess
+from harness.guest.read_guest_memory import Memory
+from harness.guest.resident_shell_over_ssh import Shell
 from harness.guest.result import Result
-from harness.guest.shell import Shell
 from harness.guest.ssh import SshConnection
 from harness.guest.upload import HostFile, put_all
 from harness.images.image import Image

@@ -15,9 +15,9 @@ from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostErr
 from harness.guest import qemu, qemu_rights, save_and_load_state, steal_time
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
-from harness.guest.console_log import ConsoleLog
-from harness.guest.memory import SharedFile
 from harness.guest.monitor import Monitor
+from harness.guest.read_guest_memory import SharedFile
+from harness.guest.size_limited_console_log import ConsoleLog
 from harness.images.image import Image
 
 # A higher nice value than compiles have (kbuild.NICE): a late kernel delays its whole row, a slow guest only its cells.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from harness.core import paths
 from harness.core.events import Bus
-from harness.images.packages import Packages
+from harness.images.debian_packages_by_name import Packages
 from harness.images.store import Store
 
 # A kernel compile keeps about this many cores busy; beyond that its serial parts (links, kallsyms) dominate.

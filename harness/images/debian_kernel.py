@@ -17,10 +17,18 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import deb, debian_suite_host_programs, drivers, elf_writer, kallsyms, kernel_config, vmlinux
+from harness.images import (
+    deb,
+    debian_suite_host_programs,
+    drivers,
+    kallsyms,
+    kernel_config,
+    vmlinux,
+    write_recovered_symbols_elf,
+)
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_by_name import Packages
 from harness.images.kernel import Headers, KernelBuild
-from harness.images.packages import Packages
 from harness.images.private_apt import host_debian_architecture
 from harness.images.vm_recipe import Recipe
 
@@ -31,7 +39,7 @@ _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 # The headers that all flavors of a release share; the flavors with PREEMPT_RT have their own up to 6.1.
 _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
-_MODULES = (deb, drivers, elf_writer, kallsyms, debian_suite_host_programs, vmlinux)
+_MODULES = (deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs, vmlinux)
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 
 

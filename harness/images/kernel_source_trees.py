@@ -16,7 +16,7 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.process import run
-from harness.images.packages import Packages, SourcePackage
+from harness.images.debian_packages_by_name import Packages, SourcePackage
 from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 # dpkg's architecture name of linux-source packages, which are for all architectures.

@@ -17,7 +17,7 @@ from harness.core.files import code_sha256
 from harness.core.process import run
 from harness.images import deb, dynamic_linking
 from harness.images.build_context import BuildContext
-from harness.images.packages import Packages
+from harness.images.debian_packages_by_name import Packages
 from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Entry
 from harness.images.vm_recipe import Recipe

@@ -15,9 +15,9 @@ from elftools.elf.enums import ENUM_E_MACHINE
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.images import elf_writer, kallsyms
-from harness.images.elf_writer import FlatSection, Form
+from harness.images import kallsyms, write_recovered_symbols_elf
 from harness.images.kallsyms import Kallsyms
+from harness.images.write_recovered_symbols_elf import FlatSection, Form
 
 ELF = b"\x7fELF"
 _RECOVERY = 300.0
@@ -34,7 +34,7 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
     addresses, which can be read but not booted. Raises BuildError when the file is neither, or has no symbols.
     """
     content = unpack(kernel.read_bytes(), kernel.name)
-    if content.startswith(ELF) and (count := elf_writer.count_symbols(content)):
+    if content.startswith(ELF) and (count := write_recovered_symbols_elf.count_symbols(content)):
         vmlinux.write_bytes(content)
         return count
     bare = vmlinux.with_suffix(".bare")
@@ -43,7 +43,7 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
         bare.write_bytes(content)
         found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), architecture.flat_image_base_address)
         elf = content if content.startswith(ELF) else _wrapped(content, found, architecture)
-        vmlinux.write_bytes(elf_writer.with_symbols(elf, found.symbols))
+        vmlinux.write_bytes(write_recovered_symbols_elf.with_symbols(elf, found.symbols))
     finally:
         bare.unlink(missing_ok=True)
         answer.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> byt
         FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, is_note=True),
     ]
     machine = ENUM_E_MACHINE[architecture.elf_machine]
-    return elf_writer.elf_from_flat_image(
+    return write_recovered_symbols_elf.elf_from_flat_image(
         image, base, places, machine, Form(architecture.word_bytes, little_endian=True)
     )
 

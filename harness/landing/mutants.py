@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError, PinpointError
-from harness.landing import by_hand, precompiled_sites
+from harness.landing import precompiled_sites, systemtap_relocation_by_hand
 from harness.landing.code.instructions import once_per_call_boundaries
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_symbol_address
@@ -129,8 +129,8 @@ MUTANTS: dict[str, Mutant] = {
     "deaf": Mutant(parameters=lambda _, __: ["mutant=deaf"]),
     "stale-list": Mutant(stale_list=True),
     "only-reported": Mutant(parameters=_only_reported),
-    "text-base": Mutant(relocation=by_hand.request_from_text_base),
-    "other-build": Mutant(relocation=by_hand.request_for_other_build),
+    "text-base": Mutant(relocation=systemtap_relocation_by_hand.request_from_text_base),
+    "other-build": Mutant(relocation=systemtap_relocation_by_hand.request_for_other_build),
     "stale-offset": Mutant(relocation=precompiled_sites.request_without_build_check),
     "previous-instance": Mutant(relocation=precompiled_sites.request_at_previous_sections),
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),

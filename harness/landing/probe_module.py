@@ -18,7 +18,7 @@ SEPARATOR = "--pinpoint-cut--"
 
 @dataclass(frozen=True)
 class Request:
-    """A probe module to load; `specs` are sites in its format (probes/probe/spec.c, probes/byhand/spec.c)."""
+    """A probe module to load; `specs` are sites in its format (probe/spec.c, byhand/base_index_spec.c in probes/)."""
 
     specs: Sequence[str]
     parameters: Sequence[str] = ()

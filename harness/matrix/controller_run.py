@@ -16,11 +16,11 @@ from harness.core import paths, process
 from harness.core.events import Bus
 from harness.images import rootfs
 from harness.images.build_context import BuildContext
+from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.cells.failure_bundles import Bundles
-from harness.matrix.cells.reported_cell import reported_cell
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
-from harness.matrix.commands.attach import GuestAttacher
+from harness.matrix.commands.attach_shell_or_gdb import GuestAttacher
 from harness.matrix.exit_status_and_counts import (
     exit_status,
     record_cell_figures,
@@ -32,7 +32,7 @@ from harness.matrix.run import MatrixRun
 from harness.matrix.vm_order_and_row_division import names_in_start_order
 from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.controller_socket import Controller
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.report import bundle, cell_duration_cache, live_or_plain_progress_board
 from harness.report.export import ktap
 from harness.report.html import write_html
@@ -169,7 +169,7 @@ class ControllerRun(MatrixRun):
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
         """Keep the board up to date while workers run; without workers the run loop does that."""
-        workers = xdist_controller_and_worker.is_controller(self._config)
+        workers = xdist_controller_and_worker.distributes_to_workers(self._config)
         with (
             xdist_controller_and_worker.keep_board_updated(self._config, self.flush_board) if workers else nullcontext()
         ):

@@ -16,9 +16,9 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run_phase_times import PhaseTimeRecorder
-from harness.report.base_offset_table import Trials
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import CellKey
+from harness.report.relocation_by_hand_table import Trials
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
 

@@ -17,7 +17,7 @@ from harness.core.errors import DeadlineExceeded
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader import PROBE, EndedEarly, Loader, LoaderLine, LoaderOrder, LoaderResult, LoaderStatus
 
 _SECONDS = 60.0

@@ -12,8 +12,8 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.foreign_loader import ForeignLoader, ForeignResult
-from harness.pinning.foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loaded_probe_landings import LoadedProbe
 from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, LoaderStatus

@@ -102,7 +102,7 @@ class Comparison:
 def read_cells(path: Path) -> list[Cell]:
     """Return the cells of a run directory or of a results.jsonl. Raises UsageError."""
     directory = RunDirectory(path if path.is_dir() else path.parent)
-    cells = Results(directory).read() if path.exists() and directory.results_file.is_file() else []
+    cells = Results(directory).read_cells() if path.exists() and directory.results_file.is_file() else []
     if not cells:
         raise UsageError(
             "holds no results", where=str(path), mend="name a directory below results/, such as results/latest"

@@ -163,7 +163,7 @@ def _update(database: sqlite3.Connection, results: Path) -> None:
                 "INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (run, *cell.key, cell.verdict.value, cell.reason, cell.seconds, cell.image_key)
-                    for cell in Results(RunDirectory(results / run)).read()
+                    for cell in Results(RunDirectory(results / run)).read_cells()
                 ],
             )
 

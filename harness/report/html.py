@@ -15,16 +15,16 @@ from markupsafe import Markup
 
 from harness.core.errors import PinpointError
 from harness.core.files import write_text
-from harness.report import base_offset_table, history, lost_cells
-from harness.report.page import base_offset_drawings, heat_map, lanes, metric_trends
+from harness.report import history, lost_cells, relocation_by_hand_table
+from harness.report.merged_records_for_report import Material
+from harness.report.page import heat_map, lanes, metric_trends, relocation_by_hand_drawings
 from harness.report.page.details import details_json
 from harness.report.page.excerpts import ExcerptReader
 from harness.report.page.news import compare_with_earlier_runs, limit_lines
 from harness.report.pivot import Pivot, SelectedCell, format_verdict_counts
 from harness.report.progress_state import format_duration
 from harness.report.record import Cell
-from harness.report.records_of_runs import Material
-from harness.report.replay import replay_command
+from harness.report.rerun_command_of_cell import replay_command
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
@@ -74,14 +74,14 @@ def render(material: Material) -> str:
         shown=limit_lines,
         groups=heat_map.case_file_groups(pivot),
         courses=metric_trends.figure_trends(material.figures, _past(material)),
-        bars=base_offset_drawings.bars(material.trials),
+        bars=relocation_by_hand_drawings.bars(material.trials),
         trials=material.trials,
-        trial_headings=base_offset_table.HEADINGS,
-        trial_names=base_offset_table.NAME_COLUMNS,
-        shares=base_offset_drawings.SHARES,
-        strips=base_offset_drawings.strips,
-        first_miss=base_offset_drawings.first_bar_with_miss,
-        layout=base_offset_drawings.layout_drawing,
+        trial_headings=relocation_by_hand_table.HEADINGS,
+        trial_names=relocation_by_hand_table.NAME_COLUMNS,
+        shares=relocation_by_hand_drawings.SHARES,
+        strips=relocation_by_hand_drawings.strips,
+        first_miss=relocation_by_hand_drawings.first_bar_with_miss,
+        layout=relocation_by_hand_drawings.layout_drawing,
         lanes=lanes.lanes(material.timeline_spans),
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles=material.console_logs,

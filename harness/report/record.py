@@ -95,7 +95,7 @@ class Results:
         """Free the reserved space, because no more cells will be written."""
         self._reserve.unlink(missing_ok=True)
 
-    def read(self) -> list[Cell]:
+    def read_cells(self) -> list[Cell]:
         """Return the cells written so far, in order."""
         return self.read_with_damage_count()[0]
 

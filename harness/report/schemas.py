@@ -11,11 +11,11 @@ from pydantic import BaseModel
 
 from harness.core import paths
 from harness.core.files import write_text
-from harness.report.base_offset_table import TrialRow
 from harness.report.bundle import Bundle
 from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
+from harness.report.relocation_by_hand_table import TrialRow
 from harness.report.timeline import Span
 
 PUBLISHED = paths.PROJECT / "docs" / "schema"

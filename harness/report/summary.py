@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import mutants_caught_by_one_witness
-from harness.report.base_offset_table import TrialRow
-from harness.report.base_offset_table import table as table_of_trials
 from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
 from harness.report.record import Cell, CellKey, describe_cell
+from harness.report.relocation_by_hand_table import TrialRow
+from harness.report.relocation_by_hand_table import table as table_of_trials
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 

@@ -13,7 +13,7 @@ import pytest
 from broken_runs import FAULT_CASES, BrokenRun
 
 from harness.images.vm_recipe import select
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 VMS = ("x86_64-debian", "parisc")
 # Time for two boots, a trigger, and the deadlines that a dead guest misses; 100 MB go through an emulated UART.

@@ -13,7 +13,7 @@ from pathlib import Path
 from broken_runs import BrokenRun
 
 from harness.core import paths
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 POINTS = 20
 # The witness in tests/faults/conftest.py is loaded as a plugin, because the cases are those of the matrix.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_faults_killed import POINTS, kill
 
-from harness.injected_fault_fixture import Judge
+from harness.judge_injected_fault_fixture import Judge
 
 
 @pytest.mark.parametrize("victim", ["controller", "worker", "QEMU", "builder"])

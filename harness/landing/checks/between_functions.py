@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from harness.guest.memory import UnmappedError
+from harness.guest.read_guest_memory import UnmappedError
 from harness.landing.code.instructions import instruction_starts_in
 from harness.landing.layout import Layout
 from harness.landing.site import Site

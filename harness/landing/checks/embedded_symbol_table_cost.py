@@ -12,8 +12,8 @@ from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.landing.by_hand import RelocationByHand
 from harness.landing.site import Site
+from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 
 _COMPILE_S = 120.0
 # Systemtap 0.6 compiled into every probe module the symbols of the whole kernel (struct _stp_symbol, runtime/sym.h),
@@ -43,7 +43,7 @@ class RelocationDataSizes(NamedTuple):
 
 
 def measure_relocation_data_sizes(
-    architecture: Architecture, by_hand: RelocationByHand, sites: Iterable[Site]
+    architecture: Architecture, by_hand: RelocationByHandCalculator, sites: Iterable[Site]
 ) -> RelocationDataSizes:
     """Compile the tables for these functions. Raises BuildError when the compiler refuses."""
     offsets = {site.symbol: by_hand.offset(site) for site in sites}

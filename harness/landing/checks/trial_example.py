@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from harness.landing.checks.base_offset_trial import RelocatedFunction, Trial
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
+from harness.landing.checks.relocation_by_hand_trial import RelocatedFunction, Trial
 from harness.landing.code.function_selection import evenly_spread
 
 # A stretch shows some bytes before the address and more after it.

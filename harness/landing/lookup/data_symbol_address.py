@@ -9,10 +9,10 @@ from typing import NamedTuple
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.result import parsing_guest_text
-from harness.landing.by_hand import lowest_text_section
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.layout import Layout
+from harness.landing.systemtap_relocation_by_hand import lowest_text_section
 
 _PER_CPU_END = "__per_cpu_end"
 

@@ -122,7 +122,7 @@ class Sweep:
         self._refusals = Refusals(layout)
         self._traits = self.guest.architecture.kprobe_traits
 
-    def sweep_batch(self, sites: Sequence[Site]) -> SweepResult:
+    def sweep_as_one_batch(self, sites: Sequence[Site]) -> SweepResult:
         """Sweep these sites as one batch. Raises GuestError, GuestLost or DeadlineExceeded if the guest dies of it."""
         began = time.monotonic()
         deadline = self.guest.scaled_deadline(_BATCH_SECONDS + _SITE_SECONDS * len(sites))
@@ -161,7 +161,7 @@ class Sweep:
     ) -> Iterator[_SiteStatements]:
         batch = self.module.register_disabled([site.spec for site in sites], deadline)
         for address, report in zip(addresses, batch.reports, strict=True):
-            listed = five_address_witnesses.listed_statement(batch.listing.entries_near(address), address)
+            listed = five_address_witnesses.listed_statement(batch.listing.nearest_entries(address), address)
             yield (
                 report,
                 (
@@ -182,7 +182,7 @@ class Sweep:
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, report, states in zip(addresses, held.reports, memory, strict=True):
-            listed = five_address_witnesses.listed_statement(held.listing.entries_near(address), address)
+            listed = five_address_witnesses.listed_statement(held.listing.nearest_entries(address), address)
             yield report, self._statements(address, report, report, listed, Window(address, *states))
 
     def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
@@ -195,7 +195,7 @@ class Sweep:
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, early, late, states in zip(addresses, armed.reports, removed.reports, memory, strict=True):
-            listed = _enabled(five_address_witnesses.listed_statement(armed.listing.entries_near(address), address))
+            listed = _enabled(five_address_witnesses.listed_statement(armed.listing.nearest_entries(address), address))
             yield late, self._statements(address, early, late, listed, Window(address, *states))
 
     def _statements(

@@ -11,12 +11,12 @@ from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
-from harness.landing.sweep import sweep_plan, sweep_tracefs
+from harness.landing.sweep import sweep_plan, tracefs_speed_comparison
 from harness.landing.sweep.batched_sweep import Sweep, SweepResult
 from harness.landing.sweep.sweep_guests import FreshGuestFactory, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
 from harness.landing.sweep.sweep_plan import Depth
-from harness.landing.sweep.sweep_tracefs import TracefsSeconds
+from harness.landing.sweep.tracefs_speed_comparison import TracefsSeconds
 from harness.landing.target import Target
 
 # Shapes of the target on which a mutant is tried; more would prove nothing more.
@@ -101,7 +101,7 @@ class Sweeps:
         )
         sites = evenly_spread(list(idle) if defects else sweep_plan.eligible_sites(self.layout), _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
-            peer = sweep_tracefs.time_cycle(self.layout.guest, sites)
+            peer = tracefs_speed_comparison.time_cycle(self.layout.guest, sites)
             step.set_final_detail(f"{peer.site_count} sites, {peer.sites_per_second:.1f} a second")
         return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
 

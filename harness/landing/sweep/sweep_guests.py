@@ -77,7 +77,7 @@ class FreshGuests:
         sweep = Sweep(Layout(guest, [target]), module, armed=True)
         while (batch := self._next()) is not None:
             try:
-                self._keep(sweep.sweep_batch(batch))
+                self._keep(sweep.sweep_as_one_batch(batch))
             except _DEATHS as death:
                 self._take_apart(batch, find_suspected_sites(module, batch), sweep.wrong.get(batch[0], ""), death)
                 raise _Died from death
@@ -119,7 +119,7 @@ def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: Progr
     """Sweep a guest that is not expected to die; its death is raised."""
     began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:
-        swept.add(sweep.sweep_batch(batch))
+        swept.add(sweep.sweep_as_one_batch(batch))
         report_progress(step, swept.site_count, sites, time.monotonic() - began)
     return swept
 

@@ -57,7 +57,7 @@ class KprobesListing:
         self._probes = sorted(probes, key=lambda each: each.address)
         self._addresses = [each.address for each in self._probes]
 
-    def entries_near(self, address: int) -> list[ListedProbe]:
+    def nearest_entries(self, address: int) -> list[ListedProbe]:
         """The entries closest to an address on either side; empty if the list is empty."""
         place = bisect_left(self._addresses, address)
         return self._probes[max(0, place - 1) : place + 1]

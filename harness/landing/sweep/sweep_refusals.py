@@ -19,7 +19,7 @@ from harness.landing.code.instructions import decode_first_instruction
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.layout import Layout
-from harness.landing.lookup.addresses_refusing_kprobes import module_jump_label_addresses
+from harness.landing.lookup.find_addresses_refusing_kprobes import module_jump_label_addresses
 from harness.landing.site import Site
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.

@@ -12,11 +12,11 @@ from harness.landing.landing_judgment import Landing
 from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify.files_at_hand import LoadedFiles, SitePlace, SitePlaces
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.guest_text_changes import GuestText, TextRegion
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
+from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
 
 # Memory to both sides of a probe that is compared with the ELF file.
 _AROUND = 32

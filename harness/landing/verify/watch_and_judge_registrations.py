@@ -17,14 +17,14 @@ from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import listed_probes_and_modules, registrations
-from harness.landing.verify.files_at_hand import LoadedFiles
-from harness.landing.verify.ftrace_judge import FtraceJudge
+from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
 from harness.landing.verify.listed_probes_and_modules import GuestLists, Moment
 from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.registrations import Registration, UprobeRegistration
+from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.traced_functions import TRACED_KINDS, TracedFunction
 
 _POLL = 0.2

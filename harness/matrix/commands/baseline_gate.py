@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import CELL_FAILED, UsageError
-from harness.matrix.cells.reported_cell import reported_cell
+from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.commands import replay
 from harness.matrix.controller_run import ControllerRun
 from harness.report import compare

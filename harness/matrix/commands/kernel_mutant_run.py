@@ -16,7 +16,7 @@ from harness.core.errors import INTERRUPTED, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.vm_recipe import Recipe, load_all, select
-from harness.matrix.cells.reported_cell import reported_cell
+from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.cells.selection import cell_of
 from harness.matrix.commands import pytest_run
 from harness.report import jsonl

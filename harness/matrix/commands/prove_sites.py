@@ -71,7 +71,7 @@ def compare_kernel_answers_with_predictions(guest: Guest, functions: Sequence[Fu
         batch = module.register_disabled(specs, guest.scaled_deadline(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
         for (function, offset, expected), report in zip(part, batch.reports, strict=True):
             place = function.address + offset + (0 if offset else function.landing_pad_size) + layout.slide
-            listed = five_address_witnesses.listed_statement(batch.listing.entries_near(place), place)
+            listed = five_address_witnesses.listed_statement(batch.listing.nearest_entries(place), place)
             unlisted = not report.errno and listed.address != place
             _compare(proof, function.name, offset, expected, report, place, unlisted)
     module.unload()

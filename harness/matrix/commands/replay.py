@@ -16,7 +16,7 @@ from harness.core.files import sha256
 from harness.images.build_context import BuildContext
 from harness.images.prepare import image_key
 from harness.images.vm_recipe import Recipe, select
-from harness.matrix.cells.reported_cell import reported_cell
+from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.commands import bundle_trust, pytest_run
 from harness.report import bundle
 from harness.report.bundle import Bundle

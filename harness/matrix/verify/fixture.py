@@ -11,7 +11,7 @@ from pathlib import Path
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
-from harness.images.guest_tools_archive_or_disk import disk_drivers as tool_drivers
+from harness.images.debian_packages_archive_or_disk import disk_drivers as tool_drivers
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site

@@ -9,7 +9,12 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
-from harness.images import distribution_modules, external_build, external_ko_elf_check, modinfo_and_load_checks
+from harness.images import (
+    external_build,
+    external_ko_elf_check,
+    modinfo_and_load_checks,
+    packaged_kernel_module_by_name,
+)
 from harness.images.build_context import BuildContext
 from harness.images.external_ko_decompressed_copy import private_copy
 from harness.images.image import Image
@@ -154,7 +159,7 @@ def _also(word: str, image: Image, build_context: BuildContext, directory: Path)
     path = Path(word)
     if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
         return [_checked(path, image, directory, judged=False)]
-    found = distribution_modules.obtain_module_with_dependencies(word, image, build_context)
+    found = packaged_kernel_module_by_name.obtain_module_with_dependencies(word, image, build_context)
     return [_checked(file, image, directory, judged=False) for file in found]
 
 

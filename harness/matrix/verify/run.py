@@ -11,19 +11,19 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import guest_tools_archive_or_disk
+from harness.images import debian_packages_archive_or_disk
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.landing import layout
-from harness.landing.code import kprobes_in_module_data
+from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
-from harness.matrix.verify import guest_start_and_kernel_observer as guests
-from harness.matrix.verify.guest_start_and_kernel_observer import KernelObserver
+from harness.matrix.verify import guest_start_and_kernel_complaints as guests
+from harness.matrix.verify.guest_start_and_kernel_complaints import KernelComplaintsAndState
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
 from harness.matrix.verify.reload_probed_modules import reload_probed_modules
 from harness.matrix.verify.report import Report
@@ -62,7 +62,7 @@ class VerifyRun:
 
     def run(self) -> None:
         """Run the subject. Raises SubjectRefused when it could not be started and the kernel did not complain."""
-        kernel = KernelObserver(self.guest, self.subject.tracing_modules)
+        kernel = KernelComplaintsAndState(self.guest, self.subject.tracing_modules)
         refusal: SubjectRefused | None = None
         try:
             before = changed_settings.read_settings(self.guest)
@@ -71,7 +71,7 @@ class VerifyRun:
             except SubjectRefused as error:
                 refusal = error
             with self._timed("check-up"):
-                after = kernel.read_state()
+                after = kernel.take_complaints_and_read_state()
                 changed = changed_settings.describe_changed_settings(before, changed_settings.read_settings(self.guest))
         except (GuestLost, DeadlineExceeded) as lost:
             self._complained(kernel.read_last_complaints())
@@ -159,7 +159,7 @@ class VerifyRun:
         known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused_registrations}
         known |= {each.symbol_offset.partition(" ")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in kprobes_in_module_data.find_kprobe_sites(Elf.read_cached(file)):
+            for site in kprobe_sites_in_module_file.find_kprobe_sites(Elf.read_cached(file)):
                 known_here = {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known
                 if not known_here and watched.has_symbol(site):
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
@@ -217,7 +217,7 @@ def verify(
     if names:
         names.demand_map_of(Elf.read_cached(image.vmlinux))
     packages = (
-        guest_tools_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
+        debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
         if wanted.packages
         else None
     )
@@ -232,7 +232,7 @@ def verify(
         loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle_seconds)
         command = Command(guest, wanted.command, wanted.settle_seconds, chroot=bool(wanted.packages))
         subject: Subject = CommandWithModules(loaded, command) if wanted.command else loaded
-        files = {each.name: each.copied_file for each in modules} | guest_tools_archive_or_disk.disk_drivers(
+        files = {each.name: each.copied_file for each in modules} | debian_packages_archive_or_disk.disk_drivers(
             guest.image
         )
         run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected_sites], names)

@@ -10,10 +10,10 @@ from typing import Protocol
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
 from harness.images import modinfo_and_load_checks
-from harness.landing.code import kprobes_in_module_data
+from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
-from harness.matrix.verify import tool_root
+from harness.matrix.verify import chroot_of_debian_packages
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader
 from harness.verdict import deliberate_dump_stack
@@ -97,7 +97,7 @@ class Modules:
         if self._loader != PINNED:
             return self._loader
         there = {each.name for each in self.loaded_modules} | set(self._guest.image.drivers)
-        sites = kprobes_in_module_data.find_kprobe_sites(module.elf)
+        sites = kprobe_sites_in_module_file.find_kprobe_sites(module.elf)
         targets = dict.fromkeys([*(e.name for e in self.loaded_modules if not e.judged), *(s.module for s in sites)])
         words = [word for name in targets if name in there for word in ("-t", name)]
         return shlex.join([self._guest.copy_program(loader.PROGRAM), "-n", module.name, *words])
@@ -175,8 +175,8 @@ class Command:
         """Start it; its output goes to a file of the guest."""
         inner = f"exec env {_PATH} HOME=/root LC_ALL=C sh -c {shlex.quote(self._command)}"
         if self._chroot:
-            tool_root.mount_kernel_filesystems(self._guest)
-            inner = tool_root.chroot_command(self._command, _PATH)
+            chroot_of_debian_packages.mount_kernel_filesystems(self._guest)
+            inner = chroot_of_debian_packages.chroot_command(self._command, _PATH)
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
         self._talk = self._guest.start_dialogue("setsid", "sh", "-c", outer)
         line = self._talk.read_line(self._guest.scaled_deadline(_ATTACHING))
@@ -209,7 +209,7 @@ class Command:
                 self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
         self._talk.hang_up()
         if self._chroot:
-            tool_root.unmount_kernel_filesystems(self._guest)
+            chroot_of_debian_packages.unmount_kernel_filesystems(self._guest)
         printed = self._output()
         self.notes += [f"it printed: {printed}"] if printed else []
         self._guest.run("rm", "-f", _OUTPUT)

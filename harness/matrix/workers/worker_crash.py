@@ -8,7 +8,7 @@ import pytest
 from xdist.scheduler import LoadGroupScheduling
 
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch
-from harness.matrix.cells.reported_cell import attach_cell
+from harness.matrix.cells.cell_record_on_pytest_report import attach_cell
 from harness.matrix.controller_run import ControllerRun
 from harness.verdict.cell_verdict_enum import Verdict
 

@@ -44,7 +44,7 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def is_controller(config: pytest.Config) -> bool:
+def distributes_to_workers(config: pytest.Config) -> bool:
     """Return True in the process that distributes tests to workers and runs none."""
     return config.pluginmanager.hasplugin("dsession")
 

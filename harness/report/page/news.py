@@ -48,7 +48,7 @@ def compare_with_earlier_runs(directory: RunDirectory, cells: Sequence[Cell]) ->
     before = [
         cell
         for run in sorted(set(since.values()))
-        for cell in Results(RunDirectory(root / run)).read()
+        for cell in Results(RunDirectory(root / run)).read_cells()
         if since.get(cell.vm) == run
     ]
     found: Comparison = compare(before, [cell for cell in cells if cell.vm in since])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from harness.landing.checks import trial_example
-from harness.landing.checks.base_offset_trial import Trial
-from harness.report.base_offset_drawing_records import Drawing, Moved, Stretch
-from harness.report.base_offset_table import TrialRow, Trials
+from harness.landing.checks.relocation_by_hand_trial import Trial
+from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
+from harness.report.relocation_by_hand_table import TrialRow, Trials
 
 
 def record_trial(trials: Trials, vm: str, trial: Trial, *, headline: bool = False) -> TrialRow:

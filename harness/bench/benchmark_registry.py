@@ -9,8 +9,8 @@ from functools import partial
 
 from harness.bench import added_case_cost, boots, console_parser_scaling, matrices, noop_build, thaws
 from harness.bench.context import BenchContext
-from harness.bench.figure import FigureDefinition, UnavailableSide
 from harness.bench.interleave import Measure
+from harness.bench.measured_ratio_and_goal import FigureDefinition, UnavailableSide
 from harness.core.errors import UsageError
 from harness.images.vm_recipe import Recipe
 

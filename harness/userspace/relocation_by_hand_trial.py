@@ -24,7 +24,7 @@ SAMPLE = 6
 
 
 @dataclass(frozen=True)
-class RelocatedFunction:
+class FunctionOffsetsByMethod:
     """One function of a running file, as offsets into the file: where it is, and where each way to relocate puts it.
 
     `true_offset` is where it is, `offset_by_hand` the result by hand, `offset_by_symbol` by symbol table and segments,
@@ -43,7 +43,7 @@ class UserTrial:
     """All functions of one file in one process, relocated by hand from the plain build."""
 
     file: UserFile
-    functions: Sequence[RelocatedFunction]
+    functions: Sequence[FunctionOffsetsByMethod]
 
     @classmethod
     def of_file(cls, uprobes: Uprobes, process: Runner, name: str, variant: str) -> UserTrial:
@@ -68,14 +68,14 @@ class UserTrial:
             site = file.site(function)
             distance = plain.symbol_of_site(site).address - base
             aims.append(
-                RelocatedFunction(
+                FunctionOffsetsByMethod(
                     site, truth or 0, here + distance, file.offset_of_site(site), file.symbol_of_site(site).address
                 )
             )
         return cls(file, aims)
 
     @property
-    def functions_missed_by_hand(self) -> list[RelocatedFunction]:
+    def functions_missed_by_hand(self) -> list[FunctionOffsetsByMethod]:
         """The functions that relocation by hand puts at a wrong offset."""
         return [aim for aim in self.functions if aim.offset_by_hand != aim.true_offset]
 
@@ -86,12 +86,12 @@ class UserTrial:
             raise Missed(f"{self.file.name}: by hand {missed} of {len(self.functions)} functions are missed")
 
     @property
-    def functions_missed_by_symbol(self) -> list[RelocatedFunction]:
+    def functions_missed_by_symbol(self) -> list[FunctionOffsetsByMethod]:
         """The functions that the symbol table and the segments put at a wrong offset."""
         return [aim for aim in self.functions if aim.offset_by_symbol != aim.true_offset]
 
     @property
-    def functions_misplaced_by_link_address(self) -> list[RelocatedFunction]:
+    def functions_misplaced_by_link_address(self) -> list[FunctionOffsetsByMethod]:
         """The functions whose link address, used as an offset into the file, is a wrong offset."""
         return [aim for aim in self.functions if aim.offset_by_address != aim.true_offset]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.report import lost_cells, timeline
-from harness.report.base_offset_table import TrialRow, Trials
 from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figure, Figures
 from harness.report.record import Cell, Results
+from harness.report.relocation_by_hand_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Span
 

@@ -9,8 +9,8 @@ from rich import box
 from rich.table import Table
 
 from harness.report import jsonl
-from harness.report.base_offset_drawing_records import Drawing, Moved
 from harness.report.metrics_with_goals import Figures
+from harness.report.relocation_by_hand_drawing_records import Drawing, Moved
 from harness.report.run_dir import RunDirectory
 
 # Where a probe lands that misses after relocation by hand: the record's field, and the heading of the table.

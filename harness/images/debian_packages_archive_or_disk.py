@@ -19,15 +19,15 @@ from harness.core.process import run
 from harness.images import (
     deb,
     debian_suite_host_programs,
-    distribution_modules,
     dynamic_linking,
-    guest_tools_file_tree,
     host_apt_sources,
+    packaged_kernel_module_by_name,
+    prune_unpacked_debian_packages,
 )
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_by_name import Packages
 from harness.images.debian_suite_host_programs import SuitePrograms
 from harness.images.image import Image
-from harness.images.packages import Packages
 from harness.images.vm_recipe import Recipe
 
 KIND = "tools"
@@ -69,7 +69,7 @@ def obtain_packed_tools(recipe: Recipe, packages: Sequence[str], build_context: 
     except RecipeError as error:
         raise UsageError(error.what, where="--with-package", mend="give names of that release's packages") from None
     job = _Job(wanted, architecture, source, build_context)
-    files = (__file__, str(deb.__file__), str(dynamic_linking.__file__), str(guest_tools_file_tree.__file__))
+    files = (__file__, str(deb.__file__), str(dynamic_linking.__file__), str(prune_unpacked_debian_packages.__file__))
     code = [code_sha256(Path(name)) for name in files]
     parts = [architecture, *wanted, *(f"{name} {closure[name]}" for name in sorted(closure)), *code]
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
@@ -87,7 +87,7 @@ def image_with_tool_disk(image: Image, tools: PackedTools, build_context: BuildC
         files = [
             file
             for name in machine.disk_modules
-            for file in distribution_modules.obtain_module_with_dependencies(name, image, build_context)
+            for file in packaged_kernel_module_by_name.obtain_module_with_dependencies(name, image, build_context)
         ]
     except UsageError:
         names = ", ".join(machine.disk_modules) or "disk"
@@ -130,17 +130,17 @@ class _Job:
             for index, file in enumerate(files):
                 step.publish_progress(f"unpacking {file.name.partition('_')[0]}", index / len(files))
                 deb.unpack(file, root if file.name.partition("_")[0] in self.wanted else rest)
-            whole = guest_tools_file_tree.programs_lacking_interpreter(root) or not guest_tools_file_tree.has_programs(
+            whole = prune_unpacked_debian_packages.programs_lacking_interpreter(
                 root
-            )
+            ) or not prune_unpacked_debian_packages.has_programs(root)
             if whole:
                 shutil.copytree(rest, root, symlinks=True, dirs_exist_ok=True)
             else:
-                guest_tools_file_tree.copy_needed_libraries(root, rest)
-            guest_tools_file_tree.delete_documentation(root)
+                prune_unpacked_debian_packages.copy_needed_libraries(root, rest)
+            prune_unpacked_debian_packages.delete_documentation(root)
             for name in _DIRECTORIES:
                 (root / name).mkdir(exist_ok=True)
-            guest_tools_file_tree.merge_usr(root)
+            prune_unpacked_debian_packages.merge_usr(root)
             step.publish_progress("packing", 0.9)
             packed = self._packed(root, entry)
         size = packed.stat().st_size

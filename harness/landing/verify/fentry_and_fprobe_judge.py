@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.landing.site import Site
-from harness.landing.verify.files_at_hand import LoadedFiles
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.traced_functions import TracedFunction
 
 # What a site calls that has no trampoline of its own (arch/*/kernel/ftrace*.S).

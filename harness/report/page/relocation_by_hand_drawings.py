@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.report.base_offset_drawing_records import Drawing, Moved, Stretch
-from harness.report.base_offset_table import TrialRow
+from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
+from harness.report.relocation_by_hand_table import TrialRow
 
 # What a trial counts, with its name in the pictures: functions that land, then the places of those that miss.
 SHARES: Mapping[str, str] = {
@@ -34,7 +34,7 @@ class BarPart:
 
 
 @dataclass(frozen=True)
-class Bar:
+class TrialBar:
     """One trial as a bar."""
 
     row: TrialRow
@@ -75,11 +75,11 @@ class LayoutDrawing:
     unmoved_count: int
 
 
-def bars(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[Bar]]:
+def bars(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[TrialBar]]:
     """The trials of each VM as bars."""
-    found: dict[str, list[Bar]] = {}
+    found: dict[str, list[TrialBar]] = {}
     for row in rows:
-        found.setdefault(row.vm, []).append(Bar(row, _parts(row)))
+        found.setdefault(row.vm, []).append(TrialBar(row, _parts(row)))
     return found
 
 
@@ -94,7 +94,7 @@ def _parts(row: TrialRow) -> list[BarPart]:
     return parts
 
 
-def first_bar_with_miss(made: Iterable[Bar]) -> Bar | None:
+def first_bar_with_miss(made: Iterable[TrialBar]) -> TrialBar | None:
     """The first trial whose drawing shows a miss."""
     return next((bar for bar in made if bar.row.drawing and bar.row.drawing.place), None)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.images import guest_tools_file_tree
+from harness.images import prune_unpacked_debian_packages
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def own(tmp_path: Path, packages: Path) -> Path:
 
 
 def test_libraries_that_are_needed_are_kept_and_no_others(own: Path, packages: Path) -> None:
-    assert guest_tools_file_tree.copy_needed_libraries(own, packages) == [
+    assert prune_unpacked_debian_packages.copy_needed_libraries(own, packages) == [
         "ld-test.so.2",
         "libdeep.so.1",
         "libnear.so.1",
@@ -62,7 +62,7 @@ def test_no_link_leads_to_a_file_of_the_host(own: Path, packages: Path, tmp_path
     link = packages / "usr/lib/there/libdeep.so.1"
     link.unlink()
     link.symlink_to(f"../../../../{secret.name}")
-    assert "libdeep.so.1" not in guest_tools_file_tree.copy_needed_libraries(own, packages)
+    assert "libdeep.so.1" not in prune_unpacked_debian_packages.copy_needed_libraries(own, packages)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_no_link_leads_to_a_file_of_the_host(own: Path, packages: Path, tmp_path
 def test_scripts_of_other_interpreters_are_known(own: Path, line: str, foreign: list[str]) -> None:
     script = own / "usr/bin/script"
     script.write_text(f"{line}\n")
-    assert guest_tools_file_tree.programs_lacking_interpreter(own) == foreign
-    assert guest_tools_file_tree.has_programs(own)
+    assert prune_unpacked_debian_packages.programs_lacking_interpreter(own) == foreign
+    assert prune_unpacked_debian_packages.has_programs(own)
 
 
 def test_usr_is_merged_whatever_the_packages_do(tmp_path: Path) -> None:
@@ -88,6 +88,6 @@ def test_usr_is_merged_whatever_the_packages_do(tmp_path: Path) -> None:
     (tmp_path / "usr/bin").mkdir(parents=True)
     (tmp_path / "bin/sh").write_text("a shell")
     (tmp_path / "usr/bin/tool").write_text("a tool")
-    guest_tools_file_tree.merge_usr(tmp_path)
+    prune_unpacked_debian_packages.merge_usr(tmp_path)
     assert (tmp_path / "bin").is_symlink()
     assert {path.name for path in (tmp_path / "bin").iterdir()} == {"sh", "tool"}

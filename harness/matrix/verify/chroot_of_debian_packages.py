@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from harness.guest.guest import Guest
-from harness.images.guest_tools_archive_or_disk import DRIVER_PREFIX, ROOT, PackedTools
+from harness.images.debian_packages_archive_or_disk import DRIVER_PREFIX, ROOT, PackedTools
 
 # The last directory of PATH: a package's own programs take precedence over busybox's.
 APPLETS = "/applets"

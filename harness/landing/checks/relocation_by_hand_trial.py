@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf
 from harness.landing import probe_module
-from harness.landing.by_hand import UNARMED, RelocationByHand
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import RelocationDataSizes, measure_relocation_data_sizes
 from harness.landing.code.function_selection import evenly_spread, unique_functions
@@ -18,6 +17,7 @@ from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.systemtap_relocation_by_hand import UNARMED, RelocationByHandCalculator
 from harness.landing.target import Target
 
 # Sites of each kind that are registered in the guest; arming one takes about 10 ms under emulation.
@@ -54,13 +54,13 @@ class Trial:
     name: str
     made_for: str
     layout: Layout
-    by_hand: RelocationByHand
+    by_hand: RelocationByHandCalculator
     classifier: AddressClassifier
     functions: Sequence[RelocatedFunction]
 
     @classmethod
     def of_kernel(
-        cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHand, other: Elf | None = None
+        cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHandCalculator, other: Elf | None = None
     ) -> Trial:
         """A trial of every function in the kernel's text whose name is unique there and in the vmlinux `other`."""
         functions = [symbol.name for symbol in unique_functions(layout.kernel)]
@@ -70,7 +70,9 @@ class Trial:
         return cls._aimed(layout, name, made_for, by_hand, [Site(function) for function in functions])
 
     @classmethod
-    def of_module(cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: RelocationByHand) -> Trial:
+    def of_module(
+        cls, layout: Layout, target: Target, name: str, made_for: str, by_hand: RelocationByHandCalculator
+    ) -> Trial:
         """A trial of every function of a target that stays loaded after its initializer ran."""
         functions = target.functions(target.lasting_text_sections, unique=True, preambles=False)
         sites = [Site(symbol.name, module=target.module) for symbol in functions]
@@ -78,7 +80,7 @@ class Trial:
 
     @classmethod
     def _aimed(
-        cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHand, sites: Iterable[Site]
+        cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHandCalculator, sites: Iterable[Site]
     ) -> Trial:
         places = AddressClassifier(layout)
         aims = []

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable
 
 from harness.core.errors import PinpointError
-from harness.guest import debugger, terminal
-from harness.guest.debugger import SymbolFiles
+from harness.guest import run_gdb_on_guest, terminal
 from harness.guest.guest import Guest
+from harness.guest.run_gdb_on_guest import SymbolFiles
 from harness.landing.layout import Layout
 from harness.report.failure_evidence import ASK_SECTIONS, Evidence, sections_by_module_file
 from harness.verdict.printk import without_control_codes
@@ -57,7 +57,7 @@ def _enter(guest: Guest) -> int:
 
 def _debug(guest: Guest, symbols: SymbolFiles) -> int:
     _print(f"gdb on {guest.name}, {guest.image.release}; slide {symbols.slide:#x}; the guest stops when you leave it")
-    return debugger.run_gdb(guest, symbols)
+    return run_gdb_on_guest.run_gdb(guest, symbols)
 
 
 def _print(text: str) -> None:

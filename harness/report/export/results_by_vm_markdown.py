@@ -39,7 +39,7 @@ class _Ended(NamedTuple):
     date: str
 
 
-def vm_matrix(runs: Iterable[Run], claims: Mapping[str, str]) -> str:
+def results_by_vm_markdown(runs: Iterable[Run], claims: Mapping[str, str]) -> str:
     """Return the page. `claims` maps a case file to its claim; a file that is missing there is shown by its name."""
     newest: dict[CellKey, _Ended] = {}
     for run in sorted(runs):

@@ -16,12 +16,12 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
-from harness.images.guest_tools_archive_or_disk import PackedTools, image_with_tool_disk
+from harness.images.debian_packages_archive_or_disk import PackedTools, image_with_tool_disk
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import GuestState
-from harness.matrix.verify import tool_root
+from harness.matrix.verify import chroot_of_debian_packages
 from harness.verdict import deliberate_dump_stack
 from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_complaints, sort_by_boot_noise
 
@@ -38,7 +38,7 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Pac
     """
     if tools and tools.disk:
         image = image_with_tool_disk(image, tools, build_context)
-        image = replace(image, key=f"{image.key} {code_sha256(Path(tool_root.__file__))}")
+        image = replace(image, key=f"{image.key} {code_sha256(Path(chroot_of_debian_packages.__file__))}")
     accelerator = choose(image.recipe.architecture, None)
 
     def beginning(keys: RunKeys) -> StartOptions:
@@ -46,11 +46,13 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Pac
         return StartOptions(log, keys, accelerator, build_context.bus, deadline)
 
     def boot(keys: RunKeys) -> Guest:
-        return _prepared(start.boot(image, beginning(keys)), tool_root.mount_disk if image.disk else None)
+        return _prepared(
+            start.boot(image, beginning(keys)), chroot_of_debian_packages.mount_disk if image.disk else None
+        )
 
     freezer = Freezer(build_context, build_context.bus, None)
     guest = freezer.thaw(image, freezer.obtain_frozen_state_file(image, boot), beginning(RunKeys.make()))
-    return _prepared(guest, partial(tool_root.unpack, tools=tools) if tools and tools.archive else None)
+    return _prepared(guest, partial(chroot_of_debian_packages.unpack, tools=tools) if tools and tools.archive else None)
 
 
 def _prepared(guest: Guest, prepare: Callable[[Guest], None] | None) -> Guest:
@@ -64,7 +66,7 @@ def _prepared(guest: Guest, prepare: Callable[[Guest], None] | None) -> Guest:
     return guest
 
 
-class KernelObserver:
+class KernelComplaintsAndState:
     """The complaints and the state of a guest's kernel, read repeatedly; `modules` may print backtraces on purpose."""
 
     def __init__(self, guest: Guest, modules: Collection[str]) -> None:
@@ -72,10 +74,10 @@ class KernelObserver:
         self._modules = frozenset(modules)
         self.intended_backtrace_count = 0
         self.complaints: list[Complaint] = []
-        self.initial_state = self.read_state()
+        self.initial_state = self.take_complaints_and_read_state()
         self.complaints = []
 
-    def read_state(self) -> GuestState:
+    def take_complaints_and_read_state(self) -> GuestState:
         """Read what was printed since the last look; return the guest's present state. Raises GuestLost."""
         guest = self._guest
         result, printed = guest.run_fenced_script(guest_state.READ_STATE_COMMAND, guest.scaled_deadline(_FENCE_SECONDS))

@@ -2,8 +2,8 @@
 
 A probe was compiled with the distance of its site from one base: `_stext` in the vmlinux that it was made for, or the
 text of a module's file. When the probe was loaded, staprun passed it the loaded address of the base (/proc/kallsyms,
-sysfs), and the sum was the address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6). probes/byhand/spec.c
-computes the same sum.
+sysfs), and the sum was the address (_stp_module_relocate(), runtime/sym.c of systemtap 0.6).
+probes/byhand/base_index_spec.c computes the same sum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.landing.site import Site
 MODULE = "pinpoint_byhand"
 
 
-class RelocationByHand:
+class RelocationByHandCalculator:
     """Relocation in one guest of probes that were made for its own kernel and modules, or for others.
 
     `vmlinux` is the kernel that the probes were made for, by default the guest's own. `modules` holds the module files
@@ -85,11 +85,11 @@ UNARMED = "disabled=1"
 
 def request_from_text_base(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that computes a module's symbol as text base + file offset."""
-    return RelocationByHand(layout).build_request(sites, UNARMED)
+    return RelocationByHandCalculator(layout).build_request(sites, UNARMED)
 
 
 def request_for_other_build(layout: Layout, sites: Sequence[Site]) -> Request:
     """The mutant that uses another build's offset: from the kernel's sibling, or from the module's other layout."""
-    return RelocationByHand(layout, vmlinux=layout.sibling_kernel, modules=layout.other_module_builds).build_request(
-        sites, UNARMED
-    )
+    return RelocationByHandCalculator(
+        layout, vmlinux=layout.sibling_kernel, modules=layout.other_module_builds
+    ).build_request(sites, UNARMED)
