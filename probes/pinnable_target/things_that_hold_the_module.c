@@ -66,7 +66,8 @@ noinline void pinpoint_traced(void)
 
 /*
  * The end of the text, with an odd number of bytes on x86, which any module may
- * have. Zeros follow (target/text_end_padding.c, cases/test_last_function.py).
+ * have. Zeros follow (target/nops_against_optimizer_overread.c,
+ * cases/test_last_function.py).
  */
 asm(".pushsection .text.pinpoint_last, \"ax\"\n"
     ".balign 16\n"

@@ -3,7 +3,7 @@
  * libpinpoint_two.so - a second DSO, which calls the first through its PLT
  */
 #define FUNCTION(n) PASTE(pinpoint_two_, n)
-#include "functions.h"
+#include "numbered_functions_by_macro.h"
 
 EACH_FUNCTION(DEFINE_BOTH)
 

@@ -3,7 +3,7 @@
  * libpinpoint_one.so - a DSO whose functions are probed
  */
 #define FUNCTION(n) PASTE(pinpoint_one_, n)
-#include "functions.h"
+#include "numbered_functions_by_macro.h"
 
 EACH_FUNCTION(DEFINE_BOTH)
 

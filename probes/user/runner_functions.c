@@ -3,7 +3,7 @@
  * The functions of the target program itself.
  */
 #define FUNCTION(n) PASTE(pinpoint_runner_, n)
-#include "functions.h"
+#include "numbered_functions_by_macro.h"
 
 EACH_FUNCTION(DEFINE_BOTH)
 

@@ -7,8 +7,8 @@
  * runs exactly once. The list is not in the order of the numbers, so that a
  * linker that sorts sections by name changes the order of the functions.
  */
-#ifndef PINPOINT_USER_FUNCTIONS_H
-#define PINPOINT_USER_FUNCTIONS_H
+#ifndef PINPOINT_USER_NUMBERED_FUNCTIONS_BY_MACRO_H
+#define PINPOINT_USER_NUMBERED_FUNCTIONS_BY_MACRO_H
 
 #include "shapes.h"
 

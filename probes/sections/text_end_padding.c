@@ -1,3 +1,0 @@
-// SPDX-License-Identifier: GPL-2.0
-/* target/text_end_padding.c, compiled again for the module built with -ffunction-sections. */
-#include "../target/text_end_padding.c"
