@@ -177,6 +177,6 @@ def test_a_shells_guest_is_thawed_where_it_can_be_and_not_unwanted(
     monkeypatch.setattr(
         cli_shell_and_repro.Freezer, "find_frozen_state_file", lambda *_: Path("state") if frozen else None
     )
-    monkeypatch.setattr(cli_shell_and_repro.attach, "attach", lambda *_: 7)
+    monkeypatch.setattr(cli_shell_and_repro.attach_shell_or_gdb, "attach", lambda *_: 7)
     assert cli.main(["shell", "--vm", "parisc", *options]) == 7
     assert begun == [how]

@@ -130,7 +130,7 @@ def test_exactly_that_cell_is_replayed_as_it_was_run(
 def test_a_person_is_let_in_at_the_failure(
     left: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr(cli_shell_and_repro.debugger, "find_gdb", lambda _: "gdb")
+    monkeypatch.setattr(cli_shell_and_repro.run_gdb_on_guest, "find_gdb", lambda _: "gdb")
     runs = Runs(SAME)
     assert repro(monkeypatch, runs, str(left()), f"--{way}") == 1
     assert {f"--at-failure={way}", "-s"} <= set(runs.arguments[0])
