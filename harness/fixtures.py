@@ -196,7 +196,7 @@ def loaders_in(request: pytest.FixtureRequest, mutant: str) -> Callable[[Guest],
 
 @pytest.fixture
 def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: FreshGuestFactory, mutant: str) -> Sweeps:
-    """Sweeps of this VM: `sweeps.sweep_resolved()`, `sweeps.sweep_armed()`; each returns the result of every site."""
+    """Sweeps of this VM: `sweeps.sweep_disabled()`, `sweeps.sweep_armed()`; each returns the result of every site."""
     return Sweeps(
         layout,
         fresh,
@@ -208,7 +208,7 @@ def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: FreshGuestFact
 
 @pytest.fixture
 def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> ForeignProbes:
-    """Modules and commands that report nothing, judged in this guest: `foreign.module(name, site).prove(findings)`."""
+    """Modules and commands that report nothing, judged here: `foreign.judge_module(name, site).prove(findings)`."""
     return ForeignProbes(guest, mutant, request.config.stash[RUN].fleet.build_context)
 
 
@@ -243,13 +243,13 @@ def foreign_tools(
 
 @pytest.fixture
 def conversions(layout: Layout, mutant: str) -> AddressConverter:
-    """Converts addresses to the closest symbol + offset and back: `conversions.prove(sites)`."""
+    """Converts addresses to the closest symbol + offset and back: `conversions.prove_round_trip(sites)`."""
     return AddressConverter(layout, mutant_by_name(mutant))
 
 
 @pytest.fixture
 def readings(layout: Layout, mutant: str) -> DataReader:
-    """Reads data by its symbol inside the guest and outside of it: `readings.prove(datum, value)`."""
+    """Reads data by its symbol inside the guest and outside of it: `readings.prove_datum(datum, value)`."""
     return DataReader(layout, mutant_by_name(mutant))
 
 

@@ -1,4 +1,4 @@
-"""The pages of the docs in pieces: fenced and indented code, and paragraphs, list items and table rows with code in them."""
+"""The pages of the docs in pieces: fenced and indented code, paragraphs, list items and table rows."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-
 from docs_pages import PAGES, blocks, inline_code
+
 from harness.core import paths
 
 # A kernel file, such as kernel/kprobes.c: a name in the same paragraph, list item or table row is the kernel's.
