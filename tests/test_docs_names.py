@@ -69,7 +69,7 @@ def code() -> Code:
                 bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
             elif isinstance(node, ast.FunctionDef):
                 found.functions.add(node.name)
-                if any("fixture" in ast.unparse(each) for each in node.decorator_list):
+                if any(isinstance(each, ast.Attribute) and each.attr == "fixture" for each in node.decorator_list):
                     found.fixtures[node.name] = _returned_class(node)
     for _ in range(3):
         for name, parents in bases.items():
