@@ -15,6 +15,7 @@ from harness.core import paths
 
 # A kernel file, such as kernel/kprobes.c: a name in the same paragraph, list item or table row is the kernel's.
 _KERNEL_FILE = re.compile(r"\b(?:arch|kernel|mm|lib|include|scripts|fs)/[\w./-]+\.[chS]\b|\b[a-z_-]+\.c\b")
+_DEFINED = re.compile(r"^def (\w+)", re.MULTILINE)
 _C_CALL = re.compile(r"\b([a-z_]\w*) ?\(")
 _CALL = re.compile(r"(?<![\w.-])(\.?[A-Za-z_][\w.]*)\(")
 _ATTRIBUTE = re.compile(r"(?<![\w./-])([A-Za-z_]\w*)\.(\w+)")
@@ -36,6 +37,14 @@ class Code:
     functions: set[str] = field(default_factory=set)
     classes: dict[str, set[str]] = field(default_factory=dict)
     fixtures: dict[str, str] = field(default_factory=dict)
+
+
+def _definitions(node: ast.Module | ast.ClassDef) -> Iterator[ast.stmt]:
+    """Yield the functions and classes of a file, and those in classes; not those in functions."""
+    for child in node.body:
+        if isinstance(child, ast.ClassDef):
+            yield from _definitions(child)
+        yield child
 
 
 def _members(node: ast.ClassDef) -> Iterator[str]:
@@ -62,8 +71,8 @@ def _returned_class(node: ast.FunctionDef) -> str:
 def code() -> Code:
     """Read the names of harness, cases and probes."""
     found, bases = Code(), dict[str, list[str]]()
-    for path in [*(paths.PROJECT / "harness").rglob("*.py"), *paths.CASES.rglob("*.py")]:
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path in (paths.PROJECT / "harness").rglob("*.py"):
+        for node in _definitions(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 found.classes.setdefault(node.name, set()).update(_members(node))
                 bases[node.name] = [base.id for base in node.bases if isinstance(base, ast.Name)]
@@ -74,6 +83,9 @@ def code() -> Code:
     for _ in range(3):
         for name, parents in bases.items():
             found.classes[name] |= {member for parent in parents for member in found.classes.get(parent, ())}
+    # Only names of functions are needed of the cases, so they are not parsed.
+    for path in paths.CASES.rglob("*.py"):
+        found.functions.update(_DEFINED.findall(path.read_text()))
     for path in [*paths.PROBES.rglob("*.[ch]"), *(paths.PROJECT / "vm_images").rglob("*.patch")]:
         found.functions.update(_C_CALL.findall(path.read_text()))
     return found
@@ -118,9 +130,8 @@ def names_in_python(text: str) -> Iterator[str]:
     assigned = {node.id for node in names if isinstance(node.ctx, ast.Store)}
     given = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
     known = code()
-    for node in names:
-        if node.id not in assigned | given | known.functions | known.classes.keys() | {"pytest", "source"}:
-            yield node.id
+    there = assigned | given | known.functions | known.classes.keys() | {"pytest", "source"}
+    yield from (name.id for name in names if name.id not in there)
     members = known.functions.union(*known.classes.values())
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr not in members | {"mark", "mutants", "requires"}:
