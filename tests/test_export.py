@@ -107,6 +107,13 @@ def test_markdown_lists_failures_and_keeps_its_table() -> None:
     rows = [line for line in text.splitlines() if line.startswith("| oops")]
     assert len(rows) == 1
     assert len(re.split(r"(?<!\\)\|", rows[0])) == 7
+    # In a code span a backslash would be shown.
+    assert "`./pinpoint repro bundles/parisc/test_d`" in rows[0]
+
+
+def test_markdown_cuts_reasons_of_kilobytes() -> None:
+    text = markdown([cell("test_d", Verdict.FAIL, reason="x" * 5000)], RUN)
+    assert f"| {'x' * 500} ... |" in text
 
 
 @pytest.mark.parametrize("export", [ktap, lambda cells: junit(cells, RUN), lambda cells: markdown(cells, RUN)])

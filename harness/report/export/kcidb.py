@@ -32,7 +32,8 @@ def kcidb(
 
     Each image is a build, each cell a test. A known-fail is FAIL with an incident of the defect's issue, a
     harness-error is ERROR, a cell that did not run (`missing`) is MISS. Figures of a VM are tests with a number as
-    output. `origin` is the submitter's name, of letters, digits and underscores.
+    output; those of the whole run are in the checkout's `misc`, because a test belongs to one build. `origin` is the
+    submitter's name, of letters, digits and underscores.
     """
     pivot = Pivot(cells, missing)
     began = _began(run)
@@ -85,7 +86,15 @@ def kcidb(
         ]
     return {
         "version": {"major": 5, "minor": 3},
-        "checkouts": [{"id": checkout, "origin": origin, "valid": True, "start_time": began}],
+        "checkouts": [
+            {
+                "id": checkout,
+                "origin": origin,
+                "valid": True,
+                "start_time": began,
+                "misc": {"figures": {each.figure: each.value for each in figures if not each.vm}},
+            }
+        ],
         "builds": builds,
         "tests": tests,
         **({"issues": list(issues.values()), "incidents": incidents} if issues else {}),

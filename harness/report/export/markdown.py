@@ -9,6 +9,8 @@ from harness.report.record import Cell
 from harness.verdict.printk import printable_line
 
 _MOST_FAILURES = 50
+# Characters of a reason that are shown; some reasons list every section of a module.
+_LONGEST_REASON = 500
 
 
 def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ()) -> str:
@@ -35,10 +37,9 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
             lines += ["", f"and {len(bad) - _MOST_FAILURES} more"]
     if pivot.missing:
         lines += ["", f"### {len(pivot.missing)} {LOST}", ""]
-        lines += [
-            f"- `{escape_table_text(each.case)}` on `{each.vm}`{_mutant(each)}"
-            for each in pivot.missing[:_MOST_FAILURES]
-        ]
+        lines += [f"- {_code(each.case)} on `{each.vm}`{_mutant(each)}" for each in pivot.missing[:_MOST_FAILURES]]
+        if len(pivot.missing) > _MOST_FAILURES:
+            lines.append(f"- and {len(pivot.missing) - _MOST_FAILURES} more")
     return "\n".join(lines) + "\n"
 
 
@@ -47,9 +48,16 @@ def _mutant(cell: SelectedCell) -> str:
 
 
 def _failure(cell: Cell) -> str:
-    replay = f"`./pinpoint repro {escape_table_text(cell.bundle)}`" if cell.bundle else ""
-    case = f"`{escape_table_text(cell.case)}`{_mutant(cell)}"
-    return f"| {cell.verdict.value} | {case} | `{cell.vm}` | {escape_table_text(cell.reason)} | {replay} |"
+    replay = _code(f"./pinpoint repro {cell.bundle}") if cell.bundle else ""
+    case = f"{_code(cell.case)}{_mutant(cell)}"
+    reason = cell.reason if len(cell.reason) <= _LONGEST_REASON else f"{cell.reason[:_LONGEST_REASON]} ..."
+    return f"| {cell.verdict.value} | {case} | `{cell.vm}` | {escape_table_text(reason)} | {replay} |"
+
+
+def _code(text: str) -> str:
+    """Return the text as a code span of a table: a backslash escapes nothing there except a pipe (GFM, tables)."""
+    line = printable_line(text).replace("`", "'").replace("|", "\\|")
+    return f"`{line}`"
 
 
 def escape_table_text(text: str) -> str:
