@@ -5,13 +5,16 @@ A command's module is imported only when the command is used, because importing 
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from harness import doctor as host
 from harness import user_config
@@ -61,6 +64,22 @@ class _Commands(click.Group):
         module, name = _COMMANDS[cmd_name]
         command: click.Command = getattr(import_module(f"harness.{module}"), name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name, with the first line of its docstring, without importing any command."""
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        items = [CompletionItem(name, help=_first_line(name)) for name in names]
+        return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def _first_line(command: str) -> str:
+    """The first line of the docstring of a command's function, read from its file."""
+    module, name = _COMMANDS.get(command, ("cli", command))
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_bytes())
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,30 @@ complete -p pinpoint
     assert options.split() == ["--schedules", "--schedule"]
     assert form.split() == ["--format"]
     assert "_pinpoint_completion" in bound
+
+
+def test_a_commands_name_is_completed_without_importing_a_command() -> None:
+    program = """
+import sys
+from harness import cli
+status = cli.main()
+print(sorted(name for name in sys.modules if name.startswith("harness.cli_")), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "_PINPOINT_COMPLETE": "zsh_complete", "COMP_WORDS": "pinpoint ", "COMP_CWORD": "1"},
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    names, helps = lines[1::3], lines[2::3]
+    assert names == cli.cli.list_commands(click.Context(cli.cli))
+    assert "_" not in helps
+    assert helps[names.index("man")] == "Print the manual page, generated from the help of every command."
+    assert done.stderr.strip() == "['harness.cli_common', 'harness.cli_completion_and_man']"
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

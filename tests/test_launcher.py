@@ -209,6 +209,15 @@ def test_doctor_works_where_nothing_may_be_installed(bare: Project) -> None:
 
 
 @debian
+def test_a_completion_installs_and_prints_nothing(bare: Project) -> None:
+    bare.script("sudo", f"echo sudo >>{bare.root}/calls")
+    bare.script("id", "echo 1000")
+    done = bare.start(_PINPOINT_COMPLETE="bash_complete", COMP_WORDS="pinpoint r", COMP_CWORD="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert bare.recorded("calls") == ""
+    assert not bare.cache.exists()
+
+
 def test_without_sudo_it_prints_the_command(bare: Project) -> None:
     for program in ("sh", "dirname", "readlink", "uname", "date"):
         (bare.bin / program).symlink_to(f"/usr/bin/{program}")
