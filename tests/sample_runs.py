@@ -113,7 +113,10 @@ def small(root: Path) -> RunDirectory:
 
 
 def full(root: Path, vms: int = 12, cases: int = 150) -> RunDirectory:
-    """A run of a full matrix: each case on each VM, honest and with two mutants, one cell in a hundred failed."""
+    """A run of a full matrix: each case on each VM, honest and with two mutants, one cell in a hundred failed.
+
+    Each VM has four trials of relocation by hand with their drawings.
+    """
     run = _named(root, "20261128-130000-cccc")
     with run.results_file.open("w") as stream:
         for each in _matrix(run, vms, cases):
@@ -121,6 +124,10 @@ def full(root: Path, vms: int = 12, cases: int = 150) -> RunDirectory:
     for number in range(40):
         for vm in range(vms):
             Figures(run).add(f"some.figure_{number}", number * vm, "things", vm=f"vm-{vm}", keep=number < 5)
+    for vm in range(vms):
+        for trial in ("own-kernel", "module", "rebuilt-module", "section-module"):
+            # As many functions as a real run draws.
+            _trials(run, f"vm-{vm}", trial, 34)
     Figures(run).add("run.wall_s", 1200, "s", goal="at most 1500")
     return run
 
@@ -147,7 +154,7 @@ def _matrix(run: RunDirectory, vms: int, cases: int) -> Iterator[Cell]:
                 yield failed(run, made, "assert 1 == 2\n" * 40) if verdict is Verdict.FAIL else made
 
 
-def _trials(run: RunDirectory) -> None:
+def _trials(run: RunDirectory, vm: str = "parisc", trial: str = "module", functions: int = 3) -> None:
     here = Stretch(
         address=0x1000,
         code="90" * 8 + "5589e5c3" * 4,
@@ -156,8 +163,8 @@ def _trials(run: RunDirectory) -> None:
         label="f+0x0",
     )
     row = TrialRow(
-        vm="parisc",
-        trial="module",
+        vm=vm,
+        trial=trial,
         made_for="pinpoint_target",
         symbols=34,
         missed=33,
@@ -172,7 +179,7 @@ def _trials(run: RunDirectory) -> None:
         by_hand_bytes=1104,
         by_symbol_bytes=968,
         drawing=Drawing(function="f+0x0 [m]", by_symbol=here, by_hand=here, place="instruction", distance=24),
-        moved=(Moved("f", 0, 0, 16), Moved("g", 16, 32, 16), Moved("h", 32, 64, 16)),
+        moved=tuple(Moved(f"function_{each}", 16 * each, 32 * each, 16) for each in range(functions)),
     )
     Trials(run, Figures(run)).add(row, headline=True)
 

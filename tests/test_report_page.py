@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.landing.site import Site
 from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 from harness.report import history, timeline
 from harness.report.html import write_html, write_report
+from harness.report.lost_cells import Lost
 from harness.report.merged_records_for_report import Material
 from harness.report.metrics_with_goals import Figures
 from harness.report.page.case_docstrings import read_claims
@@ -144,6 +146,44 @@ def test_an_excerpt_keeps_the_end_of_the_console_and_the_begin_of_the_failure(ru
     assert found["console"].endswith("line 4999")
     assert found["failure"].startswith("line 0\n")
     assert found["failure"].endswith("\n...")
+
+
+def test_an_excerpt_leaves_out_the_fences_of_the_harness_alone(run: RunDirectory) -> None:
+    cell = _failed(run)
+    fence = "pinpoint: fence 0123456789abcdef"
+    lines = [f"[   12.123456] {fence}", f"BUG: {fence}", fence, "[   12.123457] last"]
+    (run.path / cell.bundle / "console.log").write_text("\n".join(lines))
+    assert ExcerptReader(run.path).read_excerpts(cell)["console"] == f"BUG: {fence}\n[   12.123457] last"
+
+
+def test_excerpts_end_where_the_page_would_grow_too_large(run: RunDirectory) -> None:
+    cell = _failed(run)
+    (run.path / cell.bundle / "failure.txt").write_text("line\n" * 2000)
+    (run.path / cell.bundle / "console.log").write_text("line\n" * 2000)
+    reader = ExcerptReader(run.path)
+    found = [reader.read_excerpts(cell) for _ in range(100)]
+    assert found[50]
+    assert not found[-1]
+    assert sum(len(text) for texts in found for text in texts.values()) < 520_000
+
+
+def test_a_reason_of_kilobytes_is_cut_in_the_news_and_whole_among_the_failures(run: RunDirectory) -> None:
+    Results(run).write(sample_runs.cell("test_gone", "parisc", Verdict.FAIL, reason="x" * 5000))
+    page = write_report([run], run.html_report_file).read_text()
+    assert page.count("x" * 5000) == 2  # among the failures, and in what the square opens to
+    assert f"{'x' * 200} ...</li>" in page
+
+
+def test_cells_that_did_not_run_are_one_entry_for_each_vm(run: RunDirectory) -> None:
+    for vm, count in (("parisc", 11), ("x86_64-debian", 1)):
+        missing = [Lost(file="cases/test_sites.py", case=f"test_{each}", vm=vm, mutant="") for each in range(count)]
+        with run.lost_cells_file.open("a") as stream:
+            stream.writelines(f"{each.model_dump_json()}\n" for each in missing)
+    page = write_report([run], run.html_report_file).read_text()
+    assert re.findall(r"</span> (\d+ cells? on <b>\S+</b>) did not run.</p>\s*<details( open)?>", page) == [
+        ("12 cells on <b>parisc</b>", ""),
+        ("1 cell on <b>x86_64-debian</b>", " open"),
+    ]
 
 
 def test_news_are_since_the_last_run_of_each_vm(run: RunDirectory, earlier: RunDirectory) -> None:

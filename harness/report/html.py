@@ -85,7 +85,7 @@ def render(material: Material) -> str:
         lanes=lanes.lanes(material.timeline_spans),
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles=material.console_logs,
-        verdicts=[verdict.value for verdict in Verdict],
+        all_verdicts=list(Verdict),
         seconds=format_duration(sum(cell.seconds for cell in material.cells)),
         anchor=_anchor,
         clock=format_duration,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,21 +17,24 @@ FAILURE = "failure.txt"
 _LARGEST = 16 << 20
 _SHOWN = {FAILURE: 6000, CONSOLE: 3000}
 _MOST_BUNDLES = 200
+_MOST_CHARACTERS = 500_000
+# A line of the harness itself: after each cell it shows that the console has been read so far.
+_FENCE = re.compile(r"^(?:\[ *\d+\.\d+\] )?pinpoint: fence [0-9a-f]{16}\s*\n", re.M)
 
 
 class ExcerptReader:
-    """Reads excerpts of at most 200 bundles; of the others the report shows the reason."""
+    """Reads excerpts of at most 200 bundles and 500,000 characters; of the others the report shows the reason."""
 
     def __init__(self, directory: Path) -> None:
         """`directory` is what the bundles' paths are relative to."""
         self._directory = directory
-        self._left = _MOST_BUNDLES
+        self._bundles_left, self._characters_left = _MOST_BUNDLES, _MOST_CHARACTERS
 
     def read_excerpts(self, cell: Cell) -> Mapping[str, str]:
         """`failure` and `console` of a cell's bundle: empty without one, or the reason why it cannot be read."""
-        if not cell.bundle or self._left <= 0:
+        if not cell.bundle or self._bundles_left <= 0 or self._characters_left <= 0:
             return {}
-        self._left -= 1
+        self._bundles_left -= 1
         try:
             files = BundleFiles(self._directory / cell.bundle)
         except (OSError, ValueError) as error:
@@ -39,6 +43,7 @@ class ExcerptReader:
             found = {"failure": _read(files, FAILURE), "console": _read(files, CONSOLE)}
         if found["failure"].strip() == cell.reason:
             del found["failure"]
+        self._characters_left -= sum(map(len, found.values()))
         return {name: text for name, text in found.items() if text}
 
 
@@ -50,6 +55,8 @@ def _read(files: BundleFiles, name: str) -> str:
         return ""
     except (NotInBundle, OSError, ValueError) as error:
         return f"{name} of its bundle cannot be read: {_why(error)}"
+    if name == CONSOLE:
+        text = _FENCE.sub("", text)
     shown = _SHOWN[name]
     if len(text) <= shown:
         return text

@@ -62,11 +62,12 @@ class CaseFileGroup:
 
 
 def case_file_groups(pivot: Pivot) -> list[CaseFileGroup]:
-    """The rows of the map, by case file in the order in which cases first ended."""
+    """The rows of the map by case file: claims that did not hold first, then by name."""
     by_file: dict[str, list[CaseRow]] = {}
     for number, case in enumerate(pivot.cases):
         by_file.setdefault(case.file, []).append(_row(pivot, number, case))
-    return [_group(file, rows, pivot.vms) for file, rows in by_file.items()]
+    groups = [_group(file, rows, pivot.vms) for file, rows in by_file.items()]
+    return sorted(groups, key=lambda group: (not group.is_open, group.name, group.file))
 
 
 def _row(pivot: Pivot, number: int, case: CaseName) -> CaseRow:

@@ -13,6 +13,8 @@ from harness.report.run_dir import RunDirectory
 
 # Entries of a list that are shown; a run of other cases than the last one has hundreds.
 _MOST = 30
+# Characters of an entry that are shown; "What did not hold" has the whole reason.
+_LONGEST = 300
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class News:
 
 def limit_lines(lines: Sequence[str]) -> Sequence[str]:
     """The lines of a section that the page shows, with the number of those it does not."""
-    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"and {len(lines) - _MOST} more: ./pinpoint compare"]
+    shown = [line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..." for line in lines[:_MOST]]
+    return shown if len(lines) <= _MOST else [*shown, f"and {len(lines) - _MOST} more: ./pinpoint compare"]
 
 
 def compare_with_earlier_runs(directory: RunDirectory, cells: Sequence[Cell]) -> News:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
 from harness.report.relocation_by_hand_table import TrialRow
@@ -20,6 +21,8 @@ SHARES: Mapping[str, str] = {
 }
 # Pictures are this wide, in units of their own.
 WIDTH = 1000.0
+# The places of the two digits of a byte, from where the byte begins.
+_DIGIT_PLACES = (5.0, 14.0)
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,27 @@ class TrialBar:
 
 
 @dataclass(frozen=True)
-class DrawnByte:
-    """One byte of a drawing: its place, its two hex digits, what stands there, and whether an instruction begins."""
+class SameBytes:
+    """Neighboring bytes of one kind: their place and width."""
 
-    x: float
-    text: str
     kind: str
-    begins_instruction: bool
+    x: float
+    width: float
 
 
 @dataclass(frozen=True)
 class Strip:
-    """The bytes of a stretch in a row. `pointer_x` is the middle of the byte that is pointed to."""
+    """The bytes of a stretch in a row.
+
+    `digits` are the hex digits of all bytes and `digit_places` the place of each; `instruction_places` are where
+    instructions begin. `pointer_x` is the middle of the byte that is pointed to.
+    """
 
     title: str
-    bytes: Sequence[DrawnByte]
+    runs: Sequence[SameBytes]
+    digits: str
+    digit_places: Sequence[float]
+    instruction_places: Sequence[float]
     pointer_x: float
     label: str
 
@@ -106,14 +115,24 @@ def strips(drawing: Drawing) -> list[Strip]:
 
 
 def _strip(title: str, stretch: Stretch, label: str) -> Strip:
-    code = bytes.fromhex(stretch.code)
+    code = bytes.fromhex(stretch.code)[: len(stretch.kinds)]
     width = WIDTH / max(len(code), 1)
-    shown = [
-        DrawnByte(round(index * width, 1), f"{byte:02x}", kind, kind == "instruction")
-        for index, (byte, kind) in enumerate(zip(code, stretch.kinds, strict=False))
-    ]
-    where = f"{label} at {stretch.address + stretch.marked:#x}"
-    return Strip(title, shown, round((stretch.marked + 0.5) * width, 1), where)
+    runs, begin = [], 0
+    # The rest of an instruction has the color of its first byte.
+    drawn_kinds = ["instruction" if kind == "mid_instruction" else kind for kind in stretch.kinds[: len(code)]]
+    for kind, same in groupby(drawn_kinds):
+        count = len(list(same))
+        runs.append(SameBytes(kind, round(begin * width, 1), round(count * width, 1)))
+        begin += count
+    return Strip(
+        title,
+        runs,
+        code.hex(),
+        [round(index * width + place, 1) for index in range(len(code)) for place in _DIGIT_PLACES],
+        [round(index * width, 1) for index, kind in enumerate(stretch.kinds) if kind == "instruction"],
+        round((stretch.marked + 0.5) * width, 1),
+        f"{label} at {stretch.address + stretch.marked:#x}",
+    )
 
 
 def layout_drawing(moved: Sequence[Moved]) -> LayoutDrawing | None:

@@ -38,7 +38,7 @@ function writeFragment() {
 
 const groups = matrix ? [...matrix.querySelectorAll(".group")].map((body) => ({
   body, button: body.querySelector("button"), opened: body.hasAttribute("data-open"),
-  claim: body.querySelector(".claim"),
+  claim: body.querySelector(".claim"), stop: null,
   rows: [...body.querySelectorAll(".case")].map((row) => ({
     row, number: row.dataset.case, cells: [...row.querySelectorAll("td")], words: words(row, body),
   })),
@@ -71,6 +71,7 @@ function show() {
     group.body.hidden = !left;
     count += left;
     fold(group, !(group.opened || filtered));
+    if (!group.stop || group.stop.closest("[hidden]")) stopAt(group, firstShown(group));
   }
   for (const row of matrix.querySelectorAll("thead tr, tfoot tr")) [...row.children].slice(1).forEach((cell, column) => { cell.hidden = !columns[column]; });
   byId("count").textContent = `${count} of ${all} cases`;
@@ -116,13 +117,13 @@ function oneCell(cell) {
   const name = cell[MUTANT] < 0 ? "honest probe" : `mutant ${text(cell[MUTANT])}`;
   part.append(made("p", {}, made("span", { class: `v ${text(cell[VERDICT])}` }, text(cell[VERDICT])), ` ${name}, ${cell[SECONDS]} s`));
   if (cell[REASON] >= 0) part.append(made("pre", { tabindex: "0" }, text(cell[REASON])));
-  if (cell[COLUMNS] >= 0) part.append(witnessTable(cell));
-  if (cell[FAILURE] >= 0) part.append(folded("failure and traces", made("pre", { tabindex: "0" }, text(cell[FAILURE]))));
-  if (cell[CONSOLE] >= 0) part.append(folded("end of the console", made("pre", { tabindex: "0" }, text(cell[CONSOLE]))));
-  for (const inner of part.querySelectorAll("details")) inner.open = !good;
-  if (cell[BUNDLE] >= 0) part.append(made("p", {}, "bundle: ", made("a", { href: `${encodeURI(text(cell[BUNDLE]))}/README.md` }, text(cell[BUNDLE]))));
   const copy = made("button", { type: "button", class: "copy", "aria-label": `copy the command ${text(cell[REPLAY])}` }, "copy");
   part.append(made("p", {}, made("span", { class: "command" }, made("code", {}, text(cell[REPLAY])), copy)));
+  if (cell[BUNDLE] >= 0) part.append(made("p", {}, "bundle: ", made("a", { href: `${encodeURI(text(cell[BUNDLE]))}/README.md` }, text(cell[BUNDLE]))));
+  if (cell[COLUMNS] >= 0) part.append(witnessTable(cell));
+  if (cell[FAILURE] >= 0) part.append(folded("failure and traces", made("pre", { tabindex: "0" }, text(cell[FAILURE]))));
+  if (cell[CONSOLE] >= 0) part.append(folded("end of the console, without fences", made("pre", { tabindex: "0" }, text(cell[CONSOLE]))));
+  for (const inner of part.querySelectorAll("details")) inner.open = !good;
   return part;
 }
 
@@ -159,13 +160,22 @@ function move(link, key) {
   const beside = [...row.querySelectorAll("td:not([hidden]) > a")];
   const column = links().filter((each) => each.dataset.vm === vm && each.checkVisibility());
   const to = { ArrowLeft: beside[beside.indexOf(link) - 1], ArrowRight: beside[beside.indexOf(link) + 1], ArrowUp: column[column.indexOf(link) - 1], ArrowDown: column[column.indexOf(link) + 1] }[key];
-  if (to) { focusOn(link, to); to.focus(); }
+  if (to) { stopAt(groups.find(({ body }) => body.contains(to)), to); to.focus(); }
 }
 
-// One square at a time is in the order of the Tab key; arrows move it.
-function focusOn(from, to) {
-  if (from) from.tabIndex = -1;
-  to.tabIndex = 0;
+// One square of each claim is in the order of the Tab key; arrows move it.
+function stopAt(group, link) {
+  if (group.stop) group.stop.tabIndex = -1;
+  group.stop = link ?? null;
+  if (link) link.tabIndex = 0;
+}
+
+function firstShown(group) {
+  for (const { row, cells } of group.rows) {
+    const cell = row.hidden ? null : cells.find((each) => !each.hidden && each.querySelector("a"));
+    if (cell) return cell.querySelector("a");
+  }
+  return null;
 }
 
 async function copy(button) {
@@ -214,9 +224,7 @@ function follow() {
 byId("theme").hidden = false;
 if (matrix) {
   form.hidden = document.querySelector(".keys").hidden = false;
-  const squares = [...matrix.querySelectorAll("td > a")];
-  for (const link of squares) link.tabIndex = -1;
-  if (squares.length) focusOn(null, squares[0]);
+  for (const link of matrix.querySelectorAll("td > a")) link.tabIndex = -1;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     state.q = byId("q").value;
