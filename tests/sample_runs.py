@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.report import bundle, lost_cells, timeline
+from harness.report import bundle, jsonl, lost_cells, timeline
 from harness.report.bundle import Bundle
 from harness.report.lost_cells import Lost
 from harness.report.metrics_with_goals import Figures
@@ -98,7 +98,7 @@ def small(root: Path) -> RunDirectory:
     Figures(run).add("cells.lost", 1, "cells", goal="0")
     Figures(run).add("run.wall_s", 120, "s", goal="at most 180")
     Figures(run).add("sweep.sites", 4711, "sites", vm="parisc")
-    _trials(run)
+    Trials(run, Figures(run)).add(_trial("parisc", "module", 3), headline=True)
     spans = [
         Span(worker="main", vm="parisc", kind="kernel", name="412 objects", began=0, seconds=40),
         Span(worker="gw0", vm="parisc", kind="boot", name="", began=40, seconds=6),
@@ -124,10 +124,13 @@ def full(root: Path, vms: int = 12, cases: int = 150) -> RunDirectory:
     for number in range(40):
         for vm in range(vms):
             Figures(run).add(f"some.figure_{number}", number * vm, "things", vm=f"vm-{vm}", keep=number < 5)
-    for vm in range(vms):
-        for trial in ("own-kernel", "module", "rebuilt-module", "section-module"):
-            # As many functions as a real run draws.
-            _trials(run, f"vm-{vm}", trial, 34)
+    # As many functions as a real run draws. One write, because each of Trials.add() waits for the disk.
+    rows = [
+        _trial(f"vm-{vm}", trial, 34)
+        for vm in range(vms)
+        for trial in ("own-kernel", "module", "rebuilt-module", "section-module")
+    ]
+    run.trials_file.write_text("".join(f"{jsonl.ascii_json(row)}\n" for row in rows))
     Figures(run).add("run.wall_s", 1200, "s", goal="at most 1500")
     return run
 
@@ -154,7 +157,7 @@ def _matrix(run: RunDirectory, vms: int, cases: int) -> Iterator[Cell]:
                 yield failed(run, made, "assert 1 == 2\n" * 40) if verdict is Verdict.FAIL else made
 
 
-def _trials(run: RunDirectory, vm: str = "parisc", trial: str = "module", functions: int = 3) -> None:
+def _trial(vm: str, trial: str, functions: int) -> TrialRow:
     here = Stretch(
         address=0x1000,
         code="90" * 8 + "5589e5c3" * 4,
@@ -162,7 +165,7 @@ def _trials(run: RunDirectory, vm: str = "parisc", trial: str = "module", functi
         marked=8,
         label="f+0x0",
     )
-    row = TrialRow(
+    return TrialRow(
         vm=vm,
         trial=trial,
         made_for="pinpoint_target",
@@ -181,7 +184,6 @@ def _trials(run: RunDirectory, vm: str = "parisc", trial: str = "module", functi
         drawing=Drawing(function="f+0x0 [m]", by_symbol=here, by_hand=here, place="instruction", distance=24),
         moved=tuple(Moved(f"function_{each}", 16 * each, 32 * each, 16) for each in range(functions)),
     )
-    Trials(run, Figures(run)).add(row, headline=True)
 
 
 def _named(root: Path, name: str) -> RunDirectory:
