@@ -49,8 +49,11 @@ def has_only_intended_backtraces(complaint: Complaint, modules: Collection[str])
 
     `modules` are those of which `can_print_backtraces` is true.
     """
-    if complaint.kind is not ComplaintKind.TRACE:
-        return False
+    return complaint.kind is ComplaintKind.TRACE and traces_are_intended(complaint, modules)
+
+
+def traces_are_intended(complaint: Complaint, modules: Collection[str]) -> bool:
+    """Return True if the complaint has backtraces, and each is one that these modules print on purpose."""
     traces = _traces(complaint)
     if len(complaint.lines) >= MOST_LINES:
         # The last trace was cut.

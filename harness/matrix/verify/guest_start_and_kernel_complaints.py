@@ -22,7 +22,7 @@ from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import GuestState
 from harness.matrix.verify import chroot_of_debian_packages
-from harness.verdict import deliberate_dump_stack
+from harness.verdict import deliberate_dump_stack, module_warning_lines
 from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_complaints, sort_by_boot_noise
 
 _FENCE_SECONDS = 60.0
@@ -67,12 +67,17 @@ def _prepared(guest: Guest, prepare: Callable[[Guest], None] | None) -> Guest:
 
 
 class KernelComplaintsAndState:
-    """The complaints and the state of a guest's kernel, read repeatedly; `modules` may print backtraces on purpose."""
+    """The complaints and the state of a guest's kernel, read repeatedly.
 
-    def __init__(self, guest: Guest, modules: Collection[str]) -> None:
+    `modules` may print backtraces on purpose, and lines that begin with one of `texts`.
+    """
+
+    def __init__(self, guest: Guest, modules: Collection[str], texts: Collection[str] = ()) -> None:
         self._guest = guest
         self._modules = frozenset(modules)
+        self._texts = frozenset(texts)
         self.intended_backtrace_count = 0
+        self.module_lines: list[str] = []
         self.complaints: list[Complaint] = []
         self.initial_state = self.take_complaints_and_read_state()
         self.complaints = []
@@ -109,6 +114,8 @@ class KernelComplaintsAndState:
         for complaint in found:
             if deliberate_dump_stack.has_only_intended_backtraces(complaint, self._modules):
                 self.intended_backtrace_count += 1
+            elif module_warning_lines.is_module_line(complaint, self._texts, self._modules):
+                self.module_lines.append(complaint.headline)
             else:
                 self.complaints.append(complaint)
 

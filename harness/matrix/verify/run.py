@@ -29,6 +29,7 @@ from harness.matrix.verify.reload_probed_modules import reload_probed_modules
 from harness.matrix.verify.report import Report
 from harness.matrix.verify.subjects import Command, CommandWithModules, Modules, Subject, SubjectRefused
 from harness.verdict.complaints import Complaint
+from harness.verdict.printk import printable_line
 
 _SHOWN_LINES = 12
 
@@ -62,7 +63,7 @@ class VerifyRun:
 
     def run(self) -> None:
         """Run the subject. Raises SubjectRefused when it could not be started and the kernel did not complain."""
-        kernel = KernelComplaintsAndState(self.guest, self.subject.tracing_modules)
+        kernel = KernelComplaintsAndState(self.guest, self.subject.tracing_modules, self.subject.warning_texts)
         refusal: SubjectRefused | None = None
         try:
             before = changed_settings.read_settings(self.guest)
@@ -90,6 +91,9 @@ class VerifyRun:
         if kernel.intended_backtrace_count:
             count = kernel.intended_backtrace_count
             self.notes.append(f"{count} backtraces on the console are the module's own: it calls dump_stack()")
+        if kernel.module_lines:
+            shown = printable_line(kernel.module_lines[0])
+            self.notes.append(f"{len(kernel.module_lines)} lines such as {shown!r} are the module's own, not a WARN's")
         self.notes += self.subject.notes
         self.notes += [f"left behind: {thing}" for thing in kernel.initial_state.list_changes(after, ())]
         self.notes += [f"left changed: {thing}" for thing in changed]

@@ -16,7 +16,7 @@ from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
 from harness.matrix.verify import chroot_of_debian_packages
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader
-from harness.verdict import deliberate_dump_stack
+from harness.verdict import deliberate_dump_stack, module_warning_lines
 
 # The word of --loader for the loader of docs/pinning.md.
 PINNED = "pinned"
@@ -39,12 +39,14 @@ class SubjectRefused(UsageError):
 class Subject(Protocol):
     """Something that registers probes.
 
-    `tracing_modules` are those of its modules that may print backtraces on purpose. `start_time_ns` is the time when
-    its start had completed, on the guest's monotonic clock in nanoseconds, 0 if unknown.
+    `tracing_modules` are those of its modules that may print backtraces on purpose. `warning_texts` are the beginnings
+    of lines that its modules may print and that look like the kernel's warnings. `start_time_ns` is the time when its
+    start had completed, on the guest's monotonic clock in nanoseconds, 0 if unknown.
     """
 
     display_name: str
     tracing_modules: frozenset[str]
+    warning_texts: frozenset[str]
     notes: list[str]
     start_time_ns: int
 
@@ -72,6 +74,7 @@ class Modules:
         self.tracing_modules = frozenset(
             each.name for each in modules if deliberate_dump_stack.can_print_backtraces(each.elf)
         )
+        self.warning_texts = frozenset[str]().union(*(module_warning_lines.warning_texts(each.elf) for each in modules))
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -163,6 +166,7 @@ class Command:
     def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
         self.display_name = f"`{command}`"
         self.tracing_modules: frozenset[str] = frozenset()
+        self.warning_texts: frozenset[str] = frozenset()
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -243,6 +247,7 @@ class CommandWithModules:
     def __init__(self, modules: Modules, command: Subject) -> None:
         self.display_name = command.display_name
         self.tracing_modules = modules.tracing_modules | command.tracing_modules
+        self.warning_texts = modules.warning_texts | command.warning_texts
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._modules = modules

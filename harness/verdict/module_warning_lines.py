@@ -1,0 +1,48 @@
+"""Lines that begin with `WARNING: ` and that a module prints by itself: pr_warn(), not the kernel's WARN()."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from harness.core.elf import Elf
+from harness.verdict import deliberate_dump_stack
+from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
+from harness.verdict.complaints import Complaint
+
+# A string of the module's data, behind KERN_SOH and the level (include/linux/kern_levels.h) if it has one.
+_STRING = re.compile(rb"(?:(?<=\0)|\A)(?:\x01[0-7c])?(WARNING: [\x20-\x7e]+)")
+# What __warn() prints (kernel/panic.c, 6.1), and __WARN_trap's line since 6.18: the place, and the processor.
+_WARN = re.compile(r"WARNING: .*(?:\bCPU: ?\d|\bCPU#\d|\bPID: ?\d|\bat \S+(?::\d+|\+0x))")
+# A format such as "WARNING: %s" would match each line that the kernel's own code prints.
+_SHORTEST = len("WARNING: ") + 4
+
+
+def warning_texts(module: Elf) -> frozenset[str]:
+    """Return the formats in a module's data that begin with `WARNING: `, each up to its first conversion."""
+    found: set[str] = set()
+    for section in module.allocated_sections:
+        if section.in_file and section.name not in module.duplicated_section_names:
+            data = module.section_bytes(section.name, 0, section.size)
+            found.update(match[1].decode("ascii").partition("%")[0] for match in _STRING.finditer(data))
+    return frozenset(text for text in found if len(text) >= _SHORTEST)
+
+
+def is_module_line(complaint: Complaint, texts: Collection[str], tracing_modules: Collection[str]) -> bool:
+    """Return True if the complaint is one line that a module with these formats prints, and no form of a WARN.
+
+    Backtraces behind it must be intended ones of `tracing_modules`. A WARN begins with `[ cut here ]`, and its line
+    shows the processor.
+    """
+    if complaint.kind is not ComplaintKind.WARNING or complaint.headline != complaint.lines[0]:
+        return False
+    if _WARN.match(complaint.headline) or not complaint.headline.startswith(tuple(texts)):
+        return False
+    openings = [opening for opening in map(opening_of, complaint.lines[1:]) if opening]
+    return all(map(_is_trace, openings)) and (
+        not openings or deliberate_dump_stack.traces_are_intended(complaint, tracing_modules)
+    )
+
+
+def _is_trace(opening: Opening) -> bool:
+    return opening.kind is ComplaintKind.TRACE
