@@ -92,8 +92,9 @@ class VerifyRun:
             count = kernel.intended_backtrace_count
             self.notes.append(f"{count} backtraces on the console are the module's own: it calls dump_stack()")
         if kernel.module_lines:
+            more = f" (and {len(kernel.module_lines) - 1} more lines)" if len(kernel.module_lines) > 1 else ""
             shown = printable_line(kernel.module_lines[0])
-            self.notes.append(f"{len(kernel.module_lines)} lines such as {shown!r} are the module's own, not a WARN's")
+            self.notes.append(f"{shown!r}{more} is a text of the module's own file, and no WARN of the kernel")
         self.notes += self.subject.notes
         self.notes += [f"left behind: {thing}" for thing in kernel.initial_state.list_changes(after, ())]
         self.notes += [f"left changed: {thing}" for thing in changed]
