@@ -49,6 +49,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--settle", type=click.FloatRange(0, 600), metavar="SECONDS", help="Judge after exactly so long.")
 @click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="A probe must stand here.")
 @click.option("--run", "command", default="", metavar="COMMAND", help="Judge what this command registers in a guest.")
+@click.option("--stap", "script", default="", metavar="SCRIPT|FILE.stp", help="Judge a systemtap script's probes.")
 @click.option("--with-package", "packages", multiple=True, metavar="NAME", help="A Debian package for the command.")
 @click.option("--remove-targets", is_flag=True, help="Remove and load again the --with modules that are probed.")
 @click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
@@ -65,6 +66,7 @@ def verify(
     settle: float | None,
     expected: Sequence[str],
     command: str,
+    script: str,
     packages: Sequence[str],
     remove_targets: bool,
     system_map: Path | None,
@@ -75,17 +77,22 @@ def verify(
 
     Exit status: 0 when no probe was missed and the kernel did not complain, 1 otherwise, 2 for bad input.
     """
-    if not files and not command:
-        mend = "give a module, its source or its directory, or --run; see ./pinpoint verify -h"
+    if not files and not command and not script:
+        mend = "give a module, its source or its directory, or --run, or --stap; see ./pinpoint verify -h"
         raise UsageError("nothing to verify", mend=mend)
-    if files and command:
-        raise UsageError("modules and --run together", mend="load what the command needs with --with")
+    if command and script:
+        raise UsageError("--run and --stap together", mend="give one of them")
+    if files and (command or script):
+        option = "--run" if command else "--stap"
+        raise UsageError(f"modules and {option} together", mend="load what it needs first with --with")
     if packages and not command:
         raise UsageError("--with-package without --run", mend="give the command that needs it")
     if remove_targets and not also:
         raise UsageError("--remove-targets without --with", mend="give the module that is probed: --with FILE.ko")
     pairs = _pairs(parameters)
-    wanted = VerifyRequest(files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets)
+    wanted = VerifyRequest(
+        files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets, script
+    )
     for word in expected:
         plan.parse_expected_site(word)
     given = (
@@ -126,4 +133,5 @@ def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> R
         plan.demand_architecture(wanted, recipe, place)
         image = prepare(recipe, build_context)
         modules = plan.modules_to_load(wanted, image, build_context, place)
-        return run.verify(image, wanted, modules, build_context, log)
+        script = plan.compile_systemtap_script(wanted, image, build_context, place)
+        return run.verify(image, wanted, modules, build_context, log, script)

@@ -53,8 +53,10 @@ class PackedTools:
     disk: Path | None = None
 
 
-def obtain_packed_tools(recipe: Recipe, packages: Sequence[str], build_context: BuildContext) -> PackedTools:
-    """Return the packages for guests of a recipe, from the store or built now.
+def obtain_packed_tools(
+    recipe: Recipe, packages: Sequence[str], build_context: BuildContext, suite: str = ""
+) -> PackedTools:
+    """Return the packages for guests of a recipe, from the store or built now; of the VM's release or of `suite`.
 
     Raises UsageError for an architecture or a package that Debian does not have, HostError when one cannot be had.
     """
@@ -62,7 +64,7 @@ def obtain_packed_tools(recipe: Recipe, packages: Sequence[str], build_context: 
     if architecture is None:
         mend = "run it without --with-package"
         raise UsageError(f"Debian has no packages for {recipe.arch}", where=recipe.name, mend=mend)
-    source = build_context.for_suite(recipe.kernel.suite).packages
+    source = build_context.for_suite(suite or recipe.kernel.suite).packages
     wanted = tuple(sorted(set(packages)))
     try:
         closure = source.closure(wanted, architecture)

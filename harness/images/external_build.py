@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from harness.core import child_privilege_drop, paths, process
-from harness.core.child_privilege_drop import Rights
+from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
-from harness.core.locks import hold_lock
+from harness.images import confined_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kbuild import Make, MakeProgress
 
-_BUILD_S = 900.0
 _MAKEFILES = ("Kbuild", "Makefile")
 # Files of an earlier build must not be taken for results of this build.
 _BUILT = shutil.ignore_patterns("*.ko", "*.o", "*.mod", "*.mod.c", ".*.cmd", "Module.symvers", "modules.order", ".git")
-_MOST_BYTES = 256 << 20
-# On the whole host one build at a time has the user of builds: what this user runs afterwards is left over.
-_LOCK = Path("/run/pinpoint-module-build.lock")
 
 
 def build(source: Path, image: Image, build_context: BuildContext, directory: Path) -> list[Path]:
@@ -51,7 +43,7 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
         make = Make(
             image.recipe.architecture, headers.source, headers.objects, log, jobs=build_context.slots.cores, nice=0
         )
-        with _confined(make, place, step):
+        with confined_build.confined([headers.source, headers.objects], place, step):
             _make(make, place, image, source, step)
         found = [_taken(path, into / path.name, source) for path in sorted(place.rglob("*.ko"))]
     if not found:
@@ -59,55 +51,9 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
     return found
 
 
-@contextmanager
-def _confined(make: Make, scratch: Path, step: ProgressStep) -> Iterator[None]:
-    """Run children with the rights of builds: a Makefile is a program, and its author is unknown."""
-    if reason := child_privilege_drop.reason_rights_kept():
-        step.set_final_detail(f"built with root's rights: {reason}")
-    given = _rights(make, scratch)
-    if given is None:
-        yield
-        return
-    with hold_lock(_LOCK, deadline=Deadline.after(_BUILD_S), on_wait=step.publish_progress):
-        child_privilege_drop.kill_processes_of_user(given.user)
-        try:
-            with process.with_rights(given):
-                yield
-        finally:
-            child_privilege_drop.kill_processes_of_user(given.user)
-
-
-def _rights(make: Make, scratch: Path) -> Rights | None:
-    """Return rights to read the kernel's trees and to write the scratch directory only."""
-    trees = [paths.store_entry_of(make.source), paths.store_entry_of(make.objects)]
-    ours = [tree for tree in trees if tree.resolve().is_relative_to(paths.cache().resolve())]
-    foreign = [tree for tree in trees if tree not in ours]
-    given = child_privilege_drop.restricted_rights(
-        ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER
-    )
-    # The copy of a read-only source must be writable, because the build writes beside the source files.
-    for path in (scratch, *scratch.rglob("*")) if given else ():
-        os.lchown(path, child_privilege_drop.BUILD_USER, child_privilege_drop.GROUP)
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o700 if path.is_dir() else 0o600))
-    return given
-
-
 def _taken(built: Path, copy: Path, source: Path) -> Path:
-    """Copy a built module out of the scratch directory, where a build may have left links to files of the host."""
-    try:
-        descriptor = os.open(built, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise UsageError(f"builds {built.name}, which cannot be read: {error.strerror}", where=str(source)) from None
-    status = os.fstat(descriptor)
-    # A link in a directory's place leads to another owner's file.
-    owned = (
-        os.geteuid() or child_privilege_drop.reason_rights_kept() or status.st_uid == child_privilege_drop.BUILD_USER
-    )
-    if not stat.S_ISREG(status.st_mode) or not owned or status.st_size > _MOST_BYTES:
-        os.close(descriptor)
-        raise UsageError(f"builds {built.name}, which is no file of the build", where=str(source))
-    with os.fdopen(descriptor, "rb") as stream, copy.open("xb") as out:
+    """Copy a built module out of the scratch directory."""
+    with os.fdopen(confined_build.open_result(built, str(source)), "rb") as stream, copy.open("xb") as out:
         shutil.copyfileobj(stream, out)
     return copy
 
@@ -122,7 +68,9 @@ def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressS
         "TMPDIR": str(scratch),
     }
     try:
-        make.run(["modules"], MakeProgress(step), deadline=Deadline.after(_BUILD_S), variables=variables)
+        make.run(
+            ["modules"], MakeProgress(step), deadline=Deadline.after(confined_build.BUILD_SECONDS), variables=variables
+        )
     except BuildError as error:
         what = error.what.replace(f"{scratch}/", "").replace("make modules failed: ", "does not build: ")
         raise UsageError(what, where=str(source), mend=f"the whole log: {make.log}") from None
@@ -163,7 +111,9 @@ def _demand_small(source: Path) -> None:
     total = 0
     for path in source.rglob("*"):
         total += path.lstat().st_size
-        if total > _MOST_BYTES:
+        if total > confined_build.MOST_BYTES:
             raise UsageError(
-                f"has more than {_MOST_BYTES >> 20} MiB", where=str(source), mend="give the module's directory"
+                f"has more than {confined_build.MOST_BYTES >> 20} MiB",
+                where=str(source),
+                mend="give the module's directory",
             )

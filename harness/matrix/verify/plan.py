@@ -14,6 +14,7 @@ from harness.images import (
     external_ko_elf_check,
     modinfo_and_load_checks,
     packaged_kernel_module_by_name,
+    systemtap,
 )
 from harness.images.build_context import BuildContext
 from harness.images.external_ko_decompressed_copy import private_copy
@@ -34,7 +35,8 @@ _LATER = re.compile(
 class VerifyRequest:
     """One call of the command.
 
-    `files` are modules, sources or directories, `modules_loaded_first` are modules to load before them.
+    `files` are modules, sources or directories, `modules_loaded_first` are modules to load before them; `script` is a
+    systemtap script, or the path of one that ends in .stp.
     """
 
     files: Sequence[Path] = ()
@@ -47,6 +49,7 @@ class VerifyRequest:
     packages: Sequence[str] = ()
     system_map: Path | None = None
     remove_targets: bool = False
+    script: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,27 @@ def modules_to_load(
     return [
         ModuleToLoad(each.name, each.copied_file, each.file, words.get(each.name, ()), each.judged) for each in found
     ]
+
+
+def compile_systemtap_script(
+    wanted: VerifyRequest, image: Image, build_context: BuildContext, directory: Path
+) -> ModuleToLoad | None:
+    """Return the module of the request's systemtap script, compiled into `directory`; None without a script.
+
+    Raises UsageError for a file that cannot be read, and what compiling raises.
+    """
+    if not wanted.script:
+        return None
+    file = Path(wanted.script)
+    text, name, where = wanted.script, "script", "--stap"
+    if file.suffix == ".stp":
+        try:
+            text, name, where = file.read_text(), file.stem, str(file)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise UsageError(reason, where=where, mend="give a script's text or the path of a .stp file") from None
+    built = systemtap.compile_script(text, name, where, image, build_context, directory)
+    return ModuleToLoad(systemtap.module_name(name), built, Path(where))
 
 
 def parse_expected_site(word: str) -> Site:

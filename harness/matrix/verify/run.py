@@ -11,8 +11,9 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import debian_packages_archive_or_disk
+from harness.images import debian_packages_archive_or_disk, systemtap
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_archive_or_disk import PackedTools
 from harness.images.image import Image
 from harness.landing import layout
 from harness.landing.code import kprobe_sites_in_module_file
@@ -23,11 +24,13 @@ from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify import guest_start_and_kernel_complaints as guests
+from harness.matrix.verify import systemtap_run
 from harness.matrix.verify.guest_start_and_kernel_complaints import KernelComplaintsAndState
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest, parse_expected_site
 from harness.matrix.verify.reload_probed_modules import reload_probed_modules
 from harness.matrix.verify.report import Report
 from harness.matrix.verify.subjects import Command, CommandWithModules, Modules, Subject, SubjectRefused
+from harness.matrix.verify.systemtap_run import SystemtapRun
 from harness.verdict.complaints import Complaint
 from harness.verdict.printk import printable_line
 
@@ -214,18 +217,32 @@ def _noted(error: BaseException) -> Iterator[None]:
         error.add_note(str(another))
 
 
+def _packages(image: Image, wanted: VerifyRequest, build_context: BuildContext) -> PackedTools | None:
+    """The packages that a command or a script runs among. Raises as obtaining them."""
+    if wanted.script:
+        names = (*wanted.packages, *systemtap_run.PACKAGES)
+        return debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, names, build_context, systemtap.SUITE)
+    if wanted.packages:
+        return debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
+    return None
+
+
 def verify(
-    image: Image, wanted: VerifyRequest, modules: Sequence[ModuleToLoad], build_context: BuildContext, log: Path
+    image: Image,
+    wanted: VerifyRequest,
+    modules: Sequence[ModuleToLoad],
+    build_context: BuildContext,
+    log: Path,
+    script: ModuleToLoad | None = None,
 ) -> Report:
-    """Run it all on a guest of the image. Raises UsageError for what the kernel does not take, BootError, HostError."""
+    """Run it all on a guest of the image; `script` is the module of a systemtap script.
+
+    Raises UsageError for what the kernel does not take, BootError, HostError.
+    """
     names = SystemMap.read(wanted.system_map) if wanted.system_map else None
     if names:
         names.demand_map_of(Elf.read_cached(image.vmlinux))
-    packages = (
-        debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
-        if wanted.packages
-        else None
-    )
+    packages = _packages(image, wanted, build_context)
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
@@ -234,10 +251,16 @@ def verify(
     with guests.start_guest(image, build_context, log, packages) as guest:
         reading.join()
         started = time.monotonic() - began
-        loaded = Modules(guest, modules, "insmod" if wanted.command else wanted.loader, wanted.settle_seconds)
-        command = Command(guest, wanted.command, wanted.settle_seconds, chroot=bool(wanted.packages))
-        subject: Subject = CommandWithModules(loaded, command) if wanted.command else loaded
-        files = {each.name: each.copied_file for each in modules} | debian_packages_archive_or_disk.disk_drivers(
+        settle = wanted.settle_seconds
+        loaded = Modules(guest, modules, "insmod" if wanted.command or script else wanted.loader, settle)
+        subject: Subject = loaded
+        if script:
+            subject = CommandWithModules(loaded, SystemtapRun(guest, script, settle, f"`{wanted.script}`"))
+        elif wanted.command:
+            command = Command(guest, wanted.command, settle, chroot=bool(wanted.packages))
+            subject = CommandWithModules(loaded, command)
+        judged = [*modules, *([script] if script else [])]
+        files = {each.name: each.copied_file for each in judged} | debian_packages_archive_or_disk.disk_drivers(
             guest.image
         )
         run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected_sites], names)

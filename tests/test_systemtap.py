@@ -1,0 +1,112 @@
+"""systemtap scripts: what is refused before a guest is started, and the line about what staprun holds open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.core.errors import UsageError
+from harness.core.events import Bus
+from harness.images import systemtap
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+from harness.images.kernel import Headers
+from harness.images.vm_recipe import Recipe
+from harness.matrix.verify import plan, systemtap_run
+from harness.matrix.verify.plan import VerifyRequest
+
+SCRIPT = 'probe kprobe.function("vfs_read") { next }'
+HELD = [
+    "/sys/module/virtio/sections/.gnu.linkonce.this_module",
+    "/sys/module/virtio_net/sections/.gnu.linkonce.this_module",
+]
+
+TRACE = f"""\
+7 openat(AT_FDCWD</>, "/lib/libc.so.6", O_RDONLY) = 3</lib/libc.so.6>
+7 init_module(0x7f, 133272, "_stp_bufsize=0") = 0
+7 openat(AT_FDCWD</>, "/sys/module", O_RDONLY|O_DIRECTORY) = 4</sys/module>
+7 openat(AT_FDCWD</>, "{HELD[0]}", O_RDONLY) = 5<{HELD[0]}>
+7 openat(AT_FDCWD</>, "sections/x", O_RDONLY) = 6<{HELD[1]}>
+"""
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    recipe = Recipe.model_validate(
+        {
+            "name": "vm",
+            "arch": "x86_64",
+            "describe": "a test",
+            "kernel": {"source": "debian-source", "package": "linux-source"},
+        }
+    )
+    files = (tmp_path / "vmlinux",) * 3
+    return Image(recipe, "key", *files, {}, "6.1.0", "", {"CONFIG_RELAY": "y"}, {}, headers=Headers(tmp_path, tmp_path))
+
+
+def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildContext:
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+    return BuildContext.in_cache(Bus())
+
+
+def test_a_kernel_without_relay_files_is_refused(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = VerifyRequest(script=SCRIPT)
+    with pytest.raises(UsageError, match="needs CONFIG_RELAY=y"):
+        plan.compile_systemtap_script(wanted, replace(image, config={}), context(tmp_path, monkeypatch), tmp_path)
+
+
+def test_a_script_that_cannot_be_read_is_refused(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "binary.stp").write_bytes(b"\xff\xfe\x00")
+    for name, reason in (("absent.stp", "No such file"), ("binary.stp", "it is no text")):
+        wanted = VerifyRequest(script=str(tmp_path / name))
+        with pytest.raises(UsageError, match=reason):
+            plan.compile_systemtap_script(wanted, image, context(tmp_path, monkeypatch), tmp_path)
+
+
+def test_without_a_script_nothing_is_compiled(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan.compile_systemtap_script(VerifyRequest(), image, context(tmp_path, monkeypatch), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--stap", SCRIPT, "--run", "true"), "--run and --stap together"),
+        (("my.ko", "--stap", SCRIPT), "modules and --stap together"),
+    ],
+)
+def test_a_script_stands_alone(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "--vm", "x86_64-debian", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_modules_name_is_one_that_the_kernel_takes() -> None:
+    assert systemtap.module_name("my-script 2") == "stap_my_script_2"
+    assert len(systemtap.module_name("x" * 200)) <= 55
+
+
+def test_held_files_are_named_with_the_modules_that_they_pin() -> None:
+    held = systemtap_run.read_held_files(TRACE)
+    assert held.paths == tuple(HELD)
+    line = held.describe([])
+    assert line.startswith("staprun holds open sections/.gnu.linkonce.this_module of 2 modules (virtio, virtio_net)")
+    assert "0 of them when it loads its own" in line
+    assert "pins no module" in line
+    assert "they pin virtio_net" in held.describe(["virtio_net"])
+
+
+def test_a_file_that_was_closed_is_not_open_at_once_with_the_next() -> None:
+    second = '7 openat(AT_FDCWD</>, "sections/x"'
+    closed = TRACE.replace(second, f"7 close(5<{HELD[0]}>) = 0\n{second}")
+    assert systemtap_run.read_held_files(closed).paths == (HELD[0],)
+
+
+def test_files_open_when_staprun_loads_are_counted() -> None:
+    before = "\n".join(sorted(TRACE.splitlines(), key=lambda line: "init_module" in line))
+    assert "2 of them when it loads its own" in systemtap_run.read_held_files(before).describe([])
+
+
+def test_a_load_that_was_not_seen_is_reported() -> None:
+    assert "not known" in systemtap_run.read_held_files("").describe([])
