@@ -229,7 +229,9 @@ def test_what_never_ran_is_in_the_html_and_no_run_is_green_with_it(directory: Ru
     assert "every cell held" not in page
     assert "cells did not run" in page
     assert "3 cells asked for: 1 ran, 0 skipped, 2 did not run" in page
-    assert page.count(": 1 did not run</p>") == 2
+    assert page.count("2 cells on <b>parisc</b> did not run.") == 1
+    assert "test_never" in page
+    assert "test_entry, mutant one-off" in page
 
 
 def test_html_of_a_run_without_cells_or_with_mutants_only(directory: RunDirectory) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol
 
 from harness.core.errors import UsageError
@@ -39,16 +40,21 @@ class SubjectRefused(UsageError):
 class Subject(Protocol):
     """Something that registers probes.
 
-    `tracing_modules` are those of its modules that may print backtraces on purpose. `warning_texts` are the beginnings
-    of lines that its modules may print and that look like the kernel's warnings. `start_time_ns` is the time when its
-    start had completed, on the guest's monotonic clock in nanoseconds, 0 if unknown.
+    `start_time_ns` is the time when its start had completed, on the guest's monotonic clock in nanoseconds, 0 if
+    unknown.
     """
 
     display_name: str
-    tracing_modules: frozenset[str]
-    warning_texts: frozenset[str]
     notes: list[str]
     start_time_ns: int
+
+    @property
+    def tracing_modules(self) -> frozenset[str]:
+        """The modules that may print backtraces on purpose."""
+
+    @property
+    def warning_texts(self) -> frozenset[str]:
+        """The beginnings of lines that its modules may print and that look like the kernel's warnings."""
 
     def start(self) -> None:
         """Start the subject. Raises SubjectRefused."""
@@ -71,10 +77,6 @@ class Modules:
 
     def __init__(self, guest: Guest, modules: Sequence[ModuleToLoad], with_loader: str, settle: float | None) -> None:
         self.display_name = ", ".join(each.file.name for each in modules if each.judged)
-        self.tracing_modules = frozenset(
-            each.name for each in modules if deliberate_dump_stack.can_print_backtraces(each.elf)
-        )
-        self.warning_texts = frozenset[str]().union(*(module_warning_lines.warning_texts(each.elf) for each in modules))
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -82,6 +84,16 @@ class Modules:
         self._loader = with_loader
         self._settle = settle
         self.loaded_modules: list[ModuleToLoad] = []
+
+    @cached_property
+    def tracing_modules(self) -> frozenset[str]:
+        """The modules whose files refer to a function that prints a backtrace."""
+        return frozenset(each.name for each in self._modules if deliberate_dump_stack.can_print_backtraces(each.elf))
+
+    @cached_property
+    def warning_texts(self) -> frozenset[str]:
+        """The beginnings of lines in the modules' files that look like the kernel's warnings."""
+        return frozenset[str]().union(*(module_warning_lines.warning_texts(each.elf) for each in self._modules))
 
     def start(self) -> None:
         """Copy each module to the guest and load it."""
@@ -246,12 +258,20 @@ class CommandWithModules:
 
     def __init__(self, modules: Modules, command: Subject) -> None:
         self.display_name = command.display_name
-        self.tracing_modules = modules.tracing_modules | command.tracing_modules
-        self.warning_texts = modules.warning_texts | command.warning_texts
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._modules = modules
         self._command = command
+
+    @cached_property
+    def tracing_modules(self) -> frozenset[str]:
+        """Those of the modules and of the command."""
+        return self._modules.tracing_modules | self._command.tracing_modules
+
+    @cached_property
+    def warning_texts(self) -> frozenset[str]:
+        """Those of the modules and of the command."""
+        return self._modules.warning_texts | self._command.warning_texts
 
     def start(self) -> None:
         """Load the modules, then start the command."""
