@@ -27,7 +27,7 @@ _FUNCTION = "clock_t_to_jiffies"
 
 
 class TraitContradictedError(GuestError):
-    """The booted kernel contradicts its recipe about `trait`."""
+    """The booted kernel contradicts its recipe about `trait`, or several that are separated by commas."""
 
     def __init__(self, trait: str, what: str, *, where: str, mend: str) -> None:
         self.trait = trait
@@ -48,17 +48,17 @@ class _Scene:
 
 
 def prove_traits(guest: Guest) -> None:
-    """Compare each trait with the booted kernel. Raises TraitContradictedError naming trait, claim and evidence."""
+    """Compare each trait with the booted kernel. Raises TraitContradictedError with all that differ."""
     seen, evidence = _asked(guest)
-    for trait in Traits.model_fields:
-        claimed = getattr(guest.traits, trait)
-        if claimed != seen[trait]:
-            raise TraitContradictedError(
-                trait,
-                f"trait {trait} is {claimed} in the recipe, {seen[trait]} in the booted kernel",
-                where=guest.name,
-                mend=f"correct the recipe or the kernel; {evidence}",
-            )
+    wrong = [trait for trait in Traits.model_fields if getattr(guest.traits, trait) != seen[trait]]
+    if wrong:
+        lines = ", ".join(f"{trait} = {str(seen[trait]).lower()}" for trait in wrong)
+        raise TraitContradictedError(
+            ", ".join(wrong),
+            f"the recipe contradicts the booted kernel, which has {lines}",
+            where=guest.name,
+            mend=f"correct [traits] of the recipe, or the kernel ({evidence})",
+        )
 
 
 def read_booted_traits(guest: Guest) -> Traits:
@@ -81,7 +81,8 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     finally:
         probe_module.unload_probe_module(guest)
         target.unload()
-    return seen, f"slide {layout.slide:#x}, {view.reports[0]}"
+    report = view.reports[0]
+    return seen, f"slide {layout.slide:#x}, a probe on {_FUNCTION}: errno {report.errno}, address {report.address:#x}"
 
 
 def _kprobes(scene: _Scene) -> bool:
