@@ -162,6 +162,18 @@ def module(tmp_path: Path) -> bytes:
     return (tmp_path / "x.ko").read_bytes()
 
 
+def test_a_line_table_that_advances_by_nothing_is_damaged(module: bytes, write: Callable[[bytes], Path]) -> None:
+    elf = Elf.read(write(module))
+    lines = bytearray(elf.section_bytes(".debug_line", 0, elf.sections[".debug_line"].size))
+    # DWARF 5, 6.2.4: line_range is the fifth byte after header_length, which is at 8; in version 4 it is at 6.
+    version = int.from_bytes(lines[4:6], "little")
+    lines[16 if version >= 5 else 14] = 0
+    damaged = module.replace(elf.section_bytes(".debug_line", 0, len(lines)), bytes(lines))
+    assert damaged != module
+    with pytest.raises(PinpointError, match="its DWARF is damaged"):
+        line_table.rows(Elf.read(write(damaged)))
+
+
 def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], Path]) -> None:
     def reader(content: bytes) -> None:
         elf = Elf.read(write(content))

@@ -26,7 +26,11 @@ _FIRST, _APART = 0x10000, 0x10000
 
 
 # Exceptions of pyelftools and zlib for content that no compiler writes.
-_BROKEN_HERE = (DWARFError, zlib.error, AssertionError, OSError, RecursionError, NotImplementedError, MemoryError)
+_BROKEN_HERE = (
+    *(DWARFError, zlib.error, AssertionError, OSError, RecursionError, NotImplementedError, MemoryError),
+    # A line_range of 0 (lineprogram.py of pyelftools 0.33).
+    ArithmeticError,
+)
 # The limit for the uncompressed size of a file's compressed debug sections; a kernel's have about 100 MiB.
 _MOST_UNPACKED = 256 << 20
 
