@@ -173,15 +173,12 @@ class WatchedGuest:
 
     def probe_stands_at(self, site: Site, probes: Iterable[JudgedProbe]) -> bool:
         """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
-        return probe_stands_at(site, self._judged_files().find_places(site).addresses, probes)
+        return probe_stands_at(site, self._judged_files.find_places(site).addresses, probes)
 
     def has_symbol(self, site: Site) -> bool:
         """Return whether a file at hand has the symbol of a site, or is missing."""
-        named = self._judged_files().find_places(site)
+        named = self._judged_files.find_places(site)
         return bool(named.places or named.missing_reason)
-
-    def _judged_files(self) -> LoadedFiles:
-        return self._files(Moment(self._judged, self._modules.find_loaded_modules(self._judged.modules_listing)))
 
     def late_probes(self) -> list[JudgedProbe]:
         """The probes that were registered after the last judgement, by symbol and offset."""
@@ -230,7 +227,7 @@ class WatchedGuest:
         probes += self._traced(during.lists, files, changes, text)
         probes += [_uprobe(call) for call in self.new_uprobe_registrations(during.lists) if not call.errno]
         unexplained = self._unexplained(changes, during, text)
-        self._judged = during.lists
+        self._judged, self._judged_files = during.lists, files
         return Judgement(
             tuple(probes),
             tuple(call for call in calls if call.errno),
