@@ -17,6 +17,9 @@ from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
+# The section of struct module: its address is the module's handle, and its file in sysfs is what a loader opens.
+HANDLE_SECTION = ".gnu.linkonce.this_module"
+
 
 def loaded_targets(guest: Guest) -> list[Target]:
     """The targets that the harness has loaded in a guest; the guest is not queried."""
@@ -88,7 +91,7 @@ class Target:
     @property
     def struct_module_address(self) -> int:
         """The address of its struct module."""
-        return self.sections[".gnu.linkonce.this_module"]
+        return self.sections[HANDLE_SECTION]
 
     @property
     def lasting_sections(self) -> set[str]:

@@ -17,6 +17,7 @@ from harness.core.errors import DeadlineExceeded
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
+from harness.landing.target import HANDLE_SECTION
 from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader import PROBE, EndedEarly, Loader, LoaderLine, LoaderOrder, LoaderResult, LoaderStatus
 
@@ -27,7 +28,6 @@ _ENDED = "pinpoint: the foreign loader ended"
 # Runs a command with the names of the targets in its environment, and prints its end in the kernel's log, where the
 # probe prints its gates.
 _RUN = f'export PINPOINT_TARGETS="$1"; shift; "$@"; rc=$?; echo "<1>{_ENDED}" >/dev/kmsg; exit $rc'
-_HANDLE = ".gnu.linkonce.this_module"
 _NOTE = ".note.gnu.build-id"
 _MOST_OUTPUT = 300
 
@@ -179,7 +179,7 @@ def read_target_facts(guest: Guest, targets: Sequence[str]) -> list[TargetFacts]
     facts = []
     for name in targets:
         sections = f"/sys/module/{name}/sections"
-        handle, note = _read_lines(guest, [f"{sections}/{_HANDLE}", f"{sections}/{_NOTE}"])
+        handle, note = _read_lines(guest, [f"{sections}/{HANDLE_SECTION}", f"{sections}/{_NOTE}"])
         words = guest.run("grep", f"^{name} ", "/proc/modules").stdout.split()
         facts.append(TargetFacts(name, _number(handle), _number(words[5]) if words else 0, _number(note)))
     return facts

@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.target import Target
+from harness.landing.target import HANDLE_SECTION, Target
 from harness.pinning.foreign_loader import held_section_files
 from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
 from harness.pinning.loader_fixture import Loaders, expect_gone, expect_result, order_for_build
@@ -119,7 +119,7 @@ def _held_for_mutant(loaders: Loaders, target: Target) -> Iterator[None]:
     if not loaders.mutant.holds_extra_pin:
         yield
         return
-    script = f"exec 3</sys/module/{target.module}/sections/.gnu.linkonce.this_module; echo held; read word"
+    script = f"exec 3</sys/module/{target.module}/sections/{HANDLE_SECTION}; echo held; read word"
     with _program(loaders.guest, script):
         yield
 

@@ -10,6 +10,7 @@ from harness.guest.guest import Guest
 from harness.images.image import Image
 from harness.images.vm_recipe import Traits
 from harness.landing.landing_judgment import Missed
+from harness.landing.target import HANDLE_SECTION
 from harness.pinning.hold_module_in_state import TARGET, delete_module
 from harness.pinning.holds import module_holders
 from harness.pinning.holds.module_holders import Hold
@@ -61,7 +62,7 @@ PINS = (
     ),
     Pin(
         "handle-fd",
-        module_holders.open_file_hold(f"{_MODULE}/sections/.gnu.linkonce.this_module"),
+        module_holders.open_file_hold(f"{_MODULE}/sections/{HANDLE_SECTION}"),
         lambda traits: traits.section_fd_pins,
     ),
     Pin("notes-fd", module_holders.open_file_hold(f"{_MODULE}/notes/.note.gnu.build-id"), _never),

@@ -9,7 +9,7 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from harness.guest.guest import Guest
-from harness.landing.target import Target
+from harness.landing.target import HANDLE_SECTION, Target
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loader import PROBE, LoaderOrder
@@ -21,8 +21,7 @@ from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb
 TARGET = "pinpoint_target"
 OTHER_BUILD = "rebuilt/pinpoint_target"
 _PLACE = (
-    f"cat /sys/module/{TARGET}/sections/.gnu.linkonce.this_module && sed -n 's/^{TARGET} .* \\(0x[^ ]*\\).*/\\1/p' "
-    "/proc/modules"
+    f"cat /sys/module/{TARGET}/sections/{HANDLE_SECTION} && sed -n 's/^{TARGET} .* \\(0x[^ ]*\\).*/\\1/p' /proc/modules"
 )
 _PRESENT = "File exists"
 _STATE = (
