@@ -16,7 +16,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 from elftools.elf.segments import NoteSegment
 
-from harness.core import elf_symbols_and_relocations
+from harness.core import elf_symbols_and_relocations, orc_unwind_table
 from harness.core.elf_symbols_and_relocations import Relocation, Section, Symbol
 from harness.core.errors import PinpointError
 
@@ -164,7 +164,16 @@ class Elf:
     def symbols(self) -> Sequence[Symbol]:
         """Every symbol except the empty first, in the table's order. Raises PinpointError when there is no table."""
         ends = {name: section.address + section.size for name, section in self.sections.items()}
-        return elf_symbols_and_relocations.with_sizes(self._table[1:], ends)
+        found = elf_symbols_and_relocations.with_sizes(self._table[1:], ends)
+        if orc_unwind_table.TEXT in self.sections and any(each.size_includes_padding for each in found):
+            text = self.sections[orc_unwind_table.TEXT]
+            return orc_unwind_table.with_code_ends(found, self.orc_table, text, self._whole(text))
+        return found
+
+    @cached_property
+    def orc_table(self) -> orc_unwind_table.OrcTable:
+        """The unwind table of a vmlinux; empty without one. Raises PinpointError for a damaged table."""
+        return orc_unwind_table.read(self.sections, self._whole, str(self.path))
 
     @cached_property
     def _table(self) -> list[Symbol]:
