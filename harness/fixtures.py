@@ -15,6 +15,7 @@ from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
 from harness.landing.lookup.data_check import DataReader
+from harness.landing.lookup.kernel_symbols import KernelSymbols
 from harness.landing.mutants import mutant_by_name
 from harness.landing.probe_run import Kprobes
 from harness.landing.sweep.sweep_fixture import Sweeps
@@ -245,6 +246,12 @@ def foreign_tools(
 def conversions(layout: Layout, mutant: str) -> AddressConverter:
     """Converts addresses to the closest symbol + offset and back: `conversions.prove_round_trip(sites)`."""
     return AddressConverter(layout, mutant_by_name(mutant))
+
+
+@pytest.fixture
+def kernel_symbols(layout: Layout, mutant: str) -> KernelSymbols:
+    """Compares the kernel's symbols with other tables in its file: `kernel_symbols.confirm()`."""
+    return KernelSymbols(layout, mutant_by_name(mutant))
 
 
 @pytest.fixture

@@ -50,9 +50,15 @@ def listed_statement(probes: Sequence[ListedProbe], near: int, registered: int |
     return Statement("listed", closest.address, f"{shown}; {count}" if wrong else shown, contradicts=wrong)
 
 
-def elf_statement(address: int) -> Statement:
-    """The ELF symbol plus the loaded section's address (module) or the slide (vmlinux)."""
-    return Statement("elf", address)
+def elf_statement(address: int, confirmed_by: Sequence[str] | None = None) -> Statement:
+    """The ELF symbol plus the loaded section's address (module) or the slide (vmlinux).
+
+    `confirmed_by` names the other tables of the vmlinux that confirm the symbol; None for a module, whose symbols are
+    the assembler's.
+    """
+    if confirmed_by is None:
+        return Statement("elf", address)
+    return Statement("elf", address, f"symbol confirmed by {len(confirmed_by)}: {', '.join(confirmed_by) or 'nothing'}")
 
 
 def trapped_statement(report: SiteReport, kprobes: KprobeTraits) -> Statement:

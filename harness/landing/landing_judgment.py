@@ -94,12 +94,21 @@ class Landing:
             statement.detail,
         )
 
+    @property
+    def _symbol_confirmation(self) -> str:
+        """What the `elf` witness adds to its address; "" for a module's site."""
+        return next((each.detail for each in self.statements if each.witness == "elf" and each.address is not None), "")
+
     def record(self) -> dict[str, Any]:
-        """The entry in the results file: the site, and each witness's address in hex or its reason for having none."""
+        """The entry in the results file: the site, and each witness's address in hex or its reason for having none.
+
+        `symbol` is by which other tables of a vmlinux the site's symbol is confirmed.
+        """
         return {
             "site": str(self.site),
             "hits": self.hits,
             **({"escaped": self.escaped_into} if self.escaped_into else {}),
+            **({"symbol": self._symbol_confirmation} if self._symbol_confirmation else {}),
             **{
                 statement.witness: statement.detail
                 if statement.address is None or statement.contradicts

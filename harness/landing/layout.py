@@ -28,6 +28,7 @@ from harness.landing.code.instructions import (
 )
 from harness.landing.code.patch_sites import patch_sites, table_addresses
 from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
+from harness.landing.code.symbol_confirmations import symbol_confirmations
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -132,6 +133,10 @@ class Layout:
         entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
         shift = max((self.landing_pad_size_of(elf, entry) for entry in entered), default=0)
         return self.symbol_address(symbol, site.module) + site.offset + shift
+
+    def symbol_confirmed_by(self, site: Site) -> tuple[str, ...] | None:
+        """The other tables of the vmlinux that confirm the site's symbol; None for a module's site."""
+        return None if site.module else symbol_confirmations(self.kernel).sources_of(self.elf_and_symbol(site)[1])
 
     def landing_pad_size(self, site: Site) -> int:
         """The size of the landing pad at the start of the site's function, in bytes; 0 if it has none."""

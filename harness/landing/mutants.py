@@ -101,6 +101,7 @@ class Mutant:
     - `relocation` requests a module and addresses of its own instead of those that the case requests.
     - `converted_offset_error` adds this number of bytes to the offset of a converted address.
     - `compute_datum_address` computes an address for a datum that differs from the ELF files.
+    - `exchanges_symbols` is a defect of the harness: two exported functions have each other's addresses.
     - `reads_after_datum` reads the bytes after a datum.
     """
 
@@ -111,6 +112,7 @@ class Mutant:
     converted_offset_error: int = 0
     compute_datum_address: Callable[[Layout, Datum], int] | None = None
     reads_after_datum: bool = False
+    exchanges_symbols: bool = False
     stale_snapshot: bool = False
     stale_list: bool = False
     must_register_elsewhere: bool = False
@@ -144,6 +146,7 @@ MUTANTS: dict[str, Mutant] = {
     "next-data-symbol": Mutant(compute_datum_address=data_symbol_address.address_of_next_symbol),
     "data-by-text-base": Mutant(compute_datum_address=data_symbol_address.address_by_text_base),
     "reads-next-word": Mutant(reads_after_datum=True),
+    "swapped-symbols": Mutant(exchanges_symbols=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }
 

@@ -235,7 +235,7 @@ class ProbeRun:
             statements = (
                 five_address_witnesses.reported_statement(early),
                 five_address_witnesses.listed_statement(seen, address, registered),
-                five_address_witnesses.elf_statement(address),
+                five_address_witnesses.elf_statement(address, self.layout.symbol_confirmed_by(site)),
                 five_address_witnesses.trapped_statement(late, self._traits),
                 five_address_witnesses.outside_statement(
                     window, address, self._traits, own, standing, {each.address for each in listed}

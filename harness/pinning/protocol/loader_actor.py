@@ -19,16 +19,18 @@ _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 #   load_module(); for the same file idempotent_init_module(), part of finit_module(2), 6.12).
 # - It has ended.
 # A task that was woken is idle again for a moment while it checks its condition (___wait_event()), and on another
-# virtual CPU that moment can be long. Its wchan distinguishes it: it is 0 for a task that is about to run
-# (get_wchan()).
+# virtual CPU that moment can be long. /proc/PID/syscall distinguishes it: it is "running" unless the task stays off its
+# CPU in one state (wait_task_inactive(), called by task_current_syscall(), lib/syscall.c, 5.10 to 7.3). wchan does not:
+# on x86 it is always 0 before 5.16 if the kernel has no frame pointers (get_wchan(), arch/x86/kernel/process.c, 5.10).
 _SETTLED = """
 n=0 where=
 while [ ! "$where" ]; do
     [ $((n += 1)) -lt 20000 ] || where=moving
     read -r _ _ state _ 2>/dev/null </proc/{pid}/stat || state=Z
     case $state in
-    I) read -r asleep 2>/dev/null </proc/{pid}/wchan
-       read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$asleep" != 0 ] && [ "$state" = I ] && where=gate;;
+    I) call=running
+       read -r call _ 2>/dev/null </proc/{pid}/syscall
+       read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$call" != running ] && [ "$state" = I ] && where=gate;;
     Z) where=ended;;
     S) if grep -q -e load_module -e finit_module /proc/{pid}/stack 2>/dev/null; then
            read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = S ] && where=waits
