@@ -27,6 +27,8 @@ def watch(mutant: str = "") -> CellWatch:
         (AssertionError("no"), Verdict.FAIL),
         (BootError("no console"), Verdict.BOOT_FAIL),
         (GuestLost("no answer"), Verdict.HANG),
+        (GuestLost("the guest stopped: SHUTDOWN guest-reset"), Verdict.HANG),
+        (GuestLost("the guest stopped: SHUTDOWN host-qmp-quit"), Verdict.HARNESS_ERROR),
         (DeadlineExceeded("too late"), Verdict.HANG),
         (HostError("disk full"), Verdict.HARNESS_ERROR),
         (pytest.skip.Exception("no such trait"), Verdict.SKIP),

@@ -71,6 +71,14 @@ class BootError(GuestError):
 class GuestLost(GuestError):
     """A guest that was ready no longer responds: it panicked or hangs, or QEMU ended."""
 
+    # QMP's reason for a shutdown that the monitor's `quit` caused: the harness ended this guest.
+    STOPPED_BY_HARNESS = "host-qmp-quit"
+
+    @property
+    def stopped_by_harness(self) -> bool:
+        """True if the harness ended the guest, and somebody used it afterwards."""
+        return self.STOPPED_BY_HARNESS in self.what
+
 
 class DeadlineExceeded(PinpointError):
     """A wait did not end within its time budget."""

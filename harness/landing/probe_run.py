@@ -121,6 +121,7 @@ class ProbeRun:
         return self.guest.architecture.kprobe_traits
 
     def __enter__(self) -> Self:
+        self.layout.measure_slide()
         before = self._read()
         own = [own_bytes_at(self.layout, site, *span) for site, span in zip(self.sites, self._spans, strict=True)]
         extra = self.mutant.parameters(self.layout, self.sites)

@@ -134,6 +134,8 @@ def verdict_of_error(error: BaseException) -> Verdict:
             return Verdict.BOOT_FAIL
         case HostError():
             return Verdict.HARNESS_ERROR
+        case GuestLost() if error.stopped_by_harness:
+            return Verdict.HARNESS_ERROR
         case GuestLost() | DeadlineExceeded():
             return Verdict.HANG
         case PinpointError():
