@@ -11,13 +11,16 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.checks.classify_address import AddressClassifier
+from harness.landing.checks.register_by_hand import prove_registered_by_hand
 from harness.landing.checks.relocation_by_hand_trial import Trial, sample_sites
 from harness.landing.code.function_selection import unique_functions
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
 from harness.landing.target import Target
+from harness.report.metrics_with_goals import Figure
 from harness.report.relocation_by_hand_table import TrialRow
 
 Tried = Callable[..., TrialRow]
@@ -37,19 +40,33 @@ def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobe
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off")
-def test_made_for_this_kernel(layout: Layout, kprobes: Kprobes, keep_trial: Tried) -> None:
-    """Control: on the kernel that the probes were made for, `_stext` + offset lands on every function."""
+@pytest.mark.mutants("one-instruction-off", "misplaces-one")
+def test_made_for_this_kernel(
+    layout: Layout, kprobes: Kprobes, keep_trial: Tried, sweep_depth: Depth, figure: Callable[..., Figure]
+) -> None:
+    """Control: on the kernel that the probes were made for, `_stext` + offset lands on every function.
+
+    The sum is the function's address by arithmetic. What can fail: the kernel lists each registered kprobe under the
+    function's own name. A spread of the functions is registered, or every one with --sweep=kernel.
+    """
     trial = Trial.of_kernel(layout, "own-kernel", layout.guest.name, RelocationByHandCalculator(layout))
     trial.prove_sample_in_guest(kprobes)
+    by_hand = prove_registered_by_hand(trial, sweep_depth, kprobes.mutant)
+    figure("byhand.tried", by_hand.tried, "functions")
+    figure("byhand.registered", by_hand.registered, "functions")
     row = keep_trial(trial, headline=not layout.guest.image.recipe.kernel.sibling)
     assert (row.missed, row.missed_by_symbol) == (0, 0)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "other-build")
-def test_made_for_another_order(layout: Layout, kprobes: Kprobes, keep_trial: Tried) -> None:
-    """Offsets from the same source with its functions in another order mostly miss; by symbol all probes land."""
+def test_made_for_another_order(
+    layout: Layout, kprobes: Kprobes, keep_trial: Tried, sweep_depth: Depth, figure: Callable[..., Figure]
+) -> None:
+    """Offsets from the same source with its functions in another order mostly miss; by symbol all probes land.
+
+    The kernel registers what it accepts at the computed address, and lists it under another function.
+    """
     if layout.sibling_kernel is None:
         pytest.skip(f"{layout.guest.name} has no sibling with another order of functions")
     sibling = layout.guest.image.recipe.kernel.sibling
@@ -61,6 +78,9 @@ def test_made_for_another_order(layout: Layout, kprobes: Kprobes, keep_trial: Tr
         layout.sibling_kernel,
     )
     trial.prove_sample_in_guest(kprobes)
+    by_hand = prove_registered_by_hand(trial, sweep_depth, kprobes.mutant)
+    figure("byhand.other-order.tried", by_hand.tried, "functions")
+    figure("byhand.other-order.registered", by_hand.registered, "functions")
     row = keep_trial(trial, headline=True)
     assert row.missed > row.symbols / 2
     assert row.missed_by_symbol == 0
@@ -69,7 +89,10 @@ def test_made_for_another_order(layout: Layout, kprobes: Kprobes, keep_trial: Tr
 @pytest.mark.requires("kprobes", "kaslr")
 @pytest.mark.mutants("one-instruction-off")
 def test_link_time_address_under_kaslr(layout: Layout, kprobes: Kprobes, keep_trial: Tried) -> None:
-    """Under KASLR a link-time address misses every function; the control reads `_stext` at run time."""
+    """Under KASLR a link-time address misses every function; the control reads `_stext` at run time.
+
+    The count is arithmetic, because the slide is not 0. What can fail: where the kernel puts the registered sample.
+    """
     assert layout.slide
     trial = Trial.of_kernel(layout, "link-time", layout.guest.name, RelocationByHandCalculator(layout, absolute=True))
     trial.prove_sample_in_guest(kprobes)

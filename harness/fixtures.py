@@ -196,15 +196,23 @@ def loaders_in(request: pytest.FixtureRequest, mutant: str) -> Callable[[Guest],
 
 
 @pytest.fixture
-def sweeps(request: pytest.FixtureRequest, layout: Layout, fresh: FreshGuestFactory, mutant: str) -> Sweeps:
+def sweeps(
+    request: pytest.FixtureRequest, layout: Layout, fresh: FreshGuestFactory, mutant: str, sweep_depth: Depth
+) -> Sweeps:
     """Sweeps of this VM: `sweeps.sweep_disabled()`, `sweeps.sweep_armed()`; each returns the result of every site."""
     return Sweeps(
         layout,
         fresh,
         request.config.stash[RUN].bus,
         mutant=mutant_by_name(mutant),
-        depth=Depth(request.config.option.sweep),
+        depth=sweep_depth,
     )
+
+
+@pytest.fixture
+def sweep_depth(request: pytest.FixtureRequest) -> Depth:
+    """How much of each kernel is registered: `--sweep`."""
+    return Depth(request.config.option.sweep)
 
 
 @pytest.fixture

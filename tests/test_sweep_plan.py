@@ -22,7 +22,7 @@ from harness.landing.lookup import find_addresses_refusing_kprobes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
-from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, SweepResult
+from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, ReservedSite, SweepResult
 from harness.landing.sweep.sweep_guests import FreshGuests
 from harness.landing.sweep.sweep_module import KprobesListing
 from harness.landing.sweep.sweep_plan import Depth
@@ -73,7 +73,7 @@ def missed(site: Site) -> Landing:
 
 
 def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
-    swept = SweepResult(landed_count=3, refused_sites=[RefusedSite(SITES[0], errno.EINVAL, "blacklisted")])
+    swept = SweepResult(landed_count=4, refused_sites=[RefusedSite(SITES[0], errno.EINVAL, "blacklisted")])
     swept.prove()
     swept.add(
         SweepResult(
@@ -82,9 +82,9 @@ def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
             fatal_sites=[FatalSite(SITES[3], ""), FatalSite(SITES[4], "stepped wrongly")],
         )
     )
-    assert swept.site_count == 8
+    assert swept.site_count == 9
     assert len(swept.describe_unexplained_sites) == 3
-    with pytest.raises(Missed, match="3 of 8 sites are unexplained") as caught:
+    with pytest.raises(Missed, match="3 of 9 sites are unexplained") as caught:
         swept.prove()
     assert "f2+0x0: refused with errno 84" in str(caught.value)
     assert "f3+0x0: kills the guest" in str(caught.value)
@@ -240,3 +240,30 @@ def test_only_a_trap_is_a_reason_for_an_illegal_sequence(
 )
 def test_x86_steps_nothing_through_memory(monkeypatch: pytest.MonkeyPatch, code: str, number: int, reason: str) -> None:
     assert refusals(monkeypatch, bytes.fromhex(code)).reason(Site("f"), 0x100900, number) == reason
+
+
+@pytest.mark.parametrize(
+    ("address", "table"),
+    [(0x100500, "blacklisted"), (0x1005FF, "blacklisted"), (0x100600, ""), (0x100700, "jump label")],
+)
+def test_a_table_of_the_kernel_reserves_an_address(monkeypatch: pytest.MonkeyPatch, address: int, table: str) -> None:
+    assert refusals(monkeypatch).must_refuse(address) == table
+
+
+def test_a_reserved_site_that_was_accepted_is_unexplained() -> None:
+    swept = SweepResult(landed_count=9, accepted_reserved_sites=[ReservedSite(SITES[0], "jump label")])
+    assert swept.site_count == 10
+    with pytest.raises(Missed, match=r"1 of 10 sites are unexplained:\n.*accepted, though in the table: jump label"):
+        swept.prove()
+
+
+def test_reasons_for_too_many_sites_prove_nothing() -> None:
+    refused = [RefusedSite(site, errno.EINVAL, "blacklisted") for site in SITES[:3]]
+    SweepResult(landed_count=12, refused_sites=refused).prove()
+    with pytest.raises(Missed, match="only 11 of 14 sites landed: 3 refused: blacklisted"):
+        SweepResult(landed_count=11, refused_sites=refused).prove()
+
+
+def test_refusals_are_counted_by_reason() -> None:
+    refused = [RefusedSite(SITES[0], 22, "blacklisted"), RefusedSite(SITES[1], 22, ""), RefusedSite(SITES[2], 22, "")]
+    assert SweepResult(refused_sites=refused).refused_by_reason == {"blacklisted": 1, "unexplained": 2}

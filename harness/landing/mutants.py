@@ -101,6 +101,9 @@ class Mutant:
     - `relocation` requests a module and addresses of its own instead of those that the case requests.
     - `converted_offset_error` adds this number of bytes to the offset of a converted address.
     - `compute_datum_address` computes an address for a datum that differs from the ELF files.
+    - `explains_all` is a defect of the harness: it has a reason for each refused site of a sweep.
+    - `reserves_all` is a defect of the harness: a table of the kernel reserves each site of a sweep.
+    - `misplaces_one_by_hand` relocates the first function of a batch by hand to another instruction.
     - `exchanges_symbols` is a defect of the harness: two exported functions have each other's addresses.
     - `reads_after_datum` reads the bytes after a datum.
     """
@@ -112,6 +115,9 @@ class Mutant:
     converted_offset_error: int = 0
     compute_datum_address: Callable[[Layout, Datum], int] | None = None
     reads_after_datum: bool = False
+    explains_all: bool = False
+    reserves_all: bool = False
+    misplaces_one_by_hand: bool = False
     exchanges_symbols: bool = False
     stale_snapshot: bool = False
     stale_list: bool = False
@@ -146,6 +152,9 @@ MUTANTS: dict[str, Mutant] = {
     "next-data-symbol": Mutant(compute_datum_address=data_symbol_address.address_of_next_symbol),
     "data-by-text-base": Mutant(compute_datum_address=data_symbol_address.address_by_text_base),
     "reads-next-word": Mutant(reads_after_datum=True),
+    "explains-all": Mutant(replace_refused_spec=lambda _: "pinpoint_unknown", explains_all=True),
+    "reserves-all": Mutant(reserves_all=True),
+    "misplaces-one": Mutant(misplaces_one_by_hand=True),
     "swapped-symbols": Mutant(exchanges_symbols=True),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }

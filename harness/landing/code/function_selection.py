@@ -45,9 +45,13 @@ def select_functions(
 
 
 def functions_named_once(elf: Elf) -> list[Symbol]:
-    """The functions whose names occur once in the whole file, in the order of their addresses."""
+    """The functions whose names occur once in the whole file, in the order of their addresses, without preambles."""
     named = Counter(symbol.name for symbol in elf.symbols if symbol.section)
-    functions = (symbol for symbol in elf.symbols if symbol.kind == "func" and named[symbol.name] == 1)
+    functions = (
+        symbol
+        for symbol in elf.symbols
+        if symbol.kind == "func" and named[symbol.name] == 1 and not symbol.name.startswith(PREAMBLES)
+    )
     return sorted(functions, key=lambda symbol: symbol.address)
 
 

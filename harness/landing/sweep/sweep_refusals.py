@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
@@ -16,10 +17,12 @@ from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decode_first_instruction
+from harness.landing.code.patch_sites import Range, merge_ranges
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.layout import Layout
 from harness.landing.lookup.find_addresses_refusing_kprobes import module_jump_label_addresses
+from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
@@ -46,11 +49,25 @@ _BUGS = ("__start___bug_table", "__stop___bug_table")
 class Refusals:
     """Finds the reasons for which one guest's kernel refuses probes."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
         self.layout = layout
+        self._mutant = mutant
+
+    def must_refuse(self, address: int) -> str:
+        """The table of the kernel for which it must refuse a probe at an address; "" if there is none.
+
+        The tables are its blacklist, jump labels, static calls and BUGs (check_kprobe_address_safe(), kernel/kprobes.c,
+        6.1). Instructions are not read.
+        """
+        if self._mutant.reserves_all:
+            return "reserved by a mutant"
+        tables = (name for name, places in self._tables.items() if address in places)
+        return "blacklisted" if self._blacklisted(address) else next(tables, "")
 
     def reason(self, site: Site, address: int, number: int) -> str:
         """The documented reason for refusing a probe at an address with this errno; "" if there is none."""
+        if self._mutant.explains_all:
+            return "explained by a mutant"
         if number == errno.EOPNOTSUPP:
             return "call or jump through memory" if self._through_memory(address) else ""
         if number == errno.EILSEQ:
@@ -70,11 +87,12 @@ class Refusals:
         yield "instruction that is not stepped", self._unsteppable(address)
 
     def _blacklisted(self, address: int) -> bool:
-        return any(start <= address < end for start, end in self._ranges)
+        index = bisect_right(self._ranges, address, key=lambda each: each.start) - 1
+        return index >= 0 and address < self._ranges[index].end
 
     @cached_property
-    def _ranges(self) -> list[tuple[int, int]]:
-        return read_blacklist_ranges(self.layout.guest)
+    def _ranges(self) -> list[Range]:
+        return merge_ranges(Range(*each) for each in read_blacklist_ranges(self.layout.guest))
 
     def _base_blacklisted(self, site: Site) -> bool:
         """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""

@@ -1,0 +1,105 @@
+"""Functions relocated by hand must be where the trial counts them, in the kernel's own words."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from harness.landing.checks import register_by_hand
+from harness.landing.checks.classify_address import AddressKind
+from harness.landing.checks.register_by_hand import prove_registered_by_hand
+from harness.landing.checks.relocation_by_hand_trial import RelocatedFunction, Trial
+from harness.landing.code.closest_symbol import SymbolOffset
+from harness.landing.landing_judgment import Missed
+from harness.landing.mutants import MUTANTS
+from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
+from harness.landing.site import Site
+from harness.landing.sweep.sweep_plan import Depth
+
+NAMES = {0x1000: "first", 0x1100: "second"}
+LANDS = RelocatedFunction(Site("first"), 0x1000, 0x1000, AddressKind.INSTRUCTION)
+STRAYS = RelocatedFunction(Site("first"), 0x1100, 0x1000, AddressKind.INSTRUCTION)
+
+
+def trial(*functions: RelocatedFunction) -> Trial:
+    places = SimpleNamespace(symbol_offset_at=lambda address: SymbolOffset((NAMES[address & ~0xFF],), address & 0xFF))
+    layout = SimpleNamespace(
+        guest=None,
+        closest_symbols=places,
+        probe_address=lambda site: 0x1000 + site.offset,
+        next_accepted_site=lambda site: site.at_offset(4),
+    )
+    return cast(
+        Trial,
+        SimpleNamespace(
+            layout=layout,
+            functions=functions,
+            by_hand=SimpleNamespace(build_request=lambda sites, *_: Request([site.spec for site in sites])),
+            classifier=SimpleNamespace(is_inside_instruction=lambda _: True, site_at=lambda _: None),
+        ),
+    )
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, address: int, errno: int = 0, listed: str = "first+0x0") -> None:
+    """Let the kernel answer each registration so."""
+
+    def load(_: object, specs: list[str], *__: object) -> ProbeView:
+        entries = () if errno or not listed else (ListedProbe(address, listed, ("[DISABLED]",)),)
+        return ProbeView(tuple(SiteReport(spec, errno, 0 if errno else address, 0, 0) for spec in specs), entries)
+
+    monkeypatch.setattr(register_by_hand.probe_module, "load_probe_module", load)
+    monkeypatch.setattr(register_by_hand.probe_module, "unload_probe_module", lambda *_: None)
+    refusals = SimpleNamespace(reason=lambda *_: "blacklisted" if errno == 22 else "")
+    monkeypatch.setattr(register_by_hand, "Refusals", lambda _: refusals)
+
+
+def test_a_function_that_lands_is_listed_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, 0x1000)
+    found = prove_registered_by_hand(trial(LANDS), Depth.SAMPLE)
+    assert (found.tried, found.registered) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "errno", "listed", "complaint"),
+    [
+        (0x1004, 0, "first+0x4", "registered at 0x1004, not at 0x1000"),
+        (0x1000, 0, "second+0x0", r"the kernel lists second\+0x0 at 0x1000, the files have first\+0x0"),
+        (0x1000, 0, "", "where the kernel lists nothing"),
+        (0x1000, 84, "", "refused with errno 84"),
+    ],
+)
+def test_what_differs_is_a_miss(
+    monkeypatch: pytest.MonkeyPatch, address: int, errno: int, listed: str, complaint: str
+) -> None:
+    answer(monkeypatch, address, errno, listed)
+    with pytest.raises(Missed, match=complaint):
+        prove_registered_by_hand(trial(LANDS), Depth.SAMPLE)
+
+
+def test_a_refusal_with_a_reason_is_not_counted_as_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, 0x1000, errno=22)
+    assert prove_registered_by_hand(trial(LANDS), Depth.SAMPLE).registered == 0
+
+
+def test_a_stray_function_is_listed_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, 0x1100, listed="second+0x0")
+    assert prove_registered_by_hand(trial(STRAYS), Depth.ALL).registered == 1
+    with pytest.raises(Missed, match="inside an instruction"):
+        prove_registered_by_hand(trial(STRAYS._replace(kind_at_address=AddressKind.MID_INSTRUCTION)), Depth.ALL)
+
+
+def test_the_mutant_moves_the_first_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    def load(_: object, specs: list[str], *__: object) -> ProbeView:
+        sent.extend(specs)
+        reports = tuple(SiteReport(spec, 0, 0x1004 if "+" in spec else 0x1000, 0, 0) for spec in specs)
+        return ProbeView(reports, (ListedProbe(0x1000, "first+0x0", ()), ListedProbe(0x1004, "first+0x4", ())))
+
+    answer(monkeypatch, 0x1000)
+    monkeypatch.setattr(register_by_hand.probe_module, "load_probe_module", load)
+    with pytest.raises(Missed, match="1 of 2 functions registered by hand are not as computed"):
+        prove_registered_by_hand(trial(LANDS, LANDS), Depth.ALL, MUTANTS["misplaces-one"])
+    assert sent == ["first+0x4", "first"]
