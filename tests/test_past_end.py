@@ -143,7 +143,7 @@ def test_a_repaired_kernel_is_reported(symptom: Symptom) -> None:
         EXACT.demand_symptom(Defect(symptom, "why"))
 
 
-@pytest.mark.parametrize("wrong", [*SHOWS.values(), outcome("0xfeed", 0)])
+@pytest.mark.parametrize("wrong", [*SHOWS.values(), outcome("0xfeed", 0), outcome("0xfeed", 6)])
 def test_what_is_not_exact_is_a_miss(wrong: SingleStepResult) -> None:
     with pytest.raises(Missed):
         wrong.demand_exact()

@@ -14,7 +14,9 @@ import pytest
 from harness.core.architecture import Decoder
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus, Event
+from harness.core.single_step_defect_types import Defect, Symptom
 from harness.guest.guest import Guest
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
@@ -267,3 +269,18 @@ def test_reasons_for_too_many_sites_prove_nothing() -> None:
 def test_refusals_are_counted_by_reason() -> None:
     refused = [RefusedSite(SITES[0], 22, "blacklisted"), RefusedSite(SITES[1], 22, ""), RefusedSite(SITES[2], 22, "")]
     assert SweepResult(refused_sites=refused).refused_by_reason == {"blacklisted": 1, "unexplained": 2}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"), [(InstructionKind.CALL, "its entry is a call; skipped"), (InstructionKind.OTHER, "")]
+)
+def test_only_a_documented_defect_is_a_reason_for_death(
+    monkeypatch: pytest.MonkeyPatch, kind: InstructionKind, cause: str
+) -> None:
+    kprobes = SimpleNamespace(defects={"call": Defect(Symptom.WRONG_RESULT, "skipped")}, decoder=Decoder.PARISC)
+    memory = SimpleNamespace(read_many=lambda spans: [b"1234" for _ in spans])
+    guest = SimpleNamespace(architecture=SimpleNamespace(kprobe_traits=kprobes), memory=memory)
+    layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))
+    entry = Instruction(0, 4, Flow.ENDS, kind=kind)
+    monkeypatch.setattr(sweep_plan, "decode_first_instruction", lambda *_: entry)
+    assert sweep_plan.defects_of_wrongly_stepped(layout, SITES[:1]) == {SITES[0]: cause}

@@ -180,3 +180,21 @@ def test_list_lines_are_read() -> None:
         ListedProbe(0xFFFFFFFF81000000, "hex2bin+0x0", ("[DISABLED]", "[FTRACE]")),
         ListedProbe(0xC0008000, "pinpoint_leaf+0x0", ("[OPTIMIZED]",), kind="r"),
     )
+
+
+def test_an_optimized_probe_has_no_instruction_pointer_of_its_own() -> None:
+    hit = SiteReport("leaf", 0, 0x1004, 3, 0x1005)
+    assert five_address_witnesses.trapped_statement(hit, X86).address == 0x1004
+    optimized = five_address_witnesses.trapped_statement(hit, X86, optimized=True)
+    assert (optimized.address, optimized.contradicts) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("confirmed_by", "detail"),
+    [(None, ""), ((), "symbol confirmed by 0: nothing"), (("exports", "btf"), "symbol confirmed by 2: exports, btf")],
+)
+def test_the_elf_row_names_what_confirms_its_symbol(confirmed_by: tuple[str, ...] | None, detail: str) -> None:
+    statement = five_address_witnesses.elf_statement(0x1004, confirmed_by)
+    assert statement.detail == detail
+    record = Landing(Site("leaf"), [statement], 0, hex).record()
+    assert record.get("symbol", "") == detail

@@ -30,6 +30,7 @@ _PARISC_FALLS_THROUGH = (
 _PARISC_DEFECTS = {
     "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through"),
     "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped"),
+    "jump": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a jump falls through"),
     "return": Defect(
         Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
     ),

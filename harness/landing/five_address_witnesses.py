@@ -61,10 +61,16 @@ def elf_statement(address: int, confirmed_by: Sequence[str] | None = None) -> St
     return Statement("elf", address, f"symbol confirmed by {len(confirmed_by)}: {', '.join(confirmed_by) or 'nothing'}")
 
 
-def trapped_statement(report: SiteReport, kprobes: KprobeTraits) -> Statement:
-    """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it."""
+def trapped_statement(report: SiteReport, kprobes: KprobeTraits, *, optimized: bool = False) -> Statement:
+    """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it.
+
+    For an `optimized` probe the kernel computes that pointer from `kp.addr` (optimized_callback(),
+    arch/x86/kernel/kprobes/opt.c, 5.10 to 7.3), so the statement has no address.
+    """
     if not report.hits:
         return Statement("trapped", None, "not hit")
+    if optimized:
+        return Statement("trapped", None, f"optimized: ip {report.ip:#x} is computed from kp.addr")
     return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
 
 

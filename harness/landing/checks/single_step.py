@@ -75,11 +75,11 @@ class SingleStepResult:
 
     @property
     def exact(self) -> bool:
-        """True if the probe changed no result and its handler ran on every hit.
+        """True if the probe changed no result and its handler ran in every call, and on every hit.
 
         The kernel runs no handler for a probe that is hit inside of a handler, and counts it as missed.
         """
-        same = self.probed_checksum == self.unprobed_checksum and self.missed == 0 and self.hits > 0
+        same = self.probed_checksum == self.unprobed_checksum and self.missed == 0 and self.hits >= self.calls
         return same and self.inner_hits_and_misses in (None, (0, self.hits))
 
     def demand_exact(self) -> None:

@@ -76,7 +76,7 @@ def _sample(layout: Layout) -> list[Site]:
 
 
 def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
-    """Map the sites that the kernel would step wrongly, if they are hit, to the kernel's defect.
+    """Map the sites that the kernel may step wrongly, if they are hit, to the kernel's documented defect, "" for none.
 
     If the architecture's kprobes have defects (`defects` in the architecture table), these are the sites on
     instructions whose flow is not PLAIN. The instructions are read from outside, because alternatives put branches
@@ -92,9 +92,9 @@ def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Si
 
 
 def _defect(kprobes: KprobeTraits, entry: Instruction) -> str:
-    """The defect for the entry's kind; if the table has none for this kind, the first defect of the table."""
-    known = kprobes.defects.get(entry.kind.value) or next(iter(kprobes.defects.values()))
-    return f"its entry is a {entry.kind.value}; {known.cause}"
+    """The defect for the entry's kind; "" if the table has none, so that a site that kills the guest is unexplained."""
+    known = kprobes.defects.get(entry.kind.value)
+    return f"its entry is a {entry.kind.value}; {known.cause}" if known else ""
 
 
 def order_safe_sites_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
