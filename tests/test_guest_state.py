@@ -82,3 +82,10 @@ def test_slab_that_grew_by_an_eighth_of_memory_is_reported() -> None:
 def test_a_listing_that_was_cut() -> None:
     with pytest.raises(ValueError, match="tainted"):
         GuestState.parse_listing(BEFORE.partition("/proc/sys")[0])
+
+
+def test_a_call_that_ftrace_keeps_only_discards_the_guest() -> None:
+    left = BEFORE + "/sys/kernel/tracing/enabled_functions:pinpoint_leaf [pinpoint_target] (1) R  \ttramp: 0xc0\n"
+    assert changed(left) == []
+    assert worn(BEFORE, left) == "ftrace's call in pinpoint_leaf [pinpoint_target]"
+    assert worn(left, left) == ""

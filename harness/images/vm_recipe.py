@@ -18,12 +18,12 @@ from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
+from harness.images.kernel_defects import KernelDefects
 
 # The code name of a release, or a suite that extends one. The name goes into an apt source list.
 _SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
 _NEED = re.compile(r">= ?([0-9]+)(?:\.([0-9]+))?")
 _COMPILER = re.compile(r"gcc-[0-9]+")
-
 
 Tier = Literal["core", "full"]
 
@@ -178,6 +178,7 @@ class Recipe(_Table):
     machine: MachineOptions = MachineOptions()
     traits: Traits = Traits()
     boot_noise: tuple[BootNoise, ...] = Field(default=(), strict=False)
+    defects: KernelDefects = KernelDefects()
 
     @model_validator(mode="after")
     def _known_architecture(self) -> Recipe:

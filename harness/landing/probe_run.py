@@ -224,6 +224,7 @@ class ProbeRun:
         seen = () if self.mutant.stale_list else listed
         registered = sum(not report.errno for report in record.view.reports) - self.unregistered
         standing = [each.address for each in record.view.listed_before_load]
+        optimized = {each.address for each in listed if "[OPTIMIZED]" in each.flags}
         for site, address, early, late, window, own in zip(
             self.sites,
             self.addresses,
@@ -237,7 +238,7 @@ class ProbeRun:
                 five_address_witnesses.reported_statement(early),
                 five_address_witnesses.listed_statement(seen, address, registered),
                 five_address_witnesses.elf_statement(address, self.layout.symbol_confirmed_by(site)),
-                five_address_witnesses.trapped_statement(late, self._traits),
+                five_address_witnesses.trapped_statement(late, self._traits, optimized=address in optimized),
                 five_address_witnesses.outside_statement(
                     window, address, self._traits, own, standing, {each.address for each in listed}
                 ),

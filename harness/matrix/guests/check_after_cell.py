@@ -115,9 +115,9 @@ def _state(guest: Guest, before: str = "") -> tuple[GuestState, bool]:
 
     Raises KernelComplained for any other complaint that the kernel printed before the state was read.
     """
-    result, printed = guest.run_fenced_script(
-        f"{before}{guest_state.READ_STATE_COMMAND}", guest.scaled_deadline(_FENCE_SECONDS)
-    )
+    traced = guest.image.recipe.defects.gone_stays_on_ftrace
+    command = f"{before}{guest_state.READ_STATE_COMMAND}" + (f"; {guest_state.READ_TRACED_COMMAND}" if traced else "")
+    result, printed = guest.run_fenced_script(command, guest.scaled_deadline(_FENCE_SECONDS))
     complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
     found = complaints.alarming
     if found:

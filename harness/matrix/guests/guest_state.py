@@ -17,6 +17,9 @@ _MEMORY = "/proc/meminfo"
 READ_STATE_COMMAND = (
     f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
 )
+_TRACED = "/sys/kernel/tracing/enabled_functions"
+# ftrace looks at each of its sites to print these few lines, so only guests whose kernel leaves calls behind are asked.
+READ_TRACED_COMMAND = f"grep -sH '' {_TRACED}"
 
 # The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
 _TAINTS = "PFSRMBUDAWCIOELKXTN"
@@ -35,13 +38,14 @@ class GuestState:
     """The state of a guest.
 
     `modules_probes_mounts` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab_kib` is in
-    KiB.
+    KiB; `traced` names the functions in which ftrace calls a handler, if the guest was asked.
     """
 
     modules_probes_mounts: Counter[str]
     processes: Counter[str]
     taint: frozenset[str]
     slab_kib: int
+    traced: frozenset[str] = frozenset()
 
     @classmethod
     def parse_listing(cls, listing: str) -> GuestState:
@@ -55,6 +59,7 @@ class GuestState:
     def _parsed(cls, listing: str) -> GuestState:
         things: Counter[str] = Counter()
         processes: Counter[str] = Counter()
+        traced: set[str] = set()
         taint, slab = None, 0
         for line in listing.splitlines():
             path, _, text = line.partition(":")
@@ -62,13 +67,15 @@ class GuestState:
                 taint = _letters(int(text))
             elif path == _MEMORY:
                 slab = int(text.split()[1]) if text.startswith("Slab:") else slab
+            elif path == _TRACED:
+                traced.add(text.partition(" (")[0])
             elif path.endswith("/cmdline"):
                 processes[f"process {text.partition(chr(0))[0]}"] += 1
             else:
                 things[_thing(path, text)] += 1
         if taint is None:
             raise ValueError(f"no {_TAINT} in it")
-        return cls(things, processes, taint, slab)
+        return cls(things, processes, taint, slab, frozenset(traced))
 
     def added_processes(self, after: GuestState) -> Counter[str]:
         """Return the processes that were added. A process of ours that ended does not count; it is started again."""
@@ -87,14 +94,15 @@ class GuestState:
         return "".join(sorted((after.taint - self.taint) & _CRASHES))
 
     def discard_reason(self, after: GuestState, memory_mib: int) -> str:
-        """Return why the guest must be discarded although the cell did nothing wrong: new taint, or much more slab.
+        """Return why the guest must be discarded although the cell did nothing wrong; empty when it need not be.
 
-        Empty when it need not be.
+        The reasons are new taint, much more slab, and ftrace's calls that the kernel left behind.
         """
         taint = "".join(sorted(after.taint - self.taint - _OURS))
         more = (after.slab_kib - self.slab_kib) >> 10
         found = [f"taint {taint}"] if taint else []
         found += [f"{more} MiB more of slab"] if more > memory_mib // _SLAB_SHARE else []
+        found += [f"ftrace's call in {name}" for name in sorted(after.traced - self.traced)]
         return ", ".join(found)
 
 

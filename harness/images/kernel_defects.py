@@ -1,0 +1,21 @@
+"""Documented defects of one kernel, which cases assert instead of a claim that the kernel breaks."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+_Cause = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", max_length=2048)]
+
+
+class KernelDefects(BaseModel):
+    """The cause of each defect that the recipe's kernel has, with file, function and version; None for one it lacks.
+
+    `gone_stays_on_ftrace`: ftrace's filter keeps the address of a kprobe whose module was unloaded, and calls the
+    handler of kprobes there in the next module at that address.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    gone_stays_on_ftrace: _Cause | None = None
