@@ -1,4 +1,4 @@
-"""Unexported variables are found by name, and their values, read inside and outside the guest, are right.
+"""Variables are found by name, and their values, read inside and outside the guest, are right.
 
 A module's variable is at its section's address in sysfs + the ELF file's offset. A variable of vmlinux is at its linked
 address + the slide. kallsyms lists data if the kernel has KALLSYMS_ALL (is_core_symbol(), kernel/module/kallsyms.c,
