@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import probe_module
 from harness.landing.landing_judgment import Missed
+from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -24,6 +26,7 @@ _RACE_SECONDS = 300.0
 _OFTEN = 5
 # The calls of the target's function under each registered probe of the race.
 RACE_CALLS = 3
+_WARM_UPS = 5
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,20 @@ def warm_up_allocations(target: Target, site: Site) -> None:
     target.unload()
     target.load()
     probe_module.unload_probe_module(target.guest)
+
+
+def warm_up_until_it_stays(layout: Layout, target: Target, site: Site) -> None:
+    """Warm up until the target is loaded again at the address that it had.
+
+    ftrace's trampolines are allocated next to modules and can take the target's place (seen on 5.10). Raises GuestError
+    if the target moves each time.
+    """
+    for _ in range(_WARM_UPS):
+        address = layout.probe_address(site)
+        warm_up_allocations(target, site)
+        if layout.probe_address(site) == address:
+            return
+    raise GuestError(f"{target.module} is loaded at another address each time", where=target.guest.name)
 
 
 def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> AcrossRemovalResult:
