@@ -6,6 +6,7 @@ import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.core.elf import Symbol
 from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
@@ -109,6 +110,25 @@ class AddressConverter:
         if wrong:
             raise Missed(f"{len(wrong)} of {len(found)} addresses: {wrong[0].complaint}\n\n{wrong[0]}")
         return found
+
+    def prove_no_way_back(self, symbols: Sequence[Symbol]) -> None:
+        """Convert the entries of functions whose names other functions have. Raises Missed with the first disagreement.
+
+        By its address each is probed at that address, and the kernel names it right. By that name the kernel finds
+        another function.
+        """
+        symbols = symbols if self.mutant is HONEST else evenly_spread(symbols, _OF_A_MUTANT)
+        pads = [self.layout.landing_pad_size_of(self.layout.kernel, symbol) for symbol in symbols]
+        starts = [self.layout.symbol_address(symbol, "") for symbol in symbols]
+        lands = [start + pad for start, pad in zip(starts, pads, strict=True)]
+        for symbol, found in zip(symbols, self._all(starts, lands), strict=True):
+            first = self.layout.probe_address(Site(symbol.name))
+            by_address, by_name = found.report_by_address, found.report_by_symbol
+            here = (found.kernel_symbol.offset, by_address.errno, by_address.address) == (0, 0, found.probe_address)
+            if not here or symbol.name not in (found.elf_symbol.names if found.elf_symbol else ()):
+                raise Missed(f"{symbol.name}: not probed at its address\n\n{found}")
+            if found.kernel_symbol.name == symbol.name and (by_name.errno, by_name.address) != (0, first):
+                raise Missed(f"{symbol.name}: by name not probed at {first:#x}, the lowest\n\n{found}")
 
     def convert(self, address: int) -> Conversion:
         """Convert any address except an entry with a landing pad."""

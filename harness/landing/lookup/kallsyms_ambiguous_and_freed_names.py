@@ -67,6 +67,19 @@ def ambiguous_names(layout: Layout, count: int) -> list[str]:
     return evenly_spread(list(_shared(layout, inside, forbidden)), count)
 
 
+def functions_without_a_way_back(layout: Layout) -> tuple[int, list[Symbol]]:
+    """The number of functions of the kernel's text whose name another one has, and those that their name does not find.
+
+    By name the kernel finds the function at the lowest address. The second value has those that can be probed.
+    """
+    inside = layout.kernel.text_range
+    named = [found for found in _by_name(layout.kernel).values() if len(found) > 1]
+    shared = sum(sum(_is_function(symbol, inside) for symbol in found) for found in named)
+    probed = set(ambiguous_names(layout, len(named)))
+    behind = [sorted(found, key=lambda each: each.address)[1:] for found in named if found[0].name in probed]
+    return shared, [symbol for found in behind for symbol in found]
+
+
 def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:
     for name, named in _by_name(layout.kernel).items():
         if len(named) > 1 and all(_is_function(symbol, inside) for symbol in named):
