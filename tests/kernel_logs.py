@@ -292,6 +292,15 @@ LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
 
 # Complaints of one line each, as printed.
 LINES: list[tuple[ComplaintKind, str]] = [
+    (ComplaintKind.FAULT, "Oops [#1]"),
+    (ComplaintKind.FAULT, "Oops - illegal instruction [#1]"),
+    (ComplaintKind.FAULT, "Oops[#1]:"),
+    (ComplaintKind.FAULT, "Kernel bug detected[#1]:"),
+    (ComplaintKind.FAULT, "Oops: Kernel access of bad area, sig: 11 [#1]"),
+    (ComplaintKind.FAULT, "BUG: Unable to handle kernel data access on read at 0xc00c000000000000"),
+    (ComplaintKind.FAULT, "CPU 0 Unable to handle kernel paging request at virtual address 0000000000000000, epc == 8"),
+    (ComplaintKind.FAULT, "Unable to handle kernel pointer dereference in virtual kernel address space"),
+    (ComplaintKind.FAULT, "illegal operation: 0001 ilc:1 [#1] SMP"),
     (ComplaintKind.PANIC, "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)"),
     (ComplaintKind.PANIC, "traps: PANIC: double fault, error_code: 0x0"),
     (ComplaintKind.LOCKUP, "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [insmod:190]"),

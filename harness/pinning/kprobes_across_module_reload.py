@@ -26,7 +26,7 @@ _RACE_SECONDS = 300.0
 _OFTEN = 5
 # The calls of the target's function under each registered probe of the race.
 RACE_CALLS = 3
-_WARM_UPS = 5
+_RELOADS = 8
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,16 @@ def warm_up_allocations(target: Target, site: Site) -> None:
     probe_module.unload_probe_module(target.guest)
 
 
-def warm_up_until_it_stays(layout: Layout, target: Target, site: Site) -> None:
-    """Warm up until the target is loaded again at the address that it had.
+def reload_at_same_address(layout: Layout, target: Target, site: Site) -> None:
+    """Remove the target and load it again, until the site is at the address that it had.
 
-    ftrace's trampolines are allocated next to modules and can take the target's place (seen on 5.10). Raises GuestError
-    if the target moves each time.
+    The kernel frees the memory of a module lazily (vmap_lazy_nr, mm/vmalloc.c), so that the next instance can be at
+    another address (seen on 5.10). Raises GuestError if it never returns.
     """
-    for _ in range(_WARM_UPS):
-        address = layout.probe_address(site)
-        warm_up_allocations(target, site)
+    address = layout.probe_address(site)
+    for _ in range(_RELOADS):
+        target.unload()
+        target.load()
         if layout.probe_address(site) == address:
             return
     raise GuestError(f"{target.module} is loaded at another address each time", where=target.guest.name)

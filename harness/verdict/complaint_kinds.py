@@ -111,13 +111,21 @@ OPENINGS = (
     # arch/x86/mm/fault.c; arch/arm64/mm/fault.c and others
     Opening(
         ComplaintKind.FAULT,
-        r"BUG: (?:kernel NULL pointer dereference|unable to handle|(?:\S+ )?stack guard page)",
+        r"BUG: (?:kernel NULL pointer dereference|[uU]nable to handle|(?:\S+ )?stack guard page)",
     ),
-    Opening(ComplaintKind.FAULT, r"Unable to handle kernel "),
+    Opening(ComplaintKind.FAULT, r"(?:CPU \d+ )?Unable to handle kernel "),
     Opening(ComplaintKind.FAULT, r"Insufficient stack space to handle exception"),
     # arch/x86/kernel/dumpstack.c, __die_header(): `general protection fault: 0000 [#1] SMP`; Oops: 0002 [#1]
     Opening(
         ComplaintKind.FAULT, r"[A-Za-z][\w .,:()/+-]{1,120}: [0-9a-f]{4,16} \[#\d+\]", _CRASHING, required_literal=" [#"
+    ),
+    # die() of riscv (`Oops [#1]`, `Oops - BUG [#1]`), mips and loongarch (`Oops[#1]:`, `Kernel bug detected[#1]:`),
+    # powerpc (`Oops: Kernel access of bad area, sig: 11 [#1]`) and s390 (`illegal operation: 0001 ilc:1 [#1]`).
+    Opening(
+        ComplaintKind.FAULT, r"(?:Oops|Kernel BUG|Kernel bug detected)(?: - .{1,60}|: .{1,80})? ?\[#\d+\]", _CRASHING
+    ),
+    Opening(
+        ComplaintKind.FAULT, r"[a-z][\w -]{1,80}: [0-9a-f]{4} ilc:\d \[#\d+\]", _CRASHING, required_literal=" ilc:"
     ),
     Opening(ComplaintKind.FAULT, r"Internal error: ", _CRASHING),
     Opening(ComplaintKind.FAULT, r"SError Interrupt on CPU"),
