@@ -19,7 +19,8 @@ from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.systemtap_relocation_by_hand import UNARMED
 
 # Functions that are registered without --sweep; the kernel takes some milliseconds for each under emulation.
-_SPREAD = 600
+_SPREAD = 400
+_OF_A_MUTANT = 16
 # Sites of one load of the probe module; more do not fit into one argument of insmod (MAX_ARG_STRLEN).
 _AT_ONCE = 800
 _SHOWN = 10
@@ -41,6 +42,7 @@ def prove_registered_by_hand(trial: Trial, depth: Depth, mutant: Mutant = HONEST
     refuse a function that lands only for a documented reason. Raises Missed.
     """
     functions = trial.functions if depth is not Depth.SAMPLE else evenly_spread(trial.functions, _SPREAD)
+    functions = functions if mutant is HONEST else evenly_spread(functions, _OF_A_MUTANT)
     refusals = Refusals(trial.layout)
     registered = 0
     wrong: list[str] = []
