@@ -55,7 +55,7 @@ class Guest:
         self.fence_position = 0  # position on the console after the last fence
         self.when_stopped: Callable[[float], None] | None = None  # called once with the CPU seconds of QEMU
         self._fencing = threading.Lock()
-        emulator.monitor.call_when_guest_stops(self._over)
+        emulator.monitor.call_when_guest_stops(self.give_up)
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +204,7 @@ class Guest:
             self._link.break_connection(self._ended)
         self._link.connect(deadline)
         registers = self.architecture.kprobe_traits.register_parser
-        self.heartbeat = Heartbeat(self._emulator, self._link, registers, self._over)
+        self.heartbeat = Heartbeat(self._emulator, self._link, registers, self.give_up)
 
     def return_to_provisioning(self, deadline: Deadline) -> None:
         """Make init erase this run's keys, end every process and wait for a new provisioning line.
@@ -255,7 +255,7 @@ class Guest:
         if callback:
             callback(self._emulator.cpu_seconds)
 
-    def _over(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
         """End all waits for this guest with the reason: it will not answer again."""
         self._ended = reason
         self.console.end_waits_soon()
