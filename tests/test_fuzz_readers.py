@@ -26,12 +26,16 @@ from harness.landing.code.patch_sites import patch_sites
 from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module
 from harness.landing.target import Target
+from harness.landing.verify import registrations, traced_functions
+from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.matrix.commands import bundle_trust, replay_options
 from harness.matrix.guests.guest_state import GuestState
+from harness.matrix.verify import systemtap_run
 from harness.pinning.loader import LoaderLine
 from harness.report import bundle, cell_duration_cache, jsonl
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
+from harness.userspace.ways import UprobesByModule, UprobesByTracefs
 from harness.verdict.complaints import confirmed_by_dmesg, read_complaints
 from harness.verdict.printk import read_records, without_control_codes
 from harness.verdict.traces import frames
@@ -50,6 +54,31 @@ LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
         lambda text: Target.__new__(Target)._parsed(text) if _named() else None,
     ),
     "data": ("address=c0000000 bytes=0011aabb errno=0 symbol=banner+0x0/0x10 [x]\n", data_module.parse_results),
+    "traced functions": (
+        "vfs_read (1) R I     \ttramp: 0xffffffffc0200000 (kprobe_ftrace_handler+0x0/0x10) ->f+0x0/0x9\n"
+        "leaf [x] (2)   D  \n\tdirect-->bpf_trampoline_1+0x0/0x9\n",
+        traced_functions.parse_enabled_functions,
+    ),
+    "registrations": (
+        "time=1 errno=0 address=ffffffff81000000 symbol=leaf offset=4 handler=0 command=a\\040b disabled=0\n"
+        "time=1 errno=0 device=8:1 inode=7 offset=1f file=/tmp/x command=sh\nlost=0 now=2\n",
+        registrations.parse_registrations,
+    ),
+    "modules": ("x 61440 1 y, Live 0xffffffffc0000000\n", systemtap_run._use_counts),
+    "names of modules": (
+        "x 61440 1 y, Live 0xffffffffc0000000\n",
+        lambda text: GuestLists((), (), registrations.Records(), text).module_names,
+    ),
+    "strace": (
+        '7 openat(AT_FDCWD, "/sys/module/x/sections/.text", O_RDONLY) = 3</sys/module/x/sections/.text>\n'
+        "7 init_module(0x1, 2, 3) = 0\n7 close(3</sys/module/x/sections/.text>) = 0\n",
+        systemtap_run.read_held_files,
+    ),
+    "uprobe module": (
+        "site=0 errno=0 offset=0x4\nhit=0 pid=7 ip=1000 hits=2 returns=1 func=1000 lost=0\n",
+        UprobesByModule(None)._parsed,  # type: ignore[arg-type]
+    ),
+    "uprobe trace": ("  x-7 [000] d... 1.5: s0: (0x401000)\n", UprobesByTracefs(None)._parsed),  # type: ignore[arg-type]
     "loader": ("did load target pid=7 errno=0\n", LoaderLine.parse),
 }
 STATE = """\

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
+from harness.guest.result import parsing_guest_text
 from harness.images import systemtap
 from harness.images.debian_packages_archive_or_disk import ROOT
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
@@ -121,6 +122,7 @@ def read_held_files(trace: str) -> HeldFiles:
     return HeldFiles(most, at_load)
 
 
+@parsing_guest_text("/proc/modules")
 def _use_counts(listing: str) -> dict[str, int]:
     """The use count of each loaded module of /proc/modules; -1 for one that cannot be removed."""
     fields = [line.split() for line in listing.splitlines()]
