@@ -16,8 +16,9 @@ from harness.core.errors import DeadlineExceeded, HostDeadlineExceeded, HostErro
 from harness.guest.guest import Guest
 from harness.guest.steal_time import GuestTime
 
-# A host that runs a guest for less than this part of the time has failed.
+# A host has failed if it takes more than this many times as long, and this many seconds, to run a guest for its limit.
 _LONGEST_FACTOR = 10
+_SHORTEST_SECONDS = 600.0
 _LAP_SECONDS = 0.5
 
 
@@ -35,7 +36,7 @@ class GuestRunTimeLimit:
         self._time = GuestTime(guest.pid, lambda: guest.monitor.is_guest_paused)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"limit {guest.name}", daemon=True)
-        self.deadline = Deadline.after(seconds * _LONGEST_FACTOR)
+        self.deadline = Deadline.after(max(seconds * _LONGEST_FACTOR, _SHORTEST_SECONDS))
 
     def __enter__(self) -> Self:
         self._thread.start()
