@@ -14,6 +14,7 @@ from harness import cli, user_config
 from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.core.files import read_regular_file
+from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.landing.code.system_map import SystemMap
 from harness.matrix.verify import plan
@@ -81,6 +82,13 @@ def test_the_users_configuration(tmp_path: Path, make: Make, monkeypatch: pytest
     make(tmp_path / user_config.NAME)
     with pytest.raises(UsageError, match="cannot be read"):
         user_config.read()
+
+
+def test_a_source_file_of_a_module(tmp_path: Path, make: Make) -> None:
+    make(tmp_path / "x.c")
+    (tmp_path / "scratch").mkdir()
+    with pytest.raises(UsageError, match=r"x\.c: is (?:not a regular file|larger than 256 MiB)"):
+        external_build._lay_out(tmp_path / "x.c", tmp_path / "scratch")
 
 
 def test_a_systemtap_script(tmp_path: Path, make: Make) -> None:
