@@ -233,12 +233,13 @@ class Guest:
         before the next fence.
 
         A line written to /dev/kmsg goes through the kernel's one log, which the console prints in order
-        (kernel/printk/printk.c, console_unlock(), 6.1). Level 1 is printed at every console log level.
+        (kernel/printk/printk.c, console_unlock(), 6.1). Level 0 is printed at every console log level, level 1 only
+        above `dmesg -n 1` (suppress_message_printing()).
         """
         with self._fencing:
             mark = f"pinpoint: fence {secrets.token_hex(8)}"
             status = "pinpoint_status() { return $1; }"
-            command = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
+            command = f"{text}\nrc=$?; echo '<0>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
             result = self.run_script(command, deadline, in_place=True)
             found = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fence_position)
             start, self.fence_position = self.fence_position, found.end
