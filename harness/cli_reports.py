@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections import Counter
@@ -20,6 +19,7 @@ from harness.report.compare import Baseline, compare_with_baseline, format_compa
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_report
 from harness.report.metrics_with_goals import Figures
+from harness.report.page.case_docstrings import read_claims
 from harness.report.record import describe_cell
 from harness.report.run_dir import LATEST, RunDirectory
 from harness.verdict.printk import without_control_codes
@@ -120,18 +120,14 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
 
     directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
     found = [Run(directory.name, read_cells(directory.path)) for directory in directories]
-    claims = {file: _claim(paths.PROJECT / file) for file in {cell.file for run in found for cell in run.cells}}
+    claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells}}
     _print(results_by_vm_markdown(found, claims), output)
     return 0
 
 
-def _claim(case: Path) -> str:
+def _claim(file: str) -> str:
     """Return the first line of a case file's docstring; the file's name if it has none or does not exist any more."""
-    try:
-        text = ast.get_docstring(ast.parse(case.read_text()))
-    except (OSError, ValueError, SyntaxError):
-        text = None
-    return (text or case.name).partition("\n")[0]
+    return read_claims(file).file_claim or Path(file).name
 
 
 @click.command()

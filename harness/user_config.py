@@ -11,9 +11,10 @@ from typing import Any
 
 from harness.core import paths
 from harness.core.errors import UsageError
+from harness.core.files import read_regular_file
 
 NAME = "pinpoint.toml"
-_LARGEST = 1 << 16
+_LARGEST = 1 << 20
 _ACCELERATORS = ("kvm", "tcg")
 # The keys that stand for an environment variable.
 _VARIABLES = {"mirror": "PINPOINT_MIRROR", "cache": "PINPOINT_CACHE"}
@@ -52,9 +53,7 @@ def read() -> UserConfig:
         file = path()
         if not file.exists():
             return UserConfig()
-        if file.stat().st_size > _LARGEST:
-            raise _wrong("is too large")
-        return _parsed(tomllib.loads(file.read_text()))
+        return _parsed(tomllib.loads(read_regular_file(file, _LARGEST).decode()))
     except (OSError, RuntimeError) as error:
         raise _wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except (ValueError, RecursionError) as error:

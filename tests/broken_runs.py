@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import select
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ FAULT_CASES = paths.PROJECT / "tests" / "faults" / "fault_cases.py"
 _WITNESS = "PINPOINT_FAULT_WITNESS"
 # How long a process may outlive its run.
 _GONE_SECONDS = 10.0
+# include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class BrokenRun:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
 
     @property
@@ -94,6 +99,11 @@ class BrokenRun:
             if any(map(named.search, texts)) and int(process.name) not in above:
                 found.append(int(process.name))
         return found
+
+
+def _die_with_parent() -> None:
+    """Let this child end when the process of the suite that started it is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def _with_ancestors(process: int) -> set[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import resource
+import re
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -14,31 +16,87 @@ from hypothesis import strategies as st
 from harness.core.errors import PinpointError
 
 T = TypeVar("T")
-_LONGEST_SECONDS = 5.0
-_MOST_KIB = 512 << 10
+LONGEST_SECONDS = 5.0
+MOST_MIB = 512
+# The name of a test's measurements among its user properties, which pytest passes from workers to the controller.
+PROPERTY = "fuzz"
 
 
-def fuzz(config: pytest.Config, strategy: st.SearchStrategy[T], reader: Callable[[T], object]) -> None:
-    """Feed `--fuzz` inputs to a reader; an error that is not a PinpointError or has several lines is a failure."""
+@dataclass
+class Measured:
+    """What the inputs of one test cost: their number, the processor seconds of the slowest, and memory in MiB.
 
-    def check(case: T) -> None:
-        began = time.monotonic()
+    `tracebacks` counts inputs that a reader neither read nor refused in one line, `hangs` those that took too long;
+    hypothesis repeats such an input to make it smaller. `peak_mib` is the peak of the whole process, `grown_mib` how
+    far it is above what the process used before.
+    """
+
+    inputs: int = 0
+    tracebacks: int = 0
+    hangs: int = 0
+    slowest_seconds: float = 0.0
+    peak_mib: float = 0.0
+    grown_mib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fuzz:
+    """Feeds `--fuzz` inputs to the readers of one test."""
+
+    test: pytest.Item
+
+    def __call__(self, strategy: st.SearchStrategy[T], reader: Callable[[T], object]) -> None:
+        """Feed inputs to a reader; an error that is not a PinpointError or has several lines is a failure."""
+        measured = Measured()
+
+        def check(case: T) -> None:
+            measured.inputs += 1
+            began = time.process_time()
+            try:
+                _read_or_refused(reader, case)
+            except BaseException:
+                measured.tracebacks += 1
+                raise
+            seconds = time.process_time() - began
+            measured.slowest_seconds = max(measured.slowest_seconds, seconds)
+            measured.hangs += seconds >= LONGEST_SECONDS
+            assert seconds < LONGEST_SECONDS, "a hang"
+
+        before = _restarted_peak()
         try:
-            reader(case)
-        except PinpointError as error:
-            if "\n" in str(error).strip():
-                pytest.fail(f"more than one line: {error}")
-        assert time.monotonic() - began < _LONGEST_SECONDS, "a hang"
+            settings(
+                max_examples=self.test.config.option.fuzz,
+                deadline=None,
+                database=None,
+                phases=(Phase.explicit, Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            )(given(strategy)(check))()
+        finally:
+            measured.peak_mib = _memory_mib("VmHWM")
+            measured.grown_mib = measured.peak_mib - before
+            self.test.user_properties.append((PROPERTY, asdict(measured)))
+        assert measured.grown_mib < MOST_MIB
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    settings(
-        max_examples=config.option.fuzz,
-        deadline=None,
-        database=None,
-        phases=(Phase.explicit, Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )(given(strategy)(check))()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < _MOST_KIB
+
+def _read_or_refused(reader: Callable[[T], object], case: T) -> None:
+    try:
+        reader(case)
+    except PinpointError as error:
+        if "\n" in str(error).strip():
+            pytest.fail(f"more than one line: {error}")
+
+
+def _restarted_peak() -> float:
+    """Set this process's peak of memory to what it uses now, and return that in MiB."""
+    # Documentation/filesystems/proc.rst, 6.1: 5 resets VmHWM.
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory_mib("VmRSS")
+
+
+def _memory_mib(name: str) -> float:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) / 1024
 
 
 def mutations(seed: bytes) -> st.SearchStrategy[bytes]:

@@ -2,9 +2,10 @@
 
 `python killed_runs.py DIRECTORY VICTIM COUNT POINTS` makes one run that is not killed; then, for POINTS of COUNT points
 at even distances, a run in which VICTIM is killed by SIGKILL at that point and one that is not killed and starts with
-what is left. VICTIM is `controller`, `worker`, `QEMU` or `builder`. Each run builds with make and ccache, freezes and
-thaws with real QEMUs, and has an empty store. A JSON object is printed for each run: `point` (0: nothing is killed),
-`status` as waitpid() returns it, `struck`, and `orphaned`.
+what is left. VICTIM is `controller`, `worker`, `QEMU` or `builder`. The points are those side effects of the first run
+at which there still was a victim. A run in which it had ended by then is repeated with an earlier point. Each run
+builds with make and ccache, freezes and thaws with real QEMUs, and has an empty store. A JSON object is printed for
+each run: `point` (0: nothing is killed), `status` as waitpid() returns it, `struck`, and `orphaned`.
 """
 
 from __future__ import annotations
@@ -125,14 +126,15 @@ def descendants(process: int) -> list[int]:
     return sorted(found[1:], reverse=True)
 
 
-def strike(own: int, victim: str) -> bool:
-    """Kill the victim; return False if there is none now."""
+def strike(own: int, victim: str, number: int = signal.SIGKILL) -> bool:
+    """Kill the victim, or send it another signal; return False if there is none now."""
     if victim == "controller":
-        os.kill(own, signal.SIGKILL)
+        os.kill(own, number)
+        return True
     for process in descendants(own):
         try:
             if VICTIMS[victim] in Path(f"/proc/{process}/cmdline").read_bytes():
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, number)
                 return True
         except OSError:
             continue
@@ -142,6 +144,7 @@ def strike(own: int, victim: str) -> bool:
 def run(directory: Path, victim: str, point: int) -> None:
     """Run the plugin in a forked process, strike at side effect number `point` or soon after; write how to `done`."""
     own, done, struck, begun = os.getpid(), 0, False, False
+    last = 0
 
     def strike_soon() -> None:
         # A controller that waits for its workers has no side effects, so the victim is looked for all the time.
@@ -149,6 +152,14 @@ def run(directory: Path, victim: str, point: int) -> None:
         while not struck:
             struck = strike(own, victim)
             time.sleep(0.01)
+
+    def watch() -> None:
+        # The last side effect at which there is a victim. Signal 0 only looks for one.
+        nonlocal last
+        while True:
+            if strike(own, victim, 0):
+                last = done
+            time.sleep(0.02)
 
     def count(event: str, given: tuple[Any, ...]) -> None:
         nonlocal done, begun
@@ -168,10 +179,12 @@ def run(directory: Path, victim: str, point: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.addaudithook(count)
+    if not point:
+        threading.Thread(target=watch, daemon=True).start()
     options = ["-p", "no:cacheprovider", "-q", "--rootdir", str(directory), *(f"--vm={vm}" for vm in VMS)]
     options += ["-n", "2"] if victim == "worker" else []
     status = pytest.main([*options, str(directory)])
-    (directory / "done").write_text(json.dumps([done, struck]))
+    (directory / "done").write_text(json.dumps([last, struck]))
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -183,16 +196,21 @@ def main(directory: Path, victim: str, count: int, points: list[int]) -> None:
     (directory / "pytest.ini").touch()
     whole = 0
     for point in [0, *(each for number in points for each in (number, 0))]:
-        if point:
-            shutil.rmtree(directory / "cache" / "store")
-        (directory / "done").unlink(missing_ok=True)
-        child = os.fork()
-        if not child:
-            run(directory, victim, point * whole // (count + 1))
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        ended = (directory / "done").exists()
-        done, struck = json.loads((directory / "done").read_text()) if ended else (0, True)
-        whole = whole or done
+        place = max(1, point * whole // (count + 1)) if point else 0
+        while True:
+            if point:
+                shutil.rmtree(directory / "cache" / "store", ignore_errors=True)
+            (directory / "done").unlink(missing_ok=True)
+            child = os.fork()
+            if not child:
+                run(directory, victim, place)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            ended = (directory / "done").exists()
+            last, struck = json.loads((directory / "done").read_text()) if ended else (0, True)
+            whole = whole or last
+            if struck or place < 2:
+                break
+            place = place * 3 // 4
         left = BrokenRun(directory).orphaned()
         print(json.dumps({"point": point, "status": status, "struck": struck, "orphaned": left}), flush=True)
 

@@ -67,22 +67,22 @@ def kill_at(guest, path):
     os.kill(guest.pid, 9)
 
 
-def freeze(guest, path, deadline):
+def freeze(guest, path, seconds):
     if strikes(guest.name, "killed while it freezes"):
         state._BYTES_PER_SECOND = 1 << 12
         threading.Thread(target=kill_at, args=(guest, path)).start()
         try:
-            return freeze_for_real(guest, path, deadline)
+            return freeze_for_real(guest, path, seconds)
         finally:
             state._BYTES_PER_SECOND = 1 << 40
     if strikes(guest.name, "no room while it freezes"):
         path.symlink_to("/dev/full")
         state.os = Unasked()
         try:
-            return freeze_for_real(guest, path, deadline)
+            return freeze_for_real(guest, path, seconds)
         finally:
             state.os = os
-    freeze_for_real(guest, path, deadline)
+    freeze_for_real(guest, path, seconds)
     if strikes(guest.name, "a frozen guest that QEMU does not take"):
         os.truncate(path, path.stat().st_size // 2)
 

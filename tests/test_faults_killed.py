@@ -19,9 +19,8 @@ from killed_runs import CASES, VMS
 from harness.judge_injected_fault_fixture import Judge
 
 POINTS = 20
-# Those of `./pinpoint test`; the rest belongs to tests/faults.
-FEW = (1, 5, 9, 13, 17)
-# make runs early in a run that finds caches and bytecode of the one before, which has more side effects.
+# Those of `./pinpoint test`, a quarter; the rest belongs to tests/faults.
+FEW = tuple(range(1, POINTS + 1, 4))
 POINTS_OF = {"controller": FEW, "worker": FEW[2:3], "QEMU": FEW[2:3], "builder": FEW[:1]}
 
 pytestmark = pytest.mark.slow
@@ -62,8 +61,7 @@ def kill(directory: Path, judge_fault: Judge, victim: str, points: Sequence[int]
     assert verdicts <= {"pass", "harness-error"}, whole.output
     latest = (directories[-1] / "results.jsonl").read_text().splitlines()
     assert len(latest) == CASES * len(VMS)
-    struck = sum(broken["struck"] for broken in runs[1::2])
-    assert struck * 2 >= len(points), f"only {struck} of {len(points)} struck"
+    assert all(broken["struck"] for broken in runs[1::2]), runs
 
 
 def expected_status(struck: bool) -> int:

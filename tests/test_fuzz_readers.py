@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzzing import fuzz, mutations
+from fuzzing import Fuzz, mutations
 from hypothesis import strategies as st
 
 from harness.core import line_table, paths
@@ -26,12 +26,16 @@ from harness.landing.code.patch_sites import patch_sites
 from harness.landing.code.system_map import SystemMap
 from harness.landing.lookup import data_module
 from harness.landing.target import Target
+from harness.landing.verify import registrations, traced_functions
+from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.matrix.commands import bundle_trust, replay_options
 from harness.matrix.guests.guest_state import GuestState
+from harness.matrix.verify import systemtap_run
 from harness.pinning.loader import LoaderLine
 from harness.report import bundle, cell_duration_cache, jsonl
 from harness.report.bundle import Bundle
 from harness.report.record import Cell
+from harness.userspace.ways import UprobesByModule, UprobesByTracefs
 from harness.verdict.complaints import confirmed_by_dmesg, read_complaints
 from harness.verdict.printk import read_records, without_control_codes
 from harness.verdict.traces import frames
@@ -50,6 +54,31 @@ LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
         lambda text: Target.__new__(Target)._parsed(text) if _named() else None,
     ),
     "data": ("address=c0000000 bytes=0011aabb errno=0 symbol=banner+0x0/0x10 [x]\n", data_module.parse_results),
+    "traced functions": (
+        "vfs_read (1) R I     \ttramp: 0xffffffffc0200000 (kprobe_ftrace_handler+0x0/0x10) ->f+0x0/0x9\n"
+        "leaf [x] (2)   D  \n\tdirect-->bpf_trampoline_1+0x0/0x9\n",
+        traced_functions.parse_enabled_functions,
+    ),
+    "registrations": (
+        "time=1 errno=0 address=ffffffff81000000 symbol=leaf offset=4 handler=0 command=a\\040b disabled=0\n"
+        "time=1 errno=0 device=8:1 inode=7 offset=1f file=/tmp/x command=sh\nlost=0 now=2\n",
+        registrations.parse_registrations,
+    ),
+    "modules": ("x 61440 1 y, Live 0xffffffffc0000000\n", systemtap_run._use_counts),
+    "names of modules": (
+        "x 61440 1 y, Live 0xffffffffc0000000\n",
+        lambda text: GuestLists((), (), registrations.Records(), text).module_names,
+    ),
+    "strace": (
+        '7 openat(AT_FDCWD, "/sys/module/x/sections/.text", O_RDONLY) = 3</sys/module/x/sections/.text>\n'
+        "7 init_module(0x1, 2, 3) = 0\n7 close(3</sys/module/x/sections/.text>) = 0\n",
+        systemtap_run.read_held_files,
+    ),
+    "uprobe module": (
+        "site=0 errno=0 offset=0x4\nhit=0 pid=7 ip=1000 hits=2 returns=1 func=1000 lost=0\n",
+        UprobesByModule(None)._parsed,  # type: ignore[arg-type]
+    ),
+    "uprobe trace": ("  x-7 [000] d... 1.5: s0: (0x401000)\n", UprobesByTracefs(None)._parsed),  # type: ignore[arg-type]
     "loader": ("did load target pid=7 errno=0\n", LoaderLine.parse),
 }
 STATE = """\
@@ -80,8 +109,8 @@ def text_of(seed: str) -> st.SearchStrategy[str]:
 
 
 @pytest.fixture
-def config(request: pytest.FixtureRequest) -> pytest.Config:
-    return request.config
+def fuzz(request: pytest.FixtureRequest) -> Fuzz:
+    return Fuzz(request.node)
 
 
 @pytest.fixture
@@ -99,13 +128,13 @@ def write(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 @pytest.mark.parametrize("name", LISTINGS)
-def test_listings_of_guests(config: pytest.Config, name: str) -> None:
+def test_listings_of_guests(fuzz: Fuzz, name: str) -> None:
     seed, reader = LISTINGS[name]
     reader(seed)
-    fuzz(config, text_of(seed), reader)
+    fuzz(text_of(seed), reader)
 
 
-def test_the_state_of_a_guest(config: pytest.Config) -> None:
+def test_the_state_of_a_guest(fuzz: Fuzz) -> None:
     def reader(text: str) -> None:
         try:
             GuestState.parse_listing(text)
@@ -113,19 +142,18 @@ def test_the_state_of_a_guest(config: pytest.Config) -> None:
             raise PinpointError("its state cannot be read") from error
 
     GuestState.parse_listing(STATE)
-    fuzz(config, text_of(STATE), reader)
+    fuzz(text_of(STATE), reader)
 
 
-def test_notes_of_a_kernel(config: pytest.Config) -> None:
+def test_notes_of_a_kernel(fuzz: Fuzz) -> None:
     note = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0" + bytes(range(20))
     assert booted_kernel_check.build_id(note)
-    fuzz(config, mutations(note), booted_kernel_check.build_id)
+    fuzz(mutations(note), booted_kernel_check.build_id)
 
 
-def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
+def test_system_maps(fuzz: Fuzz, write: Callable[[bytes], Path]) -> None:
     SystemMap.read(write(MAP.encode()))
     fuzz(
-        config,
         mutations(MAP.encode()),
         lambda content: SystemMap.read(write(content)).describe_address(0xFFFFFFFF81000008),
     )
@@ -134,7 +162,7 @@ def test_system_maps(config: pytest.Config, write: Callable[[bytes], Path]) -> N
 @pytest.mark.parametrize(
     "log", sorted((paths.TESTS / "console_logs").rglob("*.console"))[::9], ids=lambda path: path.name
 )
-def test_consoles(config: pytest.Config, log: Path) -> None:
+def test_consoles(fuzz: Fuzz, log: Path) -> None:
     def reader(content: bytes) -> None:
         for timed in (True, None):
             found = read_complaints(content, timed=timed)
@@ -149,7 +177,7 @@ def test_consoles(config: pytest.Config, log: Path) -> None:
             "\x1b\x9b\x07\r\0"
         )
 
-    fuzz(config, mutations(log.read_bytes()[: 1 << 14]), reader)
+    fuzz(mutations(log.read_bytes()[: 1 << 14]), reader)
 
 
 @pytest.fixture
@@ -174,7 +202,7 @@ def test_a_line_table_that_advances_by_nothing_is_damaged(module: bytes, write: 
         line_table.rows(Elf.read(write(damaged)))
 
 
-def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], Path]) -> None:
+def test_modules(fuzz: Fuzz, module: bytes, write: Callable[[bytes], Path]) -> None:
     def reader(content: bytes) -> None:
         elf = Elf.read(write(content))
         for name, section in elf.sections.items():
@@ -195,10 +223,10 @@ def test_modules(config: pytest.Config, module: bytes, write: Callable[[bytes], 
     table = st.tuples(st.integers(0, 63), mutations(module[headers:])).map(
         lambda drawn: (module[:headers] + drawn[1])[: len(module)]
     )
-    fuzz(config, st.one_of(mutations(module), table), reader)
+    fuzz(st.one_of(mutations(module), table), reader)
 
 
-def test_recipes(config: pytest.Config, tmp_path: Path) -> None:
+def test_recipes(fuzz: Fuzz, tmp_path: Path) -> None:
     seeds = [path.read_bytes() for path in sorted(paths.RECIPES.glob("*.toml"))]
     place = tmp_path / "vm.toml"
 
@@ -207,10 +235,10 @@ def test_recipes(config: pytest.Config, tmp_path: Path) -> None:
         loaded = vm_recipe.load(place)
         assert not set("$;|&`()<>\"'\\\n") & set(loaded.kernel.cflags)
 
-    fuzz(config, st.one_of(st.sampled_from(seeds).flatmap(mutations), st.binary(max_size=200)), reader)
+    fuzz(st.one_of(st.sampled_from(seeds).flatmap(mutations), st.binary(max_size=200)), reader)
 
 
-def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundles(fuzz: Fuzz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_replay import FILE, ITEM, cell
 
     monkeypatch.setattr(bundle_trust, "collect_bundle_cells", lambda _: {})
@@ -225,7 +253,7 @@ def test_bundles(config: pytest.Config, tmp_path: Path, monkeypatch: pytest.Monk
         bundle_trust.demand_cells(found)
 
     seed = description.read_bytes()
-    fuzz(config, st.one_of(mutations(seed), _json(json.loads(seed))), reader)
+    fuzz(st.one_of(mutations(seed), _json(json.loads(seed))), reader)
 
 
 def _json(good: dict[str, object]) -> st.SearchStrategy[bytes]:
@@ -239,11 +267,11 @@ def _json(good: dict[str, object]) -> st.SearchStrategy[bytes]:
     return changes.map(lambda changed: json.dumps({**good, **changed}).encode())
 
 
-def test_results_of_earlier_runs(config: pytest.Config, write: Callable[[bytes], Path]) -> None:
+def test_results_of_earlier_runs(fuzz: Fuzz, write: Callable[[bytes], Path]) -> None:
     from test_replay import cell
 
     line = cell().model_dump_json().encode() + b"\n"
-    fuzz(config, mutations(line * 3), lambda content: jsonl.read(write(content), Cell))
+    fuzz(mutations(line * 3), lambda content: jsonl.read(write(content), Cell))
     kept = json.dumps({"parisc": {"test_x": 1.5}}).encode()
     anything = st.one_of(mutations(kept), _json({"parisc": 1}))
-    fuzz(config, anything, lambda content: cell_duration_cache.seconds_by_vm(write(content)))
+    fuzz(anything, lambda content: cell_duration_cache.seconds_by_vm(write(content)))

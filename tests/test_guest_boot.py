@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import paths
+from harness.core import paths, process
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BootError, HostError, UsageError
 from harness.core.events import Bus
-from harness.guest import accelerator
+from harness.guest import accelerator, guest_run_time_limit, monitor, start
 from harness.guest.accelerator import KVM, TCG, Accelerator, choose
 from harness.guest.accelerator_canary_firmware import (
     CANARIES,
@@ -145,7 +146,7 @@ class Pretender:
 
     def boot(self, kernel: bytes, seconds: float = SOON, memory_mib: int = 64) -> Guest:
         log = self.directory / "console" / "pretender.log"
-        beginning = StartOptions(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), Deadline.after(seconds))
+        beginning = StartOptions(log, RunKeys.make(), Accelerator(TCG, "a test"), Bus(), seconds)
         return boot(self.image(kernel, memory_mib), beginning)
 
 
@@ -186,8 +187,55 @@ def test_power_off_at_boot_ends_the_wait(pretender: Pretender) -> None:
 
 
 def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
-    with pytest.raises(BootError, match=r"in time\n  \(the console is empty\)"):
+    with pytest.raises(BootError, match=r"not ready in time: it ran for 6 s of \d+ s\n  \(the console is empty\)"):
         pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
+
+
+def starve(qemu: int) -> subprocess.Popen[bytes]:
+    """Leave QEMU almost no processor: move it to one that a program keeps busy, with the lowest priority there."""
+    core = min(os.sched_getaffinity(0))
+    hog = process.spawn([sys.executable, "-c", "while True: pass"])
+    os.sched_setaffinity(hog.pid, {core})
+    # Where the kernel divides processors among sessions, priorities count only within a session (sched(7)).
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{qemu}/autogroup").write_text("19")
+    for task in Path(f"/proc/{qemu}/task").iterdir():
+        os.sched_setaffinity(int(task.name), {core})
+        os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
+    return hog
+
+
+def test_a_guest_that_the_host_does_not_run_is_no_boot_failure(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guest_run_time_limit, "_LONGEST_FACTOR", 2)
+    monkeypatch.setattr(guest_run_time_limit, "_SHORTEST_SECONDS", 0.0)
+    hear, hogs = start._hear, []
+
+    def starved(guest: Guest, line: str, deadline: Deadline) -> None:
+        hogs.append(starve(guest.pid))
+        hear(guest, line, deadline)
+
+    monkeypatch.setattr(start, "_hear", starved)
+    try:
+        with pytest.raises(HostError, match=r"the host ran the guest for \d+ s of \d+ s"):
+            pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=4.0)
+    finally:
+        for hog in hogs:
+            process.stop(hog)
+
+
+def test_a_monitor_that_does_not_answer_at_boot_is_the_hosts_failure(
+    pretender: Pretender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_qemu(guest: Guest, *_: object) -> None:
+        os.kill(guest.pid, signal.SIGSTOP)
+        monkeypatch.setattr(monitor, "_COMMAND_SECONDS", 2.0)
+        guest.monitor.execute("query-status")
+
+    monkeypatch.setattr(start, "_hear", stop_qemu)
+    with pytest.raises(HostError, match="monitor command query-status did not come in time"):
+        pretender.boot(b"\x00\x00\x00\x14" * 4)
 
 
 def test_readiness_is_not_believed_without_ssh(pretender: Pretender) -> None:

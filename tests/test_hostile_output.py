@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +22,12 @@ from harness.guest import console_output_spill_file
 from harness.guest.console import Console, Transcript
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
+from harness.landing.verify import traced_functions
 from harness.matrix.cells.cell_phases_and_verdict import verdict_of_error
 from harness.matrix.guests import check_after_cell, guest_state
 from harness.matrix.guests.check_after_cell import KernelComplained, UnexplainedTaint
+from harness.matrix.verify import systemtap_run
+from harness.userspace.ways import UprobesByModule, UprobesByTracefs
 from harness.verdict import complaint_kinds, complaints, printk, traces
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_complaints
@@ -239,6 +242,35 @@ def test_a_fence_is_found_behind_a_line_without_end(line: Line) -> None:
     assert guest.read_output_since_fence(Deadline.after(60)).startswith("first\n" + "." * MIB)
     line.send(b"second\r\n")
     assert guest.read_output_since_fence(Deadline.after(60)) == "second\n"
+
+
+@pytest.mark.parametrize("before", ["6,1,1,-;x\r\n", "6,1," + "9" * 5000 + ",-;x\r\n", "<12>", "x <15>", "\r\n<8>"])
+def test_no_program_hides_an_oops_by_the_form_of_another_log(before: str) -> None:
+    console = f"{before}[    1.000000] BUG: unable to handle page fault for address: 0\r\n"
+    for log in (console, console.splitlines(keepends=True)):
+        assert [str(each) for each in read_complaints(log, timed=True)]
+
+
+HUGE = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: traced_functions.parse_enabled_functions(f"f ({HUGE})\n"),
+        lambda: systemtap_run._use_counts(f"x 1 {HUGE} - Live 0x0"),
+        lambda: systemtap_run._use_counts("x 1 \u00b2 - Live 0x0"),
+        lambda: UprobesByModule(None)._parsed("hit=0 pid=x\n"),  # type: ignore[arg-type]
+        lambda: UprobesByTracefs(None)._parsed(f"x-{HUGE} : s0: (0x0)\n"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_listing_is_the_guests_error(read: Callable[[], object]) -> None:
+    with pytest.raises(GuestError, match="cannot be read"):
+        read()
+
+
+def test_a_time_of_any_length_is_read() -> None:
+    assert list(read_records("6,1," + "9" * 5000 + ",-;x\n"))
 
 
 def test_an_oops_behind_a_line_without_end_is_read() -> None:

@@ -94,6 +94,26 @@ def test_a_server_that_floods(server: Server, monkeypatch: pytest.MonkeyPatch, n
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 256 << 10
 
 
+def test_a_program_that_prints_lines_without_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.guest.pexpect_over_ssh.MOST_OUTPUT", 1 << 20)
+
+    def flood(channel: paramiko.Channel, _: str) -> None:
+        with contextlib.suppress(OSError):
+            while not channel.closed:
+                channel.sendall(b"a line\n" * 4096)
+
+    server.behaviour = flood
+    deadline = Deadline.after(SOON)
+    dialogue = Dialogue("a-vm", server.link(), ("yes",), deadline)
+
+    def read_all() -> None:
+        while dialogue.read_line(deadline) is not None:
+            pass
+
+    with pytest.raises(GuestError, match="printed more than 1 MiB"):
+        read_all()
+
+
 def test_an_honest_server_is_not_cut_later(server: Server) -> None:
     link = server.link()
     assert link.run(("echo", "x"), Deadline.after(SOON)).stdout == "ran echo x\n"

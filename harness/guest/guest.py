@@ -55,7 +55,7 @@ class Guest:
         self.fence_position = 0  # position on the console after the last fence
         self.when_stopped: Callable[[float], None] | None = None  # called once with the CPU seconds of QEMU
         self._fencing = threading.Lock()
-        emulator.monitor.call_when_guest_stops(self._over)
+        emulator.monitor.call_when_guest_stops(self.give_up)
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +204,7 @@ class Guest:
             self._link.break_connection(self._ended)
         self._link.connect(deadline)
         registers = self.architecture.kprobe_traits.register_parser
-        self.heartbeat = Heartbeat(self._emulator, self._link, registers, self._over)
+        self.heartbeat = Heartbeat(self._emulator, self._link, registers, self.give_up)
 
     def return_to_provisioning(self, deadline: Deadline) -> None:
         """Make init erase this run's keys, end every process and wait for a new provisioning line.
@@ -233,12 +233,13 @@ class Guest:
         before the next fence.
 
         A line written to /dev/kmsg goes through the kernel's one log, which the console prints in order
-        (kernel/printk/printk.c, console_unlock(), 6.1). Level 1 is printed at every console log level.
+        (kernel/printk/printk.c, console_unlock(), 6.1). Level 0 is printed at every console log level, level 1 only
+        above `dmesg -n 1` (suppress_message_printing()).
         """
         with self._fencing:
             mark = f"pinpoint: fence {secrets.token_hex(8)}"
             status = "pinpoint_status() { return $1; }"
-            command = f"{text}\nrc=$?; echo '<1>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
+            command = f"{text}\nrc=$?; echo '<0>{mark}' >/dev/kmsg; {status}; pinpoint_status $rc"
             result = self.run_script(command, deadline, in_place=True)
             found = self.console.await_line([rf"{mark}\r?\n"], deadline, since=self.fence_position)
             start, self.fence_position = self.fence_position, found.end
@@ -255,7 +256,7 @@ class Guest:
         if callback:
             callback(self._emulator.cpu_seconds)
 
-    def _over(self, reason: str) -> None:
+    def give_up(self, reason: str) -> None:
         """End all waits for this guest with the reason: it will not answer again."""
         self._ended = reason
         self.console.end_waits_soon()

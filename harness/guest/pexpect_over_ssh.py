@@ -16,7 +16,7 @@ from pexpect.spawnbase import SpawnBase
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError
 from harness.guest.result import as_typed_command
-from harness.guest.ssh import SshConnection
+from harness.guest.ssh import MOST_OUTPUT, SshConnection
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 20
@@ -29,6 +29,7 @@ class _Stdout(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         super().__init__(maxread=_CHUNK)
         self._name = name
         self._channel = channel
+        self._received = 0
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
         """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
@@ -41,6 +42,9 @@ class _Stdout(SpawnBase):  # type: ignore[misc]  # pexpect has no types
             raise pexpect.TIMEOUT("dialogue") from None
         if not content:
             raise pexpect.EOF("dialogue")
+        self._received += len(content)
+        if self._received > MOST_OUTPUT:
+            raise GuestError(f"a program printed more than {MOST_OUTPUT >> 20} MiB", where=self._name)
         return content
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from harness.core.deadline import Deadline
-from harness.core.errors import GuestError
+from harness.core.errors import DeadlineExceeded, GuestError, HostDeadlineExceeded
 from harness.guest.monitor import Monitor
 
 _FILE = "state"
@@ -20,9 +20,10 @@ _BYTES_PER_SECOND = 1 << 40
 
 
 def save_guest_state(monitor: Monitor, path: Path, deadline: Deadline) -> None:
-    """Stop the guest and write its state to a new file. Raises GuestError when QEMU cannot, OSError, DeadlineExceeded.
+    """Stop the guest and write its state to a new file.
 
-    Pages of zeros take no space. The guest is stopped afterwards; `cont` would continue it.
+    Pages of zeros take no space. The guest is stopped afterwards; `cont` would continue it. Raises GuestError when QEMU
+    cannot write it, OSError, HostDeadlineExceeded.
     """
     monitor.execute_all(
         [
@@ -58,7 +59,10 @@ def _move(monitor: Monitor, path: Path, flags: int, command: str, deadline: Dead
     finally:
         os.close(descriptor)
     monitor.execute(command, uri=f"file:/dev/fdset/{_SET}" if by_set else f"fd:{_FILE}", deadline=deadline)
-    ended = monitor.wait_event(*_ENDED, deadline=deadline, since=before)
+    try:
+        ended = monitor.wait_event(*_ENDED, deadline=deadline, since=before)
+    except DeadlineExceeded as late:
+        raise HostDeadlineExceeded(late.what, where=late.where) from None
     if by_set:
         monitor.execute("remove-fd", fdset_id=_SET)
     if ended.data["status"] != "completed":

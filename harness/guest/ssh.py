@@ -109,7 +109,12 @@ class SshConnection:
 
         The channel is closed at the deadline if the server replies to heartbeats but not to the request.
         """
-        timer = threading.Timer(max(0.001, deadline.remaining()), channel.close)
+
+        def close() -> None:
+            with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+                channel.close()
+
+        timer = threading.Timer(max(0.001, deadline.remaining()), close)
         timer.daemon = True
         timer.start()
         try:

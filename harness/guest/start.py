@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 
 from harness.core.deadline import Deadline
-from harness.core.errors import BootError, DeadlineExceeded, GuestLost, PinpointError
+from harness.core.errors import BootError, DeadlineExceeded, GuestLost, HostError, PinpointError
 from harness.core.events import Bus, ProgressStep
 from harness.guest import booted_kernel_check, save_and_load_state
 from harness.guest.accelerator import Accelerator, choose
 from harness.guest.guest import Guest
+from harness.guest.guest_run_time_limit import GuestRunTimeLimit
 from harness.guest.keys import RunKeys
 from harness.guest.provisioning_line import READY, WAITING, format_provisioning_line
 from harness.guest.qemu_process import QemuProcess
@@ -29,32 +30,35 @@ GUEST_CPU = "guest cpu"
 
 @dataclass(frozen=True)
 class StartOptions:
-    """How a guest starts: console log, keys for the login, accelerator, event bus, and deadline."""
+    """How a guest starts: console log, keys for the login, accelerator, event bus, and time limit.
+
+    `seconds` limits the time in which the host runs the guest until it answers, and QEMU's own start.
+    """
 
     console_log: Path
     keys: RunKeys
     accelerator: Accelerator
     bus: Bus
-    deadline: Deadline
+    seconds: float
 
     @classmethod
     def for_image(
         cls, image: Image, *, log: Path, keys: RunKeys, bus: Bus, forced_accelerator: str | None = None
     ) -> StartOptions:
-        """Return the options for a guest of `image`: the host's best accelerator, the deadline of the image's recipe.
+        """Return the options for a guest of `image`: the host's best accelerator, the time limit of the image's recipe.
 
         Raises what accelerator.choose() raises.
         """
         recipe = image.recipe
         accelerator = choose(recipe.architecture, forced_accelerator)
-        return cls(log, keys, accelerator, bus, Deadline.after(recipe.machine.boot_seconds))
+        return cls(log, keys, accelerator, bus, recipe.machine.boot_seconds)
 
 
 def boot(image: Image, beginning: StartOptions) -> Guest:
     """Start a guest, wait until it answers, and check that it runs the image's kernel.
 
-    Raises BootError with the console's last lines when the guest panics, stops, or is not ready by the deadline;
-    GuestError when another kernel runs; HostError when QEMU is not installed.
+    Raises BootError with the console's last lines when the guest panics, stops, or is not ready in time; GuestError
+    when another kernel runs; HostError when QEMU is not installed, does not answer, or is not run by the host.
     """
     return _begin(image, beginning, "boot", None)
 
@@ -67,37 +71,46 @@ def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
     return guest
 
 
-def freeze(guest: Guest, path: Path, deadline: Deadline) -> None:
+def freeze(guest: Guest, path: Path, seconds: float) -> None:
     """Ship all files, make the guest forget the run, and write it to a new file. The guest is stopped afterwards.
 
-    Raises BootError when the guest fails before it is written, EmulatorKilled; GuestError when QEMU cannot write the
-    file; OSError.
+    `seconds` limits the time in which the host runs the guest. Raises BootError when the guest fails before it is
+    written, QemuKilled; GuestError when QEMU cannot write the file; HostError when the host does not run the guest or
+    QEMU does not answer; OSError.
     """
+    limit = GuestRunTimeLimit(guest, seconds)
     try:
-        guest.copy_all_files(deadline)
-        guest.return_to_provisioning(deadline)
-        save_and_load_state.save_guest_state(guest.monitor, path, deadline)
+        with limit:
+            guest.copy_all_files(limit.deadline)
+            guest.return_to_provisioning(limit.deadline)
+        save_and_load_state.save_guest_state(guest.monitor, path, limit.deadline)
     except (DeadlineExceeded, GuestLost) as failure:
-        raise _stopped(guest, failure, "could not be frozen") from None
+        raise _stopped(guest, limit.explain(failure), "could not be frozen") from None
 
 
 def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None) -> Guest:
     began = time.monotonic()
     beginning.console_log.parent.mkdir(parents=True, exist_ok=True)
-    accelerator, deadline = beginning.accelerator, beginning.deadline
+    accelerator, seconds = beginning.accelerator, beginning.seconds
     with beginning.bus.step(image.recipe.name, how) as step:
         step.publish_progress(f"under {accelerator.name}: {accelerator.reason}")
         emulator = QemuProcess(
-            image, console_log=beginning.console_log, accelerator=accelerator, deadline=deadline, frozen=frozen
+            image,
+            console_log=beginning.console_log,
+            accelerator=accelerator,
+            deadline=Deadline.after(seconds),
+            frozen=frozen,
         )
         guest = Guest(image, emulator, accelerator)
         guest.when_stopped = partial(beginning.bus.record_seconds, guest.name, GUEST_CPU)
+        limit = GuestRunTimeLimit(guest, seconds)
         try:
-            if not frozen:
-                _hear(guest, WAITING, deadline)
-            _become_ready(guest, beginning.keys, step, deadline)
+            with limit:
+                if not frozen:
+                    _hear(guest, WAITING, limit.deadline)
+                _become_ready(guest, beginning.keys, step, limit.deadline)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
-            raise _stopped(guest, failure, "did not boot") from None
+            raise _stopped(guest, limit.explain(failure), "did not boot") from None
         except BaseException:
             guest.stop()
             raise
@@ -117,7 +130,7 @@ def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Dea
         guest.image, guest.run_script(booted_kernel_check.IDENTITY_COMMAND, deadline)
     )
     if guest.heartbeat:
-        guest.heartbeat.calibrate(guest.run_script)
+        guest.heartbeat.calibrate(partial(guest.run_script, deadline=deadline))
 
 
 def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
@@ -130,9 +143,14 @@ def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
 
 
 def _stopped(guest: Guest, failure: PinpointError, what: str) -> PinpointError:
-    """Stop the guest and return the failure with the console's last lines and QEMU's messages."""
+    """Stop the guest and return the failure with the console's last lines and QEMU's messages.
+
+    A failure of the host is returned as it is: it shows nothing about the kernel.
+    """
     lines = "\n  ".join(guest.console.last_lines(_SHOWN_LINES)) or "(the console is empty)"
     qemu = f"; QEMU: {messages}" if (messages := guest.qemu_process.qemu_messages()) else ""
     killed = guest.qemu_process.kill_error
     guest.stop()
-    return killed or BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)
+    if killed or isinstance(failure, HostError):
+        return killed or failure
+    return BootError(f"{what}: {failure.what}{qemu}\n  {lines}", where=guest.name)

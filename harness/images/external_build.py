@@ -11,6 +11,7 @@ from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
+from harness.core.files import read_regular_file
 from harness.images import confined_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -88,7 +89,7 @@ def _lay_out(source: Path, scratch: Path) -> None:
             shutil.copytree(source, scratch, symlinks=True, ignore=_BUILT, dirs_exist_ok=True)
             _settle_links(source, scratch)
         else:
-            shutil.copyfile(source, scratch / source.name)
+            (scratch / source.name).write_bytes(read_regular_file(source, confined_build.MOST_BYTES))
             (scratch / "Kbuild").write_text(f"obj-m := {source.stem}.o\n")
     except (OSError, RuntimeError, shutil.Error) as error:
         raise UsageError(

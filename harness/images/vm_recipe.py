@@ -115,7 +115,7 @@ class MachineOptions(_Table):
 
     `boot` is `image` (QEMU starts the kernel file like a boot loader, with KASLR) or `pvh` (x86_64 only: QEMU starts
     the unpacked ELF at its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the time limit
-    from QEMU's start to the first SSH answer: a parisc guest during a kernel build needed 20 s on 2 cores. `qemu` is
+    from QEMU's start to the first SSH answer, without the time in which a busy host does not run the guest. `qemu` is
     the required QEMU version, such as `>= 11`. `emulator` is not a key of a recipe; `qemu_program` sets it.
     """
 

@@ -52,9 +52,14 @@ class ForeignLoaderCommand:
         program, *arguments = words
         if "/" not in program:
             return cls(program, tuple(arguments))
-        path = Path(program).expanduser().resolve()
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
+        try:
+            path = Path(program).expanduser().resolve()
+            known, exists = path.is_file(), path.exists()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            raise UsageError(f"{program[:80]!r} is no path: {reason}", where=_OPTION, mend=_CONVENTION) from None
+        if not known:
+            what = "is not a file" if exists else "does not exist"
             raise UsageError(
                 f"{program} {what}", where=_OPTION, mend="name a program or a script of this host, or one of the guest"
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core.errors import UsageError
+from harness.core.files import read_regular_file
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey, Results, describe_cell
 from harness.report.run_dir import RunDirectory
@@ -48,9 +49,7 @@ class Baseline(BaseModel):
         """Read a TOML file. Raises UsageError with a message of one line."""
         mend = "see docs/comparing-runs.md"
         try:
-            if path.stat().st_size > _LARGEST_BASELINE:
-                raise UsageError("is too large for a baseline file", where=str(path), mend=mend)
-            return cls.model_validate(tomllib.loads(path.read_text()))
+            return cls.model_validate(tomllib.loads(read_regular_file(path, _LARGEST_BASELINE).decode()))
         except OSError as error:
             raise UsageError(f"cannot be read: {error.strerror}", where=str(path), mend=mend) from None
         except (ValueError, RecursionError) as error:

@@ -9,9 +9,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from harness.core.errors import HostError
+from harness.core.errors import HostError, UsageError
+from harness.core.files import read_regular_file
 
 Line = TypeVar("Line", bound=BaseModel)
+# The results of the full matrix, with the witnesses of every instruction, have some 50 MiB.
+_LARGEST = 512 << 20
 
 
 def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
@@ -61,16 +64,27 @@ def _take_back(handle: int, written: int) -> None:
 
 
 def read(path: Path, model: type[Line]) -> list[Line]:
-    """Return every complete object of the file; an incomplete one is left out, a missing file is empty."""
+    """Return every complete object of the file; an incomplete one is left out, a missing file is empty.
+
+    Raises UsageError as `read_with_damage_count` does.
+    """
     return read_with_damage_count(path, model)[0]
 
 
 def read_with_damage_count(path: Path, model: type[Line]) -> tuple[list[Line], int]:
-    """Return every object of the file that can be read, and the number of lines that cannot."""
-    if not path.exists():
+    """Return every object of the file that can be read, and the number of lines that cannot.
+
+    Results may come from somebody else. Raises UsageError for a file that is not regular, is too large, or is not
+    readable.
+    """
+    try:
+        content = read_regular_file(path, _LARGEST)
+    except FileNotFoundError:
         return [], 0
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(path), mend="copy the results again") from None
     found, unreadable = [], 0
-    for line in path.read_bytes().splitlines():
+    for line in content.splitlines():
         try:
             found.append(model.model_validate_json(line))
         except ValidationError:

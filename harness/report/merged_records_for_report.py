@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from harness.report import lost_cells, timeline
 from harness.report.lost_cells import Lost
@@ -80,7 +80,10 @@ class Material:
 
 
 def _moved(cell: Cell, within: str) -> Cell:
-    """The cell with its bundle's path below `within`."""
+    """The cell with its bundle's path below `within`; without a bundle if the path leads out of its run."""
+    path = PurePosixPath(cell.bundle)
+    if path.is_absolute() or ".." in path.parts:
+        return cell.model_copy(update={"bundle": ""})
     return cell.model_copy(update={"bundle": os.path.normpath(f"{within}/{cell.bundle}")}) if cell.bundle else cell
 
 

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
+from harness.guest.result import parsing_guest_text
 from harness.images.user_targets import PAGES
 from harness.userspace.user_file import UserFile
 
 # /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst, 6.1).
 _PRESENT, _OF_FILE = 1 << 63, 1 << 61
 _FRAME = (1 << 55) - 1
+# Of the kernels of all architectures (CONFIG_PAGE_SHIFT). A guest could print any number.
+_PAGE_SIZES = (1 << 12, 1 << 14, 1 << 16)
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class FileView:
         return None
 
 
+@parsing_guest_text("the list of a file's mapped pages")
 def read_file_view(
     guest: Guest,
     file: UserFile,
@@ -92,11 +96,14 @@ def read_file_view(
     listing = guest.run_script(shlex.join(words), in_place=True).check().stdout
     mappings: list[Mapping] = []
     pages: list[Page] = []
+    size = 0
     for line in listing.splitlines():
         kind, *words = line.split()
         fields = dict(word.split("=", 1) for word in words)
         if kind == "file":
             identity, size = f"{fields['device']}:{fields['inode']}", int(fields["page"])
+            if size not in _PAGE_SIZES:
+                raise ValueError(f"a page has {size} bytes")
         elif kind == "map":
             pid, start, end, offset = (int(fields[name], 0) for name in ("pid", "start", "end", "offset"))
             mappings.append(Mapping(pid, start, end, offset, fields["perms"]))

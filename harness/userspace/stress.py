@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.guest.result import parsing_guest_text
 from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import EVENTS
@@ -63,5 +64,6 @@ done
 rm $lines
 echo $n $total
 """
-    played, hits = uprobes.guest.run_script(script).check().stdout.split()
-    return StressCounts(int(played), int(hits))
+    with parsing_guest_text("the counts of uprobe hits"):
+        played, hits = uprobes.guest.run_script(script).check().stdout.split()
+        return StressCounts(int(played), int(hits))

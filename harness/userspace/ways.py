@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.pexpect_over_ssh import Dialogue
+from harness.guest.result import parsing_guest_text
 from harness.images.user_targets import PERF
 
 MODULE = "user_probe/pinpoint_uprobe"
@@ -74,6 +75,7 @@ class UprobesByModule:
 
     guest: Guest
 
+    @parsing_guest_text("the result of registering uprobes")
     def register(self, request: Request) -> list[RegistrationResult]:
         """Load the module. Raises GuestError when it cannot be loaded."""
         words = [
@@ -96,6 +98,7 @@ class UprobesByModule:
         steps = f"cat {_REPORT} && rmmod pinpoint_uprobe"
         return self._parsed(self.guest.run_script(steps, in_place=True).check().stdout)
 
+    @parsing_guest_text("the report of uprobe hits")
     def _parsed(self, report: str) -> list[Hit]:
         found = []
         for line in report.splitlines():
@@ -116,6 +119,7 @@ class UprobesByTracefs:
 
     guest: Guest
 
+    @parsing_guest_text("the result of registering uprobes")
     def register(self, request: Request) -> list[RegistrationResult]:
         """Define and enable an event for each offset, one by one: the kernel can refuse at either step."""
         steps = [f"mkdir -p {_INSTANCE}"]
@@ -142,6 +146,7 @@ class UprobesByTracefs:
         """The hits in the trace."""
         return self._parsed(self.guest.run_script(f"cat {_INSTANCE}/trace", in_place=True).check().stdout)
 
+    @parsing_guest_text("uprobe_profile")
     def read_profile_hits(self) -> dict[int, int]:
         """The number of hits of each site in uprobe_profile, which counts independently of the trace."""
         lines = (line.split() for line in self.guest.read_text(_PROFILE).splitlines())
@@ -161,6 +166,7 @@ class UprobesByTracefs:
         )
         return self._parsed(trace.partition(f"{_CUT}\n")[0])
 
+    @parsing_guest_text("the report of uprobe hits")
     def _parsed(self, trace: str) -> list[Hit]:
         """Parse lines `COMM-PID [CPU] FLAGS TIME: s0: (0xIP)`; a return has `(0xRETURN <- 0xFUNCTION)`."""
         found = []
@@ -185,6 +191,7 @@ class UprobesByPerf:
     _hits: list[Hit] = field(default_factory=list)
     _returns: bool = False
 
+    @parsing_guest_text("the result of registering uprobes")
     def register(self, request: Request) -> list[RegistrationResult]:
         """Start the program. Raises GuestError when it cannot open any event."""
         self._returns = request.return_probes
@@ -211,6 +218,7 @@ class UprobesByPerf:
         """The hits that the program reported when it ended."""
         return self._hits
 
+    @parsing_guest_text("the report of uprobe hits")
     def remove(self) -> list[Hit]:
         """End the program, which closes the events. Returns all hits."""
         deadline = self.guest.scaled_deadline(_PERF_S)

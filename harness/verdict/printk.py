@@ -61,16 +61,20 @@ def read_records(log: str | bytes | Iterable[str], *, timed: bool | None = None)
 
     Programs share the console. If the kernel prints times (`timed`; None detects it from the log), a line without a
     time is not the kernel's. A record that a program writes to /dev/kmsg has a time, but also a facility
-    (devkmsg_write() enforces LOG_USER). `dmesg -r` prints the facility, and such records are left out here.
+    (devkmsg_write() enforces LOG_USER). `dmesg -r` prints the facility, and such records are left out here. A console
+    (`timed` is true) has neither levels nor the form of /dev/kmsg: a program could print them there to hide a record.
     """
     text = log.decode(errors="replace") if isinstance(log, bytes) else log
+    console = timed is True
     if isinstance(text, str):
         timed = _is_timed(_split(text)) if timed is None else timed
         lines = _split(text)
     else:
         lines = iter(text)
     form = _of_timed_line if timed else _of_untimed_line
-    begun = False
+    if console:
+        form = _of_console_line
+    begun = console
     for line in lines:
         if not begun and line.strip():
             begun = True
@@ -103,7 +107,7 @@ def _is_timed(lines: Iterator[str]) -> bool:
 def _of_kmsg_line(line: str) -> Iterator[PrintkRecord]:
     match = _KMSG.match(line)
     if match and int(match["level"]) < _USER_FACILITY:
-        yield PrintkRecord(line[match.end() :], int(match["microseconds"]) / 1e6)
+        yield PrintkRecord(line[match.end() :], float(match["microseconds"]) / 1e6)
 
 
 def _of_untimed_line(line: str) -> Iterator[PrintkRecord]:
@@ -112,13 +116,18 @@ def _of_untimed_line(line: str) -> Iterator[PrintkRecord]:
         yield PrintkRecord(line[level.end() :] if level else line, None)
 
 
-def _of_timed_line(line: str) -> Iterator[PrintkRecord]:
-    """Yield the records of a line: more than one if records follow each other without a newline between them."""
+def _of_console_line(line: str) -> Iterator[PrintkRecord]:
+    """Yield the records of a console's line: more than one if records follow each other without a newline."""
+    return _of_timed_line(line, levels=False)
+
+
+def _of_timed_line(line: str, *, levels: bool = True) -> Iterator[PrintkRecord]:
+    """Yield the records of a line; with `levels` those that a program wrote are left out."""
     found = _PREFIX.finditer(line)
     prefix = next(found, None)
     while prefix:
         following = next(found, None)
-        level = _LEVEL_BEFORE.search(line, max(0, prefix.start() - _LONGEST_LEVEL), prefix.start())
+        level = _LEVEL_BEFORE.search(line, max(0, prefix.start() - _LONGEST_LEVEL), prefix.start()) if levels else None
         if level is None or int(level["level"]) < _USER_FACILITY:
             yield PrintkRecord(line[prefix.end() : following.start() if following else None], float(prefix["seconds"]))
         prefix = following

@@ -91,7 +91,9 @@ def test_killed_while_it_freezes(
     request.config.stash[RUN].fleet.drop_frozen(guest.image.with_cpus(_ODD_CPUS))
     freeze = start.freeze
 
-    def freeze_and_kill(frozen: Guest, path: Path, deadline: Deadline) -> None:
+    def freeze_and_kill(frozen: Guest, path: Path, seconds: float) -> None:
+        deadline = Deadline.after(seconds)
+
         def kill() -> None:
             while not (path.exists() and path.stat().st_size):
                 deadline.require_time_left("the first of it")
@@ -99,7 +101,7 @@ def test_killed_while_it_freezes(
             os.kill(frozen.pid, signal.SIGKILL)
 
         threading.Thread(target=kill).start()
-        freeze(frozen, path, deadline)
+        freeze(frozen, path, seconds)
 
     monkeypatch.setattr(start, "freeze", freeze_and_kill)
     with fresh(cpus=_ODD_CPUS):

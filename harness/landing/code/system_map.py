@@ -10,11 +10,14 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import UsageError
+from harness.core.files import read_regular_file
 
 # The map of another build of the same source has some symbols at the same addresses, but never nearly all.
 _SHARE = 0.99
 # Debian's kernel package has a dummy file of one line instead of a map.
 _FEWEST = 100
+# That of a kernel with every driver built in has some 30 MB.
+_LARGEST = 256 << 20
 _TEXT = frozenset("tTwW")
 
 
@@ -30,7 +33,7 @@ class SystemMap:
     def read(cls, path: Path) -> SystemMap:
         """Read lines `ADDRESS LETTER NAME`. Raises UsageError (one line) if the file has other lines."""
         try:
-            lines = path.read_text().splitlines()
+            lines = read_regular_file(path, _LARGEST).decode().splitlines()
         except OSError as error:
             raise UsageError(str(error.strerror), where=str(path), mend="give a kernel's System.map") from None
         except UnicodeDecodeError:

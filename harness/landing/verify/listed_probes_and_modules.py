@@ -40,7 +40,7 @@ class GuestLists:
     @property
     def module_names(self) -> list[str]:
         """The loaded modules."""
-        return [line.split()[0] for line in self.modules_listing.splitlines() if line]
+        return [line.split()[0] for line in self.modules_listing.splitlines() if line.strip()]
 
 
 def read_lists(guest: Guest) -> GuestLists:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from harness.guest.result import parsing_guest_text
+
 # The guest's init mounts tracefs there. The other path, /sys/kernel/debug/tracing, must not even be looked up: debugfs
 # mounts tracefs a second time for a process that does (trace_automount(), kernel/trace/trace.c, 6.1).
 FILE = "/sys/kernel/tracing/enabled_functions"
@@ -48,6 +50,7 @@ class TracedFunction:
         return f"{self.name} [{self.module}]" if self.module else self.name
 
 
+@parsing_guest_text("the list of traced functions")
 def parse_enabled_functions(text: str) -> tuple[TracedFunction, ...]:
     """Read `enabled_functions`; lines of a form that is not known are passed over."""
     found: list[TracedFunction] = []

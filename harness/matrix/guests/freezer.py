@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.core.deadline import Deadline
 from harness.core.errors import BootError
 from harness.core.events import Bus, ProgressStep
 from harness.guest import qemu, start
@@ -90,7 +89,7 @@ class Freezer:
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
             step.publish_progress("freezing")
-            start.freeze(guest, entry / _STATE, Deadline.after(guest.image.recipe.machine.boot_seconds))
+            start.freeze(guest, entry / _STATE, guest.image.recipe.machine.boot_seconds)
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
     def _proved(self, boot: Boot, keys: RunKeys) -> Guest:

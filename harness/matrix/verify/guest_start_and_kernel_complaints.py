@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError, PinpointError
 from harness.core.files import code_sha256
 from harness.guest import start
@@ -42,8 +41,7 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Pac
     accelerator = choose(image.recipe.architecture, None)
 
     def beginning(keys: RunKeys) -> StartOptions:
-        deadline = Deadline.after(image.recipe.machine.boot_seconds)
-        return StartOptions(log, keys, accelerator, build_context.bus, deadline)
+        return StartOptions(log, keys, accelerator, build_context.bus, image.recipe.machine.boot_seconds)
 
     def boot(keys: RunKeys) -> Guest:
         return _prepared(

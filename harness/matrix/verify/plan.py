@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
+from harness.core.files import read_regular_file
 from harness.images import (
     external_build,
     external_ko_elf_check,
@@ -29,6 +30,10 @@ _LATER = re.compile(
     r"|kthread_create\w*|wake_up_process|msleep\w*|register_\w*notifier\w*|call_usermodehelper\w*|async_schedule\w*"
     r"|kthread_\w*queue\w*|system_\w*wq|irq_work_queue|tasklet_\w+|debugfs_create_\w+|proc_create\w*|call_rcu)$"
 )
+
+
+# A script is text that a person wrote.
+_LARGEST_SCRIPT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,8 +133,9 @@ def compile_systemtap_script(
     file = Path(wanted.script)
     text, name, where = wanted.script, "script", "--stap"
     if file.suffix == ".stp":
+        name, where = file.stem, str(file)
         try:
-            text, name, where = file.read_text(), file.stem, str(file)
+            text = read_regular_file(file, _LARGEST_SCRIPT).decode()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise UsageError(reason, where=where, mend="give a script's text or the path of a .stp file") from None

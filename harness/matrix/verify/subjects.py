@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
+from harness.guest.result import parsing_guest_text
 from harness.images import modinfo_and_load_checks
 from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.verify.listed_probes_and_modules import GuestLists
@@ -196,7 +197,8 @@ class Command:
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
         self._talk = self._guest.start_dialogue("setsid", "sh", "-c", outer)
         line = self._talk.read_line(self._guest.scaled_deadline(_ATTACHING))
-        self._pid = int(line or "0")
+        with parsing_guest_text("the process id of the command"):
+            self._pid = int(line or "0")
 
     def wait_until_registered(self, watched: WatchedGuest) -> None:
         """Wait until something is registered, none of it is disabled, and nothing changes for a second."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
+from harness.guest.result import parsing_guest_text
 from harness.images import systemtap
 from harness.images.debian_packages_archive_or_disk import ROOT
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
@@ -16,6 +17,8 @@ from harness.matrix.verify.subjects import Command, SubjectRefused
 
 PACKAGES = (systemtap.RUNTIME_PACKAGE, "strace")
 _SHOWN = 4
+# A path of 4096 bytes, each escaped. The file is the guest's, and the patterns take quadratic time.
+_LONGEST_LINE = 4 * 4096 + 256
 _TRACE = "/tmp/pinpoint-strace"
 # strace delays nothing: a delay of init_module(2) stopped staprun 5.1 for good. `-y` resolves each descriptor's path.
 _STRACE = ("strace", "-f", "-y", "-qq", "--seccomp-bpf", "-o", _TRACE, "-e", "signal=none")
@@ -105,7 +108,8 @@ def read_held_files(trace: str) -> HeldFiles:
     held: dict[tuple[str, str], str] = {}
     at_load: tuple[str, ...] | None = None
     most: tuple[str, ...] = ()
-    for line in trace.splitlines():
+    for whole in trace.splitlines():
+        line = whole[:_LONGEST_LINE]
         opened, closed = _OPENED.match(line), _CLOSED.match(line)
         if opened:
             held[opened["process"], opened["descriptor"]] = opened["path"]
@@ -118,6 +122,7 @@ def read_held_files(trace: str) -> HeldFiles:
     return HeldFiles(most, at_load)
 
 
+@parsing_guest_text("/proc/modules")
 def _use_counts(listing: str) -> dict[str, int]:
     """The use count of each loaded module of /proc/modules; -1 for one that cannot be removed."""
     fields = [line.split() for line in listing.splitlines()]

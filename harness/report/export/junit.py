@@ -29,7 +29,7 @@ def junit(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ())
         suite = ElementTree.SubElement(
             root,
             "testsuite",
-            name=vm,
+            name=without_control_codes(vm),
             tests=str(len(row) + len(lost)),
             failures=str(sum(not cell.verdict.acceptable and cell.verdict not in _ERRORS for cell in row)),
             errors=str(sum(cell.verdict in _ERRORS for cell in row) + len(lost)),

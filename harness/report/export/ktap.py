@@ -28,12 +28,12 @@ def ktap(cells: Sequence[Cell], missing: Sequence[SelectedCell] = ()) -> str:
     pivot = Pivot(cells, missing)
     lines = [_VERSION, f"1..{len(pivot.vms)}"]
     for number, vm in enumerate(pivot.vms, 1):
-        squares = [(case, pivot.square(case, vm)) for case in pivot.cases]
+        name, squares = _name(vm), [(case, pivot.square(case, vm)) for case in pivot.cases]
         asked = [(case, square) for case, square in squares if square.shown_cell is not None or square.lost_count]
-        lines += _indented([_VERSION, f"# Subtest: {vm}", f"1..{len(asked)}"])
+        lines += _indented([_VERSION, f"# Subtest: {name}", f"1..{len(asked)}"])
         for position, (case, square) in enumerate(asked, 1):
             lines += _indented(_case(position, pivot.case_label(case), square))
-        lines.append(f"{_status(all(_good(square) for _, square in asked))} {number} {vm}")
+        lines.append(f"{_status(all(_good(square) for _, square in asked))} {number} {name}")
     return "\n".join(lines) + "\n"
 
 

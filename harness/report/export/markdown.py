@@ -22,7 +22,7 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
     lines = [f"## Pinpoint {run}", "", f"{pivot.coverage}", "", "| VM | kernel | cells |", "|---|---|---|"]
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
-        lines.append(f"| `{vm}` | {escape_table_text(release)} | {format_verdict_counts(pivot.totals(vm))} |")
+        lines.append(f"| {code_span(vm)} | {escape_table_text(release)} | {format_verdict_counts(pivot.totals(vm))} |")
     bad = [cell for group in pivot.failures() for cell in group]
     if bad:
         lines += [
@@ -37,7 +37,10 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
             lines += ["", f"and {len(bad) - _MOST_FAILURES} more"]
     if pivot.missing:
         lines += ["", f"### {len(pivot.missing)} {LOST}", ""]
-        lines += [f"- {_code(each.case)} on `{each.vm}`{_mutant(each)}" for each in pivot.missing[:_MOST_FAILURES]]
+        lines += [
+            f"- {code_span(each.case)} on {code_span(each.vm)}{_mutant(each)}"
+            for each in pivot.missing[:_MOST_FAILURES]
+        ]
         if len(pivot.missing) > _MOST_FAILURES:
             lines.append(f"- and {len(pivot.missing) - _MOST_FAILURES} more")
     return "\n".join(lines) + "\n"
@@ -48,13 +51,13 @@ def _mutant(cell: SelectedCell) -> str:
 
 
 def _failure(cell: Cell) -> str:
-    replay = _code(f"./pinpoint repro {cell.bundle}") if cell.bundle else ""
-    case = f"{_code(cell.case)}{_mutant(cell)}"
+    replay = code_span(f"./pinpoint repro {cell.bundle}") if cell.bundle else ""
+    case = f"{code_span(cell.case)}{_mutant(cell)}"
     reason = cell.reason if len(cell.reason) <= _LONGEST_REASON else f"{cell.reason[:_LONGEST_REASON]} ..."
-    return f"| {cell.verdict.value} | {case} | `{cell.vm}` | {escape_table_text(reason)} | {replay} |"
+    return f"| {cell.verdict.value} | {case} | {code_span(cell.vm)} | {escape_table_text(reason)} | {replay} |"
 
 
-def _code(text: str) -> str:
+def code_span(text: str) -> str:
     """Return the text as a code span of a table: a backslash escapes nothing there except a pipe (GFM, tables)."""
     line = printable_line(text).replace("`", "'").replace("|", "\\|")
     return f"`{line}`"

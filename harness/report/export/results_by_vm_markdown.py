@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from harness.report.export.markdown import escape_table_text
+from harness.report.export.markdown import code_span, escape_table_text
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -54,7 +54,7 @@ def results_by_vm_markdown(runs: Iterable[Run], claims: Mapping[str, str]) -> st
         "",
         "## Claims",
         "",
-        _row(["claim", *(f"`{vm}`" for vm in vms)]),
+        _row(["claim", *map(code_span, vms)]),
         _row(["---"] * (len(vms) + 1)),
     ]
     for file in files:
@@ -74,7 +74,7 @@ def _vm(vm: str, ended: Sequence[_Ended]) -> list[str]:
     mutants = [cell for cell in cells if cell.mutant and cell.verdict is not Verdict.SKIP]
     caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
     return [
-        f"`{vm}`",
+        code_span(vm),
         _known(cell.kernel_release for cell in cells),
         _known(cell.qemu for cell in cells),
         _known(cell.accelerator for cell in cells),

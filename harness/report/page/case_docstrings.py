@@ -39,12 +39,12 @@ def read_claims(file: str) -> CaseFileClaims:
     Empty for a file that is not below `cases/`, does not exist or cannot be parsed: results may come from another
     version of the project.
     """
-    path = (paths.PROJECT / file).resolve()
     try:
+        path = (paths.PROJECT / file).resolve()
         if not path.is_relative_to(paths.CASES.resolve()) or path.stat().st_size > _LARGEST:
             return CaseFileClaims()
         tree = ast.parse(path.read_text())
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RuntimeError):
         return CaseFileClaims()
     found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name[:5] == "test_"]
     return CaseFileClaims(
