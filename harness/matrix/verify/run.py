@@ -117,7 +117,7 @@ class VerifyRun:
                 with self._timed("settle"):
                     self.subject.wait_until_registered(watched)
                 with self._timed("judge"):
-                    judgement = watched.judge()
+                    judgement = watched.judge(watched.latest_lists)
             except BaseException as error:
                 with _noted(error):
                     if isinstance(error, SubjectRefused):
@@ -131,9 +131,9 @@ class VerifyRun:
                 self.notes += outcome.notes
                 self.wrongs += outcome.wrongs
             with self._timed("removal"):
-                self.probes += watched.late_probes()
                 self.subject.stop()
                 standing, changed = watched.find_leftovers()
+                self.probes += watched.late_probes(watched.latest_lists)
             wrong = "still registered" if isinstance(self.subject, Modules) else ""
             left = [f"still registered: {probe}" for probe in standing]
             (self.wrongs if wrong else self.notes).extend(left)
