@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from harness.landing.landing_judgment import Landing
 
@@ -53,21 +52,6 @@ class JudgedProbe:
         """The verdict with its notes and its reason, in one line."""
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
         return f"{self.finding.value}{notes}{f': {self.reason}' if self.reason else ''}"
-
-    def record(self) -> dict[str, Any]:
-        """For machines: every field, the address in hex."""
-        return {
-            "asked": self.asked,
-            "kind": self.kind,
-            "verdict": self.finding.value,
-            "address": None if self.address is None else f"{self.address:#x}",
-            "means": self.symbol_offset,
-            "memory": self.memory_change,
-            "owner": self.owner,
-            "why": self.reason,
-            "notes": list(self.notes),
-            "seconds": None if self.seconds_since_start is None else round(self.seconds_since_start, 3),
-        }
 
 
 def judged_table(probes: list[JudgedProbe]) -> str:
