@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from harness.landing.landing_judgment import Landing
@@ -55,16 +56,31 @@ class JudgedProbe:
 
 
 def judged_table(probes: list[JudgedProbe]) -> str:
-    """One line for each probe: what was asked for, where it stands, what memory has there, the verdict."""
+    """One line for each probe: what was asked for, where it stands, what memory has there, the verdict.
+
+    Probes that have gone or come late and that differ only in their times share a line with their number.
+    """
     rows = [("probe", "address", "means", "memory", "owner", "verdict")]
-    for each in probes:
+    for each, count in _repeated(probes):
         address = "-" if each.address is None else f"{each.address:#x}"
         asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
-        rows.append(
-            (asked, address, each.symbol_offset or "-", each.memory_change or "-", each.owner or "-", each.description)
-        )
+        verdict = each.description if count == 1 else f"{each.description}, {count} times"
+        rows.append((asked, address, each.symbol_offset or "-", each.memory_change or "-", each.owner or "-", verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
         for row in rows
     )
+
+
+def _repeated(probes: list[JudgedProbe]) -> list[tuple[JudgedProbe, int]]:
+    """The probes to show, each with how many it stands for: the first of those that a loop registers and removes."""
+    numbers: Counter[JudgedProbe] = Counter()
+    shown: dict[JudgedProbe, JudgedProbe] = {}
+    for index, each in enumerate(probes):
+        passing = each.finding in (Finding.GONE, Finding.LATE)
+        # A probe that stands has a line of its own, also where two stand at one place.
+        alike = replace(each, notes=(), seconds_since_start=None if passing else index, landing=None)
+        numbers[alike] += 1
+        shown.setdefault(alike, each)
+    return [(first, numbers[alike]) for alike, first in shown.items()]

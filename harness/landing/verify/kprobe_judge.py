@@ -82,12 +82,18 @@ class KprobeJudge:
             kind=_KINDS.get(each.kind, each.kind),
             finding=Finding.LANDED,
             address=each.address,
-            symbol_offset=self._files.describe_address(each.address),
+            symbol_offset=self._described(each),
             memory_change=_memory(landing),
             notes=tuple(_notes(each, place, named)),
             landing=landing,
         )
         return self._decided(judged, each, landing)
+
+    def _described(self, each: ListedProbe) -> str:
+        """Symbol + offset of a listed probe: by the files, or, where its code was freed, by the kernel's list."""
+        if "[GONE]" in each.flags:
+            return str(site_of_listed_probe(each))
+        return self._files.describe_address(each.address)
 
     def judge_removed(self, call: Registration) -> JudgedProbe:
         """The verdict on a probe that was registered and is not listed any more."""
