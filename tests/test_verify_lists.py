@@ -15,7 +15,7 @@ from harness.landing.site import Site
 from harness.landing.verify import changed_settings, listed_probes_and_modules, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.landing.verify.kprobe_judge import match_registrations, site_of_listed_probe
+from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
 from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
@@ -108,6 +108,12 @@ def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
     found, gone = match_registrations(listed, [disabled, armed])
     assert [each.registration for each in found] == [disabled, armed]
     assert gone == []
+
+
+def test_a_disabled_kprobe_may_share_its_place_with_an_armed_one() -> None:
+    disabled, gone = ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x20, "g+0x0", ("[GONE]",))
+    assert armed_addresses([disabled, gone]) == frozenset()
+    assert armed_addresses([disabled, ListedProbe(0x10, "f+0x0", ("[FTRACE]",))]) == {0x10}
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,8 @@ class WatchedGuest:
         came = self.newly_listed(during.lists)
         calls = self.new_registrations(during.lists)
         found, gone = match_registrations(came, calls)
-        judge = KprobeJudge(files, self.text_before, text, [each.address for each in self.before.lists.kprobes])
+        standing = [each.address for each in self.before.lists.kprobes]
+        judge = KprobeJudge(files, self.text_before, text, standing, during.lists.kprobes)
         probes = [self._with_owner(judge.judge(each), files, each.registration) for each in found]
         probes += [self._with_owner(judge.judge_removed(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
