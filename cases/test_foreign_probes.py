@@ -10,12 +10,10 @@ from contextlib import AbstractContextManager
 import pytest
 
 from harness.guest.guest import Guest
-from harness.images import systemtap
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.landing.verify.judged import Finding
-from harness.matrix.verify import systemtap_run
 from harness.matrix.verify.fixture import ForeignProbes
 
 MODULE = "pinpoint_external"
@@ -169,16 +167,3 @@ def test_fentry(foreign_tools: Tools) -> None:
     """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
     with foreign_tools("bpftrace") as foreign:
         _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)
-
-
-@pytest.mark.full
-@pytest.mark.requires("kprobes", "ftrace_kprobes", "uprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_systemtap(foreign_tools: Tools) -> None:
-    """A kprobe of a systemtap script lands where the script has it: compiled on the host, run by its own staprun."""
-    with foreign_tools(*systemtap_run.PACKAGES, suite=systemtap.SUITE) as foreign:
-        outcome = foreign.judge_systemtap('probe kprobe.function("{symbol}") {{ println("hit") }}', SITE, OTHER)
-        layout = Layout(foreign.guest)
-        # The kernel lists the place behind a landing pad.
-        listed = SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))
-        outcome.prove_at((str(listed), LANDED))

@@ -218,17 +218,16 @@ def foreign_tools(
 ) -> Callable[..., AbstractContextManager[ForeignProbes]]:
     """The same in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`.
 
-    The packages are of the VM's release, or of `suite`. Skips on a kernel of our own configuration: large packages are
-    on a disk, which only Debian's modules can mount.
+    Skips on a kernel of our own configuration: large packages are on a disk, which only Debian's modules can mount.
     """
     if request.config.stash[RUN].fleet.image(vm).recipe.kernel.source != "debian-binary":
         pytest.skip(f"{vm} has no virtio_blk, squashfs and overlay to mount a disk of Debian packages with")
 
     @contextmanager
-    def begin(*packages: str, suite: str = "") -> Iterator[ForeignProbes]:
+    def begin(*packages: str) -> Iterator[ForeignProbes]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, packages, context, suite)
+        wanted = debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, packages, context)
         with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
             check_after_cell.record_initial_state(guest)

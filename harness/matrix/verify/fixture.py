@@ -22,10 +22,8 @@ from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
-from harness.matrix.verify import plan
-from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest
+from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.subjects import Command, Modules, Subject
-from harness.matrix.verify.systemtap_run import SystemtapRun
 
 Found = tuple[str, Finding]
 _TABLE = "/tmp/pinpoint-symbols"
@@ -124,22 +122,6 @@ class ForeignProbes:
         table = self._table() if "{table}" in command else ""
         text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
         return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
-
-    def judge_systemtap(self, script: str, site: Site, other: Site) -> ForeignOutcome:
-        """Compile a systemtap script for the guest's kernel, run it by staprun, judge it, interrupt it.
-
-        `{symbol}` stands for the site's symbol, in the mutant's cell for that of `other`. The guest must have the
-        packages `systemtap_run.PACKAGES` of `systemtap.SUITE`. Raises what compiling raises, and SubjectRefused.
-        """
-        assert self._build_context is not None
-        chosen = other if self._mutant == REGISTERS_ELSEWHERE else site
-        wanted = VerifyRequest(script=script.format(symbol=chosen.symbol))
-        with tempfile.TemporaryDirectory(prefix="pinpoint-script-") as directory:
-            image = self.guest.image
-            module = plan.compile_systemtap_script(wanted, image, self._build_context, Path(directory))
-            assert module is not None
-            own = {module.name: module.copied_file, **tool_drivers(image)}
-            return self._run(SystemtapRun(self.guest, module, None, f"`{wanted.script}`"), own)
 
     def _table(self) -> str:
         """Write the kernel's functions to a file of the guest; for a mutant each with the next one's address."""
