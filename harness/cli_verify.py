@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -89,6 +90,14 @@ def verify(
         raise UsageError("--with-package without --run", mend="give the command that needs it")
     if remove_targets and not also:
         raise UsageError("--remove-targets without --with", mend="give the module that is probed: --with FILE.ko")
+    if not loader.strip():
+        raise UsageError("is empty", where="--loader", mend="give the command that loads a module, or leave it out")
+    if loader != "insmod" and not files:
+        raise UsageError("--loader without a module", mend="give the module that it loads")
+    if parameters and not files:
+        raise UsageError("--param without a module", mend="give the module that has the parameter")
+    if junit and (junit.is_dir() or not os.access(junit.resolve().parent, os.W_OK)):
+        raise UsageError("cannot be written", where=str(junit), mend="give a file in a directory of yours")
     pairs = _pairs(parameters)
     wanted = VerifyRequest(
         files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets, script

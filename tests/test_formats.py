@@ -32,14 +32,14 @@ def cells(run: RunDirectory) -> list[Cell]:
     return Results(run).read_cells()
 
 
-@pytest.mark.parametrize("name", schemas.MODELS)
+@pytest.mark.parametrize("name", [*schemas.MODELS, *schemas.PRINTED])
 def test_the_published_schema_is_the_models(name: str) -> None:
     """`python -m harness.report.schemas` writes them again."""
     assert (schemas.PUBLISHED / f"{name}.schema.json").read_text() == schemas.schema_text(name)
 
 
 def test_every_published_schema_has_a_model() -> None:
-    assert {path.name.partition(".")[0] for path in schemas.PUBLISHED.iterdir()} == set(schemas.MODELS)
+    assert {path.name.partition(".")[0] for path in schemas.PUBLISHED.iterdir()} == {*schemas.MODELS, *schemas.PRINTED}
 
 
 def test_a_run_is_valid_by_the_published_schemas(run: RunDirectory) -> None:

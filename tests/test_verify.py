@@ -229,6 +229,19 @@ def test_the_table_has_a_line_for_each_probe() -> None:
     assert " ".join(second.split()) == "bad+0x4 fentry - - - - missed: no call"
 
 
+def test_what_a_loop_registers_is_one_line() -> None:
+    first = JudgedProbe("f+0x0", "kprobe", Finding.GONE, 0x10, "f+0x0", seconds_since_start=1.0)
+    again = replace(first, notes=("registered 2.0 s later",), seconds_since_start=2.0)
+    late = replace(again, finding=Finding.LATE)
+    landed = replace(first, finding=Finding.LANDED)
+    lines = [" ".join(line.split()) for line in judged_table([first, again, late, again, landed, landed]).splitlines()]
+    assert lines[1:] == [
+        "f+0x0 0x10 f+0x0 - - gone, 3 times",
+        "f+0x0 0x10 f+0x0 - - late (registered 2.0 s later)",
+        *["f+0x0 0x10 f+0x0 - - landed"] * 2,
+    ]
+
+
 @pytest.mark.parametrize(
     ("word", "site"),
     [("f", Site("f")), ("f+0x10", Site("f", 16)), ("f+16", Site("f", 16)), ("m:f.cold+4", Site("f.cold", 4, "m"))],
@@ -364,6 +377,11 @@ def test_nothing_is_booted_for_another_kernels_map(
         ["a.ko", "--vm", "parisc", "--param", "x"],
         ["a.ko", "--vm", "parisc", "--expect", "+4"],
         ["a.ko", "--vm", "parisc", "--settle", "-1"],
+        ["a.ko", "--vm", "parisc", "--loader", ""],
+        ["a.ko", "--vm", "parisc", "--junit", "/"],
+        ["a.ko", "--vm", "parisc", "--junit", "/nosuch/junit.xml"],
+        ["--vm", "parisc", "--run", "true", "--loader", "pinned"],
+        ["--vm", "parisc", "--run", "true", "--param", "x=1"],
     ],
 )
 def test_wrong_use_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

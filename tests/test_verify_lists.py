@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Literal, cast
+
 import pytest
 
 from harness.core.architecture import FtraceCallInstruction
 from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.guest.result import Result
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.verify import changed_settings, registrations, traced_functions
+from harness.landing.verify import changed_settings, listed_probes_and_modules, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.landing.verify.kprobe_judge import match_registrations, site_of_listed_probe
+from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
+from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
 
@@ -105,6 +110,12 @@ def test_a_disabled_kprobe_has_the_registration_that_was_disabled() -> None:
     assert gone == []
 
 
+def test_a_disabled_kprobe_may_share_its_place_with_an_armed_one() -> None:
+    disabled, gone = ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x20, "g+0x0", ("[GONE]",))
+    assert armed_addresses([disabled, gone]) == frozenset()
+    assert armed_addresses([disabled, ListedProbe(0x10, "f+0x0", ("[FTRACE]",))]) == {0x10}
+
+
 @pytest.mark.parametrize(
     ("meaning", "site"),
     [
@@ -151,3 +162,69 @@ def test_what_is_expected_stands_by_address_or_by_an_ftrace_name(
     site: Site, addresses: list[int], probe: JudgedProbe, stands: bool
 ) -> None:
     assert probe_stands_at(site, addresses, [probe]) is stands
+
+
+class Answering:
+    """A guest that answers every script with the same text."""
+
+    name = "vm"
+
+    def __init__(self, out: str, rc: int = 0, err: str = "") -> None:
+        self.result = Result("vm", (), rc, out.encode(), err.encode(), 0.0)
+        self.scripts: list[str] = []
+
+    def run_script(self, script: str) -> Result:
+        self.scripts.append(script)
+        return self.result
+
+
+LISTS = "".join(
+    f"{path}:{line}\n"
+    for path, text in (
+        ("/sys/kernel/debug/kprobes/list", "ffffffff81411c80  k  uptime_proc_show+0x0    [FTRACE]\n"),
+        ("/proc/modules", "virtio 16384 1 virtio_net, Live 0xffffffffc0000000\n"),
+        (traced_functions.FILE, TRACED),
+        (registrations.FILE, RECORDS),
+        (registrations.UPROBES, UPROBES),
+    )
+    for line in text.splitlines()
+)
+
+
+def test_all_lists_are_read_by_one_program() -> None:
+    guest = Answering(LISTS)
+    lists = listed_probes_and_modules.read_lists(cast(Guest, guest))
+    assert [each.symbol_offset for each in lists.kprobes] == ["uptime_proc_show+0x0"]
+    assert lists.module_names == ["virtio"]
+    assert lists.traced_functions == traced_functions.parse_enabled_functions(TRACED)
+    assert lists.records == registrations.parse_registrations(RECORDS + UPROBES)
+    assert guest.scripts[0].count("grep") == 1
+
+
+@pytest.mark.parametrize(
+    "guest",
+    [Answering(LISTS, 2, "grep: /sys/kernel/debug/kprobes/list: Permission denied\n"), Answering("", 127, "no grep\n")],
+)
+def test_a_list_that_cannot_be_read_is_one_line(guest: Answering) -> None:
+    with pytest.raises(GuestError, match="its lists of probes cannot be read"):
+        listed_probes_and_modules.read_lists(cast(Guest, guest))
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_each_module_has_its_sections_and_build_id(order: Literal["little", "big"]) -> None:
+    note = b"".join(number.to_bytes(4, order) for number in (4, 6, 3)) + b"GNU\0" + bytes(range(6)) + b"\0\0"
+    content = (note * 2).hex(" ")
+    sections = "".join(f"/sys/module/{name}/sections/.text:0xc000{at}\n" for at, name in enumerate(("a", "b", "c"), 1))
+    guest = Answering(f"{sections}--pinpoint-cut--\na\nc\n--pinpoint-cut--\n {content[:48]}\n {content[48:]}\n")
+    finder = LoadedModuleFinder(cast(Guest, guest), {})
+    answers = finder._ask(["a", "b", "c"])
+    assert answers == {
+        "a": ({".text": 0xC0001}, "000102030405"),
+        "b": ({".text": 0xC0002}, ""),
+        "c": ({".text": 0xC0003}, "000102030405"),
+    }
+
+
+def test_notes_of_a_module_that_has_gone_are_not_another_ones() -> None:
+    guest = Answering("/sys/module/a/sections/.text:0x1\n--pinpoint-cut--\na\n--pinpoint-cut--\n\n")
+    assert LoadedModuleFinder(cast(Guest, guest), {})._ask(["a"]) == {"a": ({".text": 1}, "")}

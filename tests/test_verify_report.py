@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
+import locked_tools
 import pytest
 from test_verify import MODULE, compiled
 
@@ -13,6 +14,7 @@ from harness.core.elf import Elf
 from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.verify.judged import Finding, JudgedProbe
 from harness.matrix.verify.report import Report, as_json, write_junit
+from harness.report.schemas import PUBLISHED
 
 LANDED = JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds_since_start=1.0)
 MISSED = JudgedProbe("g+0x8", "kprobe", Finding.MISSED, reason="the witnesses disagree")
@@ -49,6 +51,17 @@ def test_json_has_every_probe() -> None:
         ("f+0x0", "landed", "0x10"),
         ("g+0x8", "missed", None),
     ]
+
+
+@pytest.mark.parametrize("change", [None, {"status": 2}, {"surplus": 1}, {"probes": [{}]}])
+def test_json_is_valid_by_the_published_schema(change: dict[str, object] | None) -> None:
+    locked_tools.install()
+    from jsonschema import Draft202012Validator
+
+    (record,) = json.loads(as_json([report(LANDED, MISSED, UNKNOWN, wrongs=("bad",), notes=("good",))]))
+    validator = Draft202012Validator(json.loads((PUBLISHED / "verify.schema.json").read_text()))
+    validator.check_schema(validator.schema)
+    assert validator.is_valid({**record, **(change or {})}) == (change is None)
 
 
 def test_junit_has_a_case_for_each_probe_and_one_for_the_rest(tmp_path: Path) -> None:

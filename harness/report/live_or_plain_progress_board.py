@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from harness.core import process
 from harness.core.events import Bus, Phase
-from harness.report.live_progress_view import LiveView
 from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.record import Cell
 from harness.verdict.printk import without_control_codes
 
 if TYPE_CHECKING:
     import pytest
+
+    from harness.report.live_progress_view import LiveView
 
 # How often a line is printed for a step that is still running, without a terminal, in seconds.
 _PATIENCE = 10.0
@@ -40,7 +41,7 @@ class Board:
         self._write_line = write_line
         self._printed_at: dict[tuple[str, str], float] = {}
         self._tallied, self._tallied_at = 0, time.monotonic()
-        self._live = LiveView(self._progress) if terminal else None
+        self._live = _live_view(self._progress) if terminal else None
 
     def stream_above_view(self, stream: TextIO) -> TextIO:
         """Return a stream that prints above the live view; `stream` itself if there is no live view."""
@@ -109,6 +110,13 @@ class Board:
     def _line(self, activity: Activity) -> str:
         elapsed = time.monotonic() - self._progress.began
         return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe_activity(activity)}"
+
+
+def _live_view(progress: Progress) -> LiveView:
+    # Only a terminal needs rich, which takes a sixth of a second to import.
+    from harness.report.live_progress_view import LiveView
+
+    return LiveView(progress)
 
 
 def describe_activity(activity: Activity) -> str:

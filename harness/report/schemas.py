@@ -1,4 +1,4 @@
-"""JSON Schemas of what a run leaves, generated from the models that write it."""
+"""JSON Schemas of what a run leaves and of what `verify --json` prints, generated from the models that write it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
 from harness.report.relocation_by_hand_table import TrialRow
 from harness.report.timeline import Span
+from harness.report.verify_record import VerifyRecord
 
 PUBLISHED = paths.PROJECT / "docs" / "schema"
 # The name of each schema: the file whose objects it describes, without its suffix.
@@ -28,12 +29,14 @@ MODELS: Mapping[str, type[BaseModel]] = {
     "timeline": Span,
     "trials": TrialRow,
 }
+# The schemas of what commands print.
+PRINTED: Mapping[str, type[BaseModel]] = {"verify": VerifyRecord}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def schema(name: str) -> Mapping[str, Any]:
-    """The schema of one object: of a line of `results.jsonl`, `figures.jsonl`, ..., or of a `bundle.json`."""
-    return {"$schema": _DIALECT, **MODELS[name].model_json_schema(by_alias=True, mode="serialization")}
+    """The schema of one object: a line of `results.jsonl`, `figures.jsonl`, ..., a `bundle.json`, a printed record."""
+    return {"$schema": _DIALECT, **{**MODELS, **PRINTED}[name].model_json_schema(by_alias=True, mode="serialization")}
 
 
 def schema_text(name: str) -> str:
@@ -44,7 +47,7 @@ def schema_text(name: str) -> str:
 def write_schemas() -> list[Path]:
     """Write every schema to docs/schema/ and return the files. Raises OSError."""
     written = []
-    for name in MODELS:
+    for name in (*MODELS, *PRINTED):
         path = PUBLISHED / f"{name}.schema.json"
         write_text(path, schema_text(name))
         path.chmod(0o644)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from harness.core.architecture import Decoder
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
-from harness.landing.code import decode_capstone, decode_parisc
+from harness.landing.code import decode_parisc
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 _FENTRY = "__fentry__"
@@ -53,31 +54,36 @@ class _Machine(NamedTuple):
     loads: Callable[[bytes, int], set[int]] = _no_loads
 
 
-_MACHINES: Mapping[Decoder, _Machine] = {
-    # ENDBR64, then `call __fentry__`.
-    Decoder.X86_64: _Machine(
-        decode_capstone.decode_x86_64,
-        starts=decode_capstone.instruction_starts_x86_64,
-        fixed_width=False,
-        entry_pad=bytes.fromhex("f30f1efa"),
-    ),
-    Decoder.X86_32: _Machine(
-        decode_capstone.decode_x86_32,
-        starts=decode_capstone.instruction_starts_x86_32,
-        fixed_width=False,
-        entry_pad=bytes.fromhex("f30f1efb"),
-    ),
-    # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
-    Decoder.AARCH64: _Machine(
-        decode_capstone.decode_aarch64,
-        stubs=decode_capstone.stub_ranges_aarch64,
-        entry_pad=bytes.fromhex("5f2403d5"),
-        entry_nops=2,
-        probed_on_ftrace=False,
-        loads=decode_capstone.loaded_addresses_aarch64,
-    ),
-    Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
-}
+@lru_cache(maxsize=1)
+def _machines() -> Mapping[Decoder, _Machine]:
+    """Every decoder's machine. capstone takes a sixth of a second to import, and most commands decode nothing."""
+    from harness.landing.code import decode_capstone
+
+    return {
+        # ENDBR64, then `call __fentry__`.
+        Decoder.X86_64: _Machine(
+            decode_capstone.decode_x86_64,
+            starts=decode_capstone.instruction_starts_x86_64,
+            fixed_width=False,
+            entry_pad=bytes.fromhex("f30f1efa"),
+        ),
+        Decoder.X86_32: _Machine(
+            decode_capstone.decode_x86_32,
+            starts=decode_capstone.instruction_starts_x86_32,
+            fixed_width=False,
+            entry_pad=bytes.fromhex("f30f1efb"),
+        ),
+        # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
+        Decoder.AARCH64: _Machine(
+            decode_capstone.decode_aarch64,
+            stubs=decode_capstone.stub_ranges_aarch64,
+            entry_pad=bytes.fromhex("5f2403d5"),
+            entry_nops=2,
+            probed_on_ftrace=False,
+            loads=decode_capstone.loaded_addresses_aarch64,
+        ),
+        Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
+    }
 
 
 def decode_function(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
@@ -85,7 +91,7 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruct
 
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
-    machine = _MACHINES[decoder]
+    machine = _machines()[decoder]
     found = machine.decode(elf.function_bytes(symbol))
     while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding:
         found.pop()
@@ -132,7 +138,7 @@ def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> fro
     Raises PinpointError as `instruction_boundaries` does.
     """
     code = decode_function(elf, symbol, decoder)
-    leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _MACHINES[decoder].delay_slots else {Flow.SKIPS}
+    leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _machines()[decoder].delay_slots else {Flow.SKIPS}
     skippable = {each.end for each in code if each.flow in leaving}
     return frozenset(each.offset for each in code if each.flow is Flow.PLAIN and each.offset not in skippable)
 
@@ -142,27 +148,27 @@ def instruction_starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[i
 
     It is faster than `instruction_boundaries`, because no instruction is classified.
     """
-    return _MACHINES[decoder].starts(elf.function_bytes(symbol))
+    return _machines()[decoder].starts(elf.function_bytes(symbol))
 
 
 def instruction_starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
     """The offsets of all instructions in some bytes, decoded from the first byte."""
-    return _MACHINES[decoder].starts(code)
+    return _machines()[decoder].starts(code)
 
 
 def is_padding(code: bytes, decoder: Decoder) -> bool:
     """True for bytes that only fill the space after a function: nops, traps, zeros."""
-    return all(each.is_padding for each in _MACHINES[decoder].decode(code))
+    return all(each.is_padding for each in _machines()[decoder].decode(code))
 
 
 def is_padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
     """True if the instruction at an offset, decoded from the first byte of the code, is padding."""
-    return any(each.is_padding for each in _MACHINES[decoder].decode(code) if each.offset <= offset < each.end)
+    return any(each.is_padding for each in _machines()[decoder].decode(code) if each.offset <= offset < each.end)
 
 
 def is_stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
     """True if an offset is in a stub that a linker or a module loader made for a far call."""
-    return any(start <= offset < end for start, end in _MACHINES[decoder].stubs(code))
+    return any(start <= offset < end for start, end in _machines()[decoder].stubs(code))
 
 
 def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
@@ -182,7 +188,7 @@ def first_instruction(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction
 
 def decode_first_instruction(code: bytes, decoder: Decoder) -> Instruction | None:
     """The first instruction in some bytes; None if there are no bytes."""
-    return next(iter(_MACHINES[decoder].decode(code)), None)
+    return next(iter(_machines()[decoder].decode(code)), None)
 
 
 def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
@@ -196,17 +202,17 @@ def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
 
 def loaded_addresses(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
     """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
-    return _MACHINES[decoder].loads(elf.function_bytes(symbol), symbol.address)
+    return _machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
 
 def has_delay_slots(decoder: Decoder) -> bool:
     """True if the instruction after a branch runs before the branch takes effect."""
-    return _MACHINES[decoder].delay_slots
+    return _machines()[decoder].delay_slots
 
 
 def ftrace_site_offset(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
-    return _ftrace_site(elf, symbol, _MACHINES[decoder], _MACHINES[decoder].decode(elf.function_bytes(symbol)))
+    return _ftrace_site(elf, symbol, _machines()[decoder], _machines()[decoder].decode(elf.function_bytes(symbol)))
 
 
 def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
@@ -266,6 +272,6 @@ def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[
                 aimed_at |= {reached, reached + 4}
         if elf.linked:
             distance = cold.address - symbol.address
-            branches = _MACHINES[decoder].decode(elf.function_bytes(cold))
+            branches = _machines()[decoder].decode(elf.function_bytes(cold))
             aimed_at |= {distance + each.target for each in branches if each.target is not None}
     return aimed_at

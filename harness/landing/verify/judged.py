@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
 
 from harness.landing.landing_judgment import Landing
 
@@ -54,33 +54,33 @@ class JudgedProbe:
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
         return f"{self.finding.value}{notes}{f': {self.reason}' if self.reason else ''}"
 
-    def record(self) -> dict[str, Any]:
-        """For machines: every field, the address in hex."""
-        return {
-            "asked": self.asked,
-            "kind": self.kind,
-            "verdict": self.finding.value,
-            "address": None if self.address is None else f"{self.address:#x}",
-            "means": self.symbol_offset,
-            "memory": self.memory_change,
-            "owner": self.owner,
-            "why": self.reason,
-            "notes": list(self.notes),
-            "seconds": None if self.seconds_since_start is None else round(self.seconds_since_start, 3),
-        }
-
 
 def judged_table(probes: list[JudgedProbe]) -> str:
-    """One line for each probe: what was asked for, where it stands, what memory has there, the verdict."""
+    """One line for each probe: what was asked for, where it stands, what memory has there, the verdict.
+
+    Probes that have gone or come late and that differ only in their times share a line with their number.
+    """
     rows = [("probe", "address", "means", "memory", "owner", "verdict")]
-    for each in probes:
+    for each, count in _repeated(probes):
         address = "-" if each.address is None else f"{each.address:#x}"
         asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
-        rows.append(
-            (asked, address, each.symbol_offset or "-", each.memory_change or "-", each.owner or "-", each.description)
-        )
+        verdict = each.description if count == 1 else f"{each.description}, {count} times"
+        rows.append((asked, address, each.symbol_offset or "-", each.memory_change or "-", each.owner or "-", verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip()
         for row in rows
     )
+
+
+def _repeated(probes: list[JudgedProbe]) -> list[tuple[JudgedProbe, int]]:
+    """The probes to show, each with how many it stands for: the first of those that a loop registers and removes."""
+    numbers: Counter[JudgedProbe] = Counter()
+    shown: dict[JudgedProbe, JudgedProbe] = {}
+    for index, each in enumerate(probes):
+        passing = each.finding in (Finding.GONE, Finding.LATE)
+        # A probe that stands has a line of its own, also where two stand at one place.
+        alike = replace(each, notes=(), seconds_since_start=None if passing else index, landing=None)
+        numbers[alike] += 1
+        shown.setdefault(alike, each)
+    return [(first, numbers[alike]) for alike, first in shown.items()]

@@ -53,13 +53,24 @@ def match_registrations(
 
 
 class KprobeJudge:
-    """Judges against the text before the probes came, and while they stand; `standing` are probes from before."""
+    """Judges against the text before the probes came, and while they stand.
 
-    def __init__(self, files: LoadedFiles, before: GuestText, during: GuestText, standing: Sequence[int]) -> None:
+    `standing` are the addresses of probes from before, `listed` all probes that are listed while they stand.
+    """
+
+    def __init__(
+        self,
+        files: LoadedFiles,
+        before: GuestText,
+        during: GuestText,
+        standing: Sequence[int],
+        listed: Sequence[ListedProbe],
+    ) -> None:
         self._files = files
         self._before = before
         self._during = during
         self._standing = list(standing)
+        self._armed = armed_addresses(listed)
 
     def judge(self, found: FoundKprobe) -> JudgedProbe:
         """The verdict on a probe that stands."""
@@ -82,12 +93,18 @@ class KprobeJudge:
             kind=_KINDS.get(each.kind, each.kind),
             finding=Finding.LANDED,
             address=each.address,
-            symbol_offset=self._files.describe_address(each.address),
+            symbol_offset=self._described(each),
             memory_change=_memory(landing),
             notes=tuple(_notes(each, place, named)),
             landing=landing,
         )
         return self._decided(judged, each, landing)
+
+    def _described(self, each: ListedProbe) -> str:
+        """Symbol + offset of a listed probe: by the files, or, where its code was freed, by the kernel's list."""
+        if "[GONE]" in each.flags:
+            return str(site_of_listed_probe(each))
+        return self._files.describe_address(each.address)
 
     def judge_removed(self, call: Registration) -> JudgedProbe:
         """The verdict on a probe that was registered and is not listed any more."""
@@ -151,7 +168,7 @@ class KprobeJudge:
         kprobes = self._files.kprobe_traits
         if "[DISABLED]" in each.flags:
             changed = [at for at in window.changed_addresses(kprobes) if at <= each.address < at + _SHOWN]
-            if changed and not self._others_at(each.address):
+            if changed and each.address not in self._armed:
                 denial = "memory has a probe that is listed as disabled"
                 return Statement("outside", each.address, denial, contradicts=True)
             return Statement("outside", None, "it is disabled: memory shows nothing")
@@ -169,9 +186,6 @@ class KprobeJudge:
             denial = f"memory at {own.start + strays[0]:#x} is not what the file has"
             return Statement("outside", address, denial, contradicts=True)
         return Statement("outside", address, f"call to {target:#x}; {own.comparable_count} bytes around are the ELF's")
-
-    def _others_at(self, address: int) -> bool:
-        return self._standing.count(address) > 0
 
     def _own(self, module: str, section: str, loaded: int, start: int, size: int) -> OwnBytes:
         elf = self._files.elf_of_module(module)
@@ -191,6 +205,11 @@ class KprobeJudge:
             own = self._own(region.module, region.section, region.start, said.address, _SHOWN)
             return replace(said, code=own.code)
         return replace(said, code=region.bytes_at(said.address, _SHOWN))
+
+
+def armed_addresses(listed: Sequence[ListedProbe]) -> frozenset[int]:
+    """The addresses that memory must have a probe at: another probe there may be disabled."""
+    return frozenset(each.address for each in listed if not {"[DISABLED]", "[GONE]"} & set(each.flags))
 
 
 def _site(symbol: str, offset: int) -> Site:

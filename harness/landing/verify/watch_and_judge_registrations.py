@@ -78,6 +78,7 @@ class WatchedGuest:
         self._judged = GuestLists((), (), registrations.Records(), "")
         self._begun = 0
         self._loaded = 0
+        self.latest_lists = GuestLists((), (), registrations.Records(), "")
 
     def __enter__(self) -> Self:
         try:
@@ -124,6 +125,7 @@ class WatchedGuest:
         latest = self._read(self.guest)
         self._loaded = self._loaded or latest.records.read_at_nanoseconds
         while True:
+            self.latest_lists = latest
             now = time.monotonic()
             quiet = now - changed >= _QUIET * slow
             if now - began >= longest * slow or (now - began >= least and quiet and wanted(latest)):
@@ -162,14 +164,18 @@ class WatchedGuest:
         """The registrations of uprobes since it began."""
         return list(lists.records.uprobe_registrations[len(self.before.lists.records.uprobe_registrations) :])
 
-    def judge(self) -> Judgement:
-        """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late."""
+    def judge(self, lists: GuestLists | None = None) -> Judgement:
+        """Judge every probe that there is. Memory that disagrees is read again for a while: jumps come and go late.
+
+        `lists` were read a moment before; without them, and whenever memory disagrees with them, they are read anew.
+        """
         until = time.monotonic() + _AGREE * self.guest.slowness
-        while True:
-            judgement = self._judge_now()
-            if judgement.holds or time.monotonic() > until:
-                return judgement
+        judgement = self._judge(self._moment(lists) if lists else self._now())
+        while not judgement.holds and (lists or time.monotonic() <= until):
             time.sleep(_QUIET)
+            lists = None
+            judgement = self._judge(self._now())
+        return judgement
 
     def probe_stands_at(self, site: Site, probes: Iterable[JudgedProbe]) -> bool:
         """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
@@ -180,11 +186,11 @@ class WatchedGuest:
         named = self._judged_files.find_places(site)
         return bool(named.places or named.missing_reason)
 
-    def late_probes(self) -> list[JudgedProbe]:
-        """The probes that were registered after the last judgement, by symbol and offset."""
-        lists = self._read(self.guest)
-        calls = lists.records.registrations[len(self._judged.records.registrations) :]
-        files = self._files(Moment(lists, self._modules.find_loaded_modules(lists.modules_listing)))
+    def late_probes(self, lists: GuestLists | None = None) -> list[JudgedProbe]:
+        """The probes that were registered after the last judgement and before `lists` or now, by symbol and offset."""
+        records = (lists or self._read(self.guest)).records
+        calls = records.registrations[len(self._judged.records.registrations) :]
+        files = self._judged_files
         return [
             replace(
                 self._timed(JudgedProbe(call.asked, "kprobe", Finding.LATE, call.address), call),
@@ -198,11 +204,13 @@ class WatchedGuest:
     def find_leftovers(self) -> tuple[list[str], list[str]]:
         """Once everything was removed: the probes that are still registered, and text that is not as before.
 
-        Waits for a while until neither is there: what removes probes may return before they are gone.
+        Waits for a while until neither is there: what removes probes may return before they are gone. `latest_lists`
+        are then the last ones read.
         """
         until = time.monotonic() + _AGREE * self.guest.slowness
         while True:
             now = self._now()
+            self.latest_lists = now.lists
             standing = [f"{each.symbol_offset} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
             standing += [str(each) for each in dict.fromkeys(self.newly_traced(now.lists))]
             remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
@@ -212,8 +220,7 @@ class WatchedGuest:
                 return standing, [self._named(self._files(now), changed)] if changed else []
             time.sleep(_QUIET)
 
-    def _judge_now(self) -> Judgement:
-        during = self._now()
+    def _judge(self, during: Moment) -> Judgement:
         layout = self._layout(during)
         text = GuestText.read(layout, during.modules)
         changes = TextChanges(layout, during.modules)
@@ -221,7 +228,8 @@ class WatchedGuest:
         came = self.newly_listed(during.lists)
         calls = self.new_registrations(during.lists)
         found, gone = match_registrations(came, calls)
-        judge = KprobeJudge(files, self.text_before, text, [each.address for each in self.before.lists.kprobes])
+        standing = [each.address for each in self.before.lists.kprobes]
+        judge = KprobeJudge(files, self.text_before, text, standing, during.lists.kprobes)
         probes = [self._with_owner(judge.judge(each), files, each.registration) for each in found]
         probes += [self._with_owner(judge.judge_removed(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
@@ -292,7 +300,9 @@ class WatchedGuest:
         return call.command
 
     def _now(self) -> Moment:
-        lists = self._read(self.guest)
+        return self._moment(self._read(self.guest))
+
+    def _moment(self, lists: GuestLists) -> Moment:
         return Moment(lists, self._modules.find_loaded_modules(lists.modules_listing))
 
     def _files(self, now: Moment) -> LoadedFiles:

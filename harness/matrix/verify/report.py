@@ -7,14 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final
 from xml.etree import ElementTree
 
 from harness.core.files import write_text
 from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
+from harness.report.verify_record import ProbeRecord, VerifyRecord
 from harness.verdict.printk import without_control_codes
 
-_HELD, _MISSED = 0, 1
+_HELD: Final = 0
+_MISSED: Final = 1
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,24 @@ class Report:
             lines.append(f"(the whole console: {self.console_log})")
         return without_control_codes("\n".join(lines))
 
-    def as_record(self) -> dict[str, Any]:
-        """Return the report as an object for JSON."""
-        return {
-            "vm": self.vm,
-            "release": self.release,
-            "about": self.subject_name,
-            "status": self.exit_status,
-            "probes": [each.record() for each in self.probes],
-            "wrong": list(self.wrongs),
-            "notes": list(self.notes),
-            "seconds": {name: round(value, 3) for name, value in self.seconds_by_phase.items()},
-        }
+    @property
+    def record(self) -> VerifyRecord:
+        """The report as an object for JSON, whose schema is docs/schema/verify.schema.json."""
+        return VerifyRecord(
+            vm=self.vm,
+            release=self.release,
+            about=self.subject_name,
+            status=_MISSED if self.exit_status else _HELD,
+            probes=tuple(map(ProbeRecord.of, self.probes)),
+            wrong=self.wrongs,
+            notes=self.notes,
+            seconds={name: round(value, 3) for name, value in self.seconds_by_phase.items()},
+        )
 
 
 def as_json(reports: Sequence[Report]) -> str:
     """Return all reports as one JSON array, in ASCII."""
-    return json.dumps([report.as_record() for report in reports], indent=2)
+    return json.dumps([report.record.model_dump(mode="json") for report in reports], indent=2)
 
 
 def write_junit(reports: Sequence[Report], path: Path) -> None:

@@ -117,7 +117,7 @@ class VerifyRun:
                 with self._timed("settle"):
                     self.subject.wait_until_registered(watched)
                 with self._timed("judge"):
-                    judgement = watched.judge()
+                    judgement = watched.judge(watched.latest_lists)
             except BaseException as error:
                 with _noted(error):
                     if isinstance(error, SubjectRefused):
@@ -131,9 +131,9 @@ class VerifyRun:
                 self.notes += outcome.notes
                 self.wrongs += outcome.wrongs
             with self._timed("removal"):
-                self.probes += watched.late_probes()
                 self.subject.stop()
                 standing, changed = watched.find_leftovers()
+                self.probes += watched.late_probes(watched.latest_lists)
             wrong = "still registered" if isinstance(self.subject, Modules) else ""
             left = [f"still registered: {probe}" for probe in standing]
             (self.wrongs if wrong else self.notes).extend(left)
@@ -160,15 +160,17 @@ class VerifyRun:
         return JudgedProbe(site.spec, "kprobe", Finding.MISSED, reason="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement, watched: WatchedGuest) -> None:
-        """Add a note for each kprobe in a file's data whose registration is not known.
+        """Add a note for each kprobe in a file's data on a function for which no registration is known.
 
-        A name that no file at hand has is a text of another structure, not a kprobe's.
+        Modules change offsets before they register, so offsets are not compared. A name that no file at hand has is a
+        text of another structure, not a kprobe's.
         """
-        known = {each.asked for each in judgement.probes} | {call.asked for call in judgement.refused_registrations}
-        known |= {each.symbol_offset.partition(" ")[0] for each in judgement.probes}
+        asked = [each.asked for each in judgement.probes] + [call.asked for call in judgement.refused_registrations]
+        known = {each.rpartition("+")[0] for each in asked}
+        known |= {each.symbol_offset.partition("+")[0] for each in judgement.probes}
         for name, file in self._files.items():
             for site in kprobe_sites_in_module_file.find_kprobe_sites(Elf.read_cached(file)):
-                known_here = {_asked(site), f"{site.symbol}+{site.offset:#x}"} & known
+                known_here = {_asked(site).rpartition("+")[0], site.symbol} & known
                 if not known_here and watched.has_symbol(site):
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 

@@ -207,10 +207,11 @@ class Command:
         else:
             watched.await_settled_lists(1.0, _ATTACHING, lambda lists: self._ready(watched, lists))
         if not self._runs() and not watched.has_new_registrations(watched.read_lists()):
-            output = self._output()
-            raise SubjectRefused(
-                f"ended and registered nothing: {output}", where=self.display_name, mend="see what it prints"
+            printed = self._output()
+            what = (
+                f"ended and registered nothing; it printed {printed!r}" if printed else "ended and registered nothing"
             )
+            raise SubjectRefused(what, where=self.display_name, mend="let it run until it is interrupted")
 
     def stop(self) -> None:
         """Interrupt it, then end it, then kill it: each process of its session. Does nothing if it was not started."""
