@@ -45,6 +45,7 @@ _COMMANDS = {
     "run": ("cli_runs", "run"),
     "shell": ("cli_shell_and_repro", "shell"),
     "sites": ("cli_sites", "sites"),
+    "store": ("cli_store", "store"),
     "test": ("cli_runs", "test"),
     "verify": ("cli_verify", "verify"),
 }
