@@ -40,6 +40,7 @@ _COMMANDS = {
     "list": ("cli_images", "list_"),
     "man": ("cli_completion_and_man", "man"),
     "matrix": ("cli_reports", "matrix"),
+    "merge": ("cli_reports", "merge"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_shell_and_repro", "repro"),
     "run": ("cli_runs", "run"),

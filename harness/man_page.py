@@ -63,10 +63,11 @@ def man_page(root: click.Context) -> str:
         assert command is not None
         context = click.Context(command, info_name=name, parent=root)
         lines += _command(command, context)
-        for part in command.list_commands(context) if isinstance(command, click.Group) else ():
-            inner = command.get_command(context, part)
-            assert inner is not None
-            lines += _command(inner, click.Context(inner, info_name=f"{name} {part}", parent=root))
+        if isinstance(command, click.Group):
+            for part in command.list_commands(context):
+                inner = command.get_command(context, part)
+                assert inner is not None
+                lines += _command(inner, click.Context(inner, info_name=f"{name} {part}", parent=root))
     return "\n".join(lines) + _EPILOGUE
 
 

@@ -133,7 +133,7 @@ def blob_of(layout: Path, title: str) -> Path:
     """Return the path of the blob whose title begins so."""
     manifest = json.loads(read_layout(layout).document(read_layout(layout).index().manifests[0]))
     layer = next(each for each in manifest["layers"] if each["annotations"][TITLE].startswith(title))
-    return layout / "blobs/sha256" / layer["digest"].removeprefix("sha256:")
+    return layout / "blobs/sha256" / str(layer["digest"]).removeprefix("sha256:")
 
 
 def flip(path: Path) -> None:
