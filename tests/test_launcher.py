@@ -76,7 +76,8 @@ def make(root: Path) -> Project:
     shutil.copy(paths.PROJECT / "pinpoint", project.launcher)
     (root / "host-packages.txt").write_text(
         "# comment\nneeded-package any needed-program to test\nelsewhere sparc gone x\n"
-        "of-core any/arm64 core-program x\nof-full any/s390x,i386 full-program x\nof-source any/source source-program x\n"
+        "of-core any/arm64 core-program x\nof-full any/s390x,i386 full-program x\n"
+        "of-source any/source source-program x\n"
     )
     for name in ("requirements.txt", "requirements-installer.txt"):
         (root / name).write_text("# nothing\n")
