@@ -40,11 +40,13 @@ _COMMANDS = {
     "list": ("cli_images", "list_"),
     "man": ("cli_completion_and_man", "man"),
     "matrix": ("cli_reports", "matrix"),
+    "merge": ("cli_reports", "merge"),
     "report": ("cli_reports", "report"),
     "repro": ("cli_shell_and_repro", "repro"),
     "run": ("cli_runs", "run"),
     "shell": ("cli_shell_and_repro", "shell"),
     "sites": ("cli_sites", "sites"),
+    "store": ("cli_store", "store"),
     "test": ("cli_runs", "test"),
     "verify": ("cli_verify", "verify"),
 }

@@ -20,16 +20,34 @@ from harness.core.files import replacing
 from harness.images import external_build, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.vm_recipe import Recipe, load_all, select
+from harness.images.vm_recipe import Recipe, Tier, load_all, select
 from harness.report.live_or_plain_progress_board import Board
 
 
 @click.command(name="list", epilog=example("list --format json"))
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def list_(form: str) -> int:
-    """List the VMs, their traits, and which of their images are built."""
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "github", "gitlab"]), default="text", show_default=True
+)
+@VMS
+@click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all.")
+@click.option("--shards", type=click.IntRange(1, 100), metavar="N", help="Of a CI system: N jobs for each VM.")
+def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None) -> int:
+    """List the VMs, their traits, and which of their images are built; without a choice, all VMs.
+
+    The formats github and gitlab are the jobs of a CI system for the VMs of --vm or --matrix, by default the core VMs:
+    docs/ci.md.
+    """
     build_context = BuildContext.in_cache(Bus())
-    recipes = {recipe: prepare.is_built(recipe, build_context) for recipe in load_all().values()}
+    if form in ("github", "gitlab"):
+        from harness.matrix.commands import ci_jobs
+
+        jobs = ci_jobs.github_matrix if form == "github" else ci_jobs.gitlab_pipeline
+        click.echo(jobs(select(vms, matrix=matrix), build_context, shards or 1))
+        return 0
+    if shards:
+        raise UsageError("--shards is for --format github or gitlab", mend="leave it out")
+    chosen = select(vms, matrix=matrix) if vms or matrix else load_all().values()
+    recipes = {recipe: prepare.is_built(recipe, build_context) for recipe in chosen}
     if form == "json":
         click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
         return 0

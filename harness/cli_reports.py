@@ -1,4 +1,4 @@
-"""The commands that read the results of past runs: compare, export, history, matrix, report."""
+"""The commands that read the results of past runs: compare, export, history, matrix, merge, report."""
 
 from __future__ import annotations
 
@@ -123,6 +123,33 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
     claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells}}
     _print(results_by_vm_markdown(found, claims), output)
     return 0
+
+
+@click.command()
+@click.argument("runs", type=_RUN, nargs=-1, required=True)
+@click.option("--expected", type=_RUN, metavar="FILE", help="The jobs that list --format github printed.")
+@click.option("--into", type=_RUN, metavar="DIR", help="Write the merged run into this directory.")
+def merge(runs: Sequence[Path], expected: Path | None, into: Path | None) -> int:
+    """Join the results of runs with --shard to one run, whose directory is printed last.
+
+    RUNS are run directories. Exit status: as of a run; 1 also if a shard is missing, did not end or is there twice.
+
+    Example: ./pinpoint merge results/20261128-120000-ab12 results/20261128-120001-cd34
+    """
+    from harness.matrix.commands import merge_shards
+    from harness.report.export.markdown import markdown
+
+    jobs = merge_shards.read_expected_shards(expected) if expected else []
+    for run in runs:
+        if not run.is_dir():
+            raise UsageError("is no directory of a run", where=str(run), mend="name results/RUN")
+    chosen = list(dict.fromkeys(run.resolve() for run in runs))
+    found = merge_shards.merge([RunDirectory(run) for run in chosen], jobs, (into or paths.results()).resolve())
+    click.echo(without_control_codes(markdown(found.cells, found.directory.name, found.missing)))
+    for line in found.problems:
+        click.echo(without_control_codes(f"pinpoint: {line}"), err=True)
+    click.echo(found.directory.path)
+    return found.status
 
 
 def _claim(file: str) -> str:

@@ -61,7 +61,13 @@ def man_page(root: click.Context) -> str:
     for name in group.list_commands(root):
         command = group.get_command(root, name)
         assert command is not None
-        lines += _command(command, click.Context(command, info_name=name, parent=root))
+        context = click.Context(command, info_name=name, parent=root)
+        lines += _command(command, context)
+        if isinstance(command, click.Group):
+            for part in command.list_commands(context):
+                inner = command.get_command(context, part)
+                assert inner is not None
+                lines += _command(inner, click.Context(inner, info_name=f"{name} {part}", parent=root))
     return "\n".join(lines) + _EPILOGUE
 
 

@@ -75,6 +75,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.option.loader:
         selected = selection.only_loader_cells(selected)
         selection.skip_cells_of_own_loader(selected)
+    if run.shard:
+        selected = run.keep_own_shard(selected)
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     selection.skip_cells_without_traits(selected, run.recipes)
     items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)

@@ -64,6 +64,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "N",
         "help": "with -n: run each row on N guests in parallel (default: from cores and rows)",
     },
+    "--shard": {
+        "default": None,
+        "metavar": "I/N",
+        "help": "run only share I of N of the cells, on one of N machines; ./pinpoint merge joins the results",
+    },
     "--kernel-mutant": {
         "type": int,
         "default": 0,

@@ -87,6 +87,9 @@ def test_the_manual_has_every_command_and_option() -> None:
         ):
             assert option in plain, (name, option)
     assert "--schedules" in plain
+    # The commands of a group are listed with it.
+    assert re.search(r"^\.SS store import ", plain, re.M)
+    assert "--signers" in plain
     # Every request is one that man(7) knows; no line of text begins like one.
     assert {line.split()[0] for line in page.splitlines() if line.startswith((".", "'"))} == {
         ".TH",

@@ -30,6 +30,16 @@ def test_a_case_and_its_mutants_stay_together() -> None:
             assert len({part for part, cell in zip(found, cells, strict=True) if cell.case == case}) == 1
 
 
+def test_the_cells_of_a_case_need_not_be_adjacent() -> None:
+    """pytest lists the mutants of all parameters before the honest cells."""
+    cases = [f"case[{number}]" for number in range(5)]
+    cells = [CellId(case, "a-vm", mutant, "") for mutant in ("m0", "") for case in cases]
+    for parts in range(2, 6):
+        found = divide_row(cells, parts, {})
+        assert found[:5] == found[5:] == sorted(found[:5])
+        assert len(set(found)) == parts
+
+
 def test_parts_take_about_as_long_as_each_other() -> None:
     cells = row(*((f"case{number}", 1) for number in range(40)))
     seconds = {seconds_key(cell.case, cell.mutant): 1.0 + (number % 7) for number, cell in enumerate(cells)}

@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, RecipeError
 from harness.core.events import Bus
 from harness.core.files import sha256, sha256_of_strings
-from harness.images import deb, host_apt_sources
+from harness.images import deb, host_apt_sources, private_apt
 from harness.images.private_apt import SOURCE, AptState, first_error, first_paragraph, host_debian_architecture
 
 _APT_SECONDS = 60.0
@@ -142,6 +143,20 @@ class Packages:
             raise self._none(f"source package {package!r}")
         return found
 
+    def used_answers(self) -> dict[str, dict[str, Any]]:
+        """Return what this process has asked of the lists: by `SUITE/ARCHITECTURE`, as import_answers() takes it."""
+        own = {f"{self._root.name}/{name}": state.used_answers() for name, state in self._states.items()}
+        for other in self._others.values():
+            own |= other.used_answers()
+        return own
+
+    def import_answers(self, found: Mapping[str, Mapping[str, Any]]) -> int:
+        """Use the answers of another machine where this one has no lists; return the number of lists replaced so."""
+        return sum(
+            private_apt.import_answers(self._parent / suite, name, each["when"], each["suites"], each["answers"])
+            for (suite, _, name), each in ((place.partition("/"), each) for place, each in found.items())
+        )
+
     def unpack(self, file: Path, into: Path) -> None:
         """Unpack a package's files below `into`. Raises HostError when that fails."""
         deb.unpack(file, into)
@@ -175,6 +190,7 @@ class Packages:
         with self._state(architecture).locked(deadline):
             if not self._wrong(paths, hashes):
                 return paths
+            self._state(architecture).demand_lists()
             self._archives.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
                 done = self._state(architecture).run_apt(["apt-get", *words], deadline, cwd=Path(scratch))

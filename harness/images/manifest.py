@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from harness.core.files import sha256_of_strings, write_text
 
@@ -69,6 +71,25 @@ def find_damage(directory: Path, manifest: Manifest) -> str:
             if found[name] != value:
                 return f"{name} has changed"
     return ""
+
+
+def find_foreign_damage(directory: Path, kind: str, key: str, key_of: Callable[[Sequence[str]], str]) -> str:
+    """Return what is wrong with an entry that was built elsewhere; empty if it is as its manifest records.
+
+    Its key must be that of its inputs, and it must have no file that the manifest does not list.
+    """
+    try:
+        if not read(directory):
+            return f"{NAME} is damaged"
+        record = TypeAdapter(Manifest).validate_json((directory / NAME).read_bytes())
+    except (ValidationError, RecursionError):
+        return f"{NAME} is not a manifest"
+    if (record.kind, record.key) != (kind, key) or key_of(record.parts) != key:
+        return f"{NAME} is of another entry: its inputs have another key"
+    files, tree = _stock(directory)
+    if more := sorted({*files, *tree} - {*record.files, *record.tree}):
+        return f"{more[0]} is not in {NAME}"
+    return find_damage(directory, record)
 
 
 def _stock(directory: Path) -> tuple[dict[str, str], dict[str, int]]:

@@ -80,6 +80,11 @@ def image_key(recipe: Recipe, build_context: BuildContext) -> str:
     return _key(_layers(recipe, build_context))
 
 
+def store_entries(recipe: Recipe, build_context: BuildContext) -> dict[str, Sequence[str]]:
+    """Map the kind of each store entry that a run on this image needs to its inputs, with the QEMU if it is fetched."""
+    return {**_layers(recipe, build_context), **qemu_program.store_entry(recipe, build_context)}
+
+
 def _key(layers: Mapping[str, Sequence[str]]) -> str:
     return key_of([key_of(parts) for parts in layers.values()])
 

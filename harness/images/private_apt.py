@@ -23,6 +23,8 @@ from harness.images import disk_full_errors, host_apt_sources
 
 SOURCE = "source"
 _DAY = 86400.0
+# When the lists were fetched and for which suites, and the answers to questions about them.
+_STAMP, _REMEMBERED = "refreshed.json", "answers.json"
 _REFRESH = 300.0
 # apt's messages about a list that does not match the signed index, and the suite in the list's address.
 _MISMATCH = re.compile(r"unexpected size|Hash Sum mismatch|Mirror sync in progress")
@@ -48,10 +50,13 @@ class AptState:
         self._bus = bus
         self._mutex = threading.Lock()
         self._answers: dict[str, dict[str, str]] | None = None
+        self._asked: dict[str, dict[str, str]] = {}
         self._when = 0.0
+        # True while the answers are those of another machine, and there are no lists.
+        self._imported = False
         self._config = root / "apt.conf"
-        self._stamp = root / "refreshed.json"
-        self._remembered = root / "answers.json"
+        self._stamp = root / _STAMP
+        self._remembered = root / _REMEMBERED
 
     @contextmanager
     def locked(self, deadline: Deadline) -> Iterator[None]:
@@ -72,14 +77,25 @@ class AptState:
     def cached_answer(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
         """Return the result of `ask` for the current lists, cached until they change; an empty result is not cached."""
         if self._answers is not None and question in self._answers:
-            return self._answers[question]
+            return self._asked.setdefault(question, self._answers[question])
         with self.locked(deadline):
+            if question not in (self._answers or {}):
+                self.demand_lists()
             answers = self._answers or {}
             if question not in answers and (answer := ask()):
                 answers = {**answers, question: answer}
                 self._answers = answers
                 write_text(self._remembered, json.dumps({"when": self._when, "answers": answers}))
-            return answers.get(question, {})
+            return self._asked.setdefault(question, answers[question]) if question in answers else {}
+
+    def demand_lists(self) -> None:
+        """Fetch the lists if there are only imported answers; the caller must hold the lock. Raises HostError."""
+        if self._imported:
+            self._answers = self._fresh_answers(even_if_recent=True)
+
+    def used_answers(self) -> dict[str, Any]:
+        """Return the answers that this process has used, as import_answers() takes them."""
+        return {"when": self._when, "suites": list(self._suites), "answers": dict(self._asked)}
 
     def _say(self, detail: str) -> None:
         ProgressStep(self._bus, "host", self._step).publish_progress(detail)
@@ -88,9 +104,12 @@ class AptState:
     def _step(self) -> str:
         return f"package lists {self._architecture}"
 
-    def _fresh_answers(self) -> dict[str, dict[str, str]]:
-        """Refresh old lists, or report why that failed and keep them; return the stored results of the lists in use."""
-        known = self._read(self._stamp)
+    def _fresh_answers(self, *, even_if_recent: bool = False) -> dict[str, dict[str, str]]:
+        """Refresh old lists, or report why that failed and keep them; return the stored results of the lists in use.
+
+        With `even_if_recent` the lists are fetched in any case, and a failure is raised.
+        """
+        known = {} if even_if_recent else self._read(self._stamp)
         wanted = [*self._suites, os.environ.get(host_apt_sources.MIRROR_VARIABLE, "")]
         self._when = float(known.get("when", 0))
         if known.get("for") != wanted or not 0 <= time.time() - self._when < _DAY:
@@ -101,10 +120,12 @@ class AptState:
                         step.set_final_detail(without)
                     self._when = time.time()
                     write_text(self._stamp, json.dumps({"when": self._when, "for": wanted}))
+                    known = {}
                 except HostError as error:
                     if not known:
                         raise
                     step.publish_progress(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
+        self._imported = bool(known.get("imported"))
         remembered = self._read(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 
@@ -184,6 +205,22 @@ class AptState:
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def import_answers(
+    root: Path, architecture: str, when: float, suites: Sequence[str], answers: Mapping[str, Any]
+) -> bool:
+    """Use the answers of another machine's lists in the state below `root`; return False if it has lists of its own.
+
+    They are used until they are a day old, like lists. The first other question, and the first download, fetch lists.
+    """
+    state = root / architecture
+    if (state / _STAMP).exists():
+        return False
+    wanted = [*suites, os.environ.get(host_apt_sources.MIRROR_VARIABLE, "")]
+    write_text(state / _REMEMBERED, json.dumps({"when": when, "answers": answers}))
+    write_text(state / _STAMP, json.dumps({"when": when, "for": wanted, "imported": True}))
+    return True
 
 
 def first_paragraph(text: str) -> dict[str, str]:

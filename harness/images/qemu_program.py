@@ -58,6 +58,13 @@ def qemu_program_name(recipe: Recipe, build_context: BuildContext) -> str:
     return str(_launcher(recipe, key))
 
 
+def store_entry(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
+    """Map the kind of the store entry with the recipe's QEMU to its inputs; empty if the host's QEMU is used."""
+    if not _elsewhere(recipe):
+        return {}
+    return {debian_suite_host_programs.KIND: debian_suite_host_programs.key_parts(_wanted(recipe), build_context)}
+
+
 def is_qemu_present(recipe: Recipe, build_context: BuildContext) -> bool:
     """Return True when nothing needs to be fetched for the recipe's QEMU."""
     if not _elsewhere(recipe):

@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.core.deadline import Deadline
+from harness.core.errors import UsageError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.locks import hold_lock
@@ -76,6 +77,33 @@ class Store:
                     step.set_final_detail("; ".join(part for part in (damage, step.final_detail) if part))
                 self.mark_used(entry.path)
             return entry
+
+    def adopt(self, kind: str, key: str, *, fill: Callable[[Path], None]) -> bool:
+        """Add an entry that was built elsewhere; return False if the store has it, undamaged.
+
+        `fill` writes the entry's files into an empty directory. Raises what it raises, and UsageError if the files are
+        not exactly those of the manifest, or the manifest is not of an entry with this kind and key.
+        """
+        path = self.root / f"{kind}-{key}"
+        with (
+            disk_full_errors.as_host_errors(self.root),
+            hold_lock(self._lock_path(path.name), deadline=Deadline.after(_LOCK_WAIT), on_wait=lambda _: None),
+        ):
+            if path.exists():
+                record = manifest.read(path)
+                if record and not manifest.find_damage(path, record):
+                    return False
+                self._discard(path)
+            beside = self._beside(path.name)
+            beside.mkdir(parents=True)
+            try:
+                fill(beside)
+                if wrong := manifest.find_foreign_damage(beside, kind, key, key_of):
+                    raise UsageError(wrong, where=path.name, mend="nothing of it was added; export it again")
+                beside.rename(path)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+        return True
 
     def entry_path(self, kind: str, parts: Sequence[str]) -> Path:
         """Return the path of an entry, which may not be built yet."""

@@ -40,6 +40,7 @@ from harness.report.live_or_plain_progress_board import Board
 from harness.report.mutants_caught_by_one_witness import record_only_killer_figures
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
+from harness.report.shard_file import write_shard_record
 from harness.report.summary import write_summary
 from harness.report.timeline import Timeline
 from harness.verdict.cell_verdict_enum import Verdict
@@ -210,6 +211,8 @@ class ControllerRun(MatrixRun):
         record_false_alarm_figures(self.figures, self.directory, self.recipes, self._cells)
         self._timeline.write_spans(self.directory)
         write_html(self.directory, self._missing())
+        if self._shard_record:
+            write_shard_record(self.directory, self._shard_record)
         session.exitstatus = exit_status(exitstatus, self._cells, complete=not self._missing())
 
     def _close(self, *, interrupted: bool) -> None:
@@ -217,6 +220,7 @@ class ControllerRun(MatrixRun):
         if self._opened_controller:
             self._opened_controller.close()
             self._asked |= self._opened_controller.selected_cells
+            self._shard_record = self._shard_record or self._opened_controller.shard_record
         if self._fleet and interrupted:
             process.stop_all()
         self._close_fleet()

@@ -16,10 +16,12 @@ from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run_phase_times import PhaseTimeRecorder
+from harness.matrix.shard import Shard
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import CellKey
 from harness.report.relocation_by_hand_table import Trials
 from harness.report.run_dir import RunDirectory
+from harness.report.shard_file import ShardRecord
 from harness.verdict.cell_verdict_enum import Verdict
 
 
@@ -27,12 +29,14 @@ class MatrixRun(ABC):
     """The common part of ControllerRun and WorkerRun; registered as a pytest plugin."""
 
     def __init__(self, config: pytest.Config) -> None:
-        """Raises UsageError for an unknown VM or a broken recipe."""
+        """Raises UsageError for an unknown VM, a broken recipe or a wrong --shard."""
         self._config = config
         self._began = deadline.launched_at()
         self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
         self.bus = Bus()
         self._phases = PhaseTimeRecorder(config, self.bus, self._began)
+        self.shard = Shard.parse(config.option.shard) if config.option.shard else None
+        self._shard_record: ShardRecord | None = None
         self._asked: dict[str, CellId] = {}
         self._survivors: defaultdict[CellKey, list[CellId]] = defaultdict(list)
         self._fleet: Fleet | None = None
@@ -74,6 +78,12 @@ class MatrixRun(ABC):
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
         if self._asked:
             self._cells_collected(items)
+
+    def keep_own_shard(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Return the selected items that --shard leaves to this run, and keep the record of all shards."""
+        assert self.shard is not None
+        own, self._shard_record = self.shard.keep_own_items(items)
+        return own
 
     def surviving_mutants(self, watch: CellWatch) -> list[CellId]:
         """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 
 from harness.images.build_context import BuildContext
 from harness.images.prepare import is_built
@@ -39,12 +39,13 @@ def divide_row(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]
     A case and its mutants stay in one part, because the honest cell must know which mutants survived. `seconds` are the
     past durations of cells, by `name_of`.
     """
-    cases = [list(each) for _, each in groupby(cells, key=lambda cell: cell.case)]
-    weights = [sum(seconds.get(seconds_key(cell.case, cell.mutant), _UNKNOWN) for cell in case) for case in cases]
-    found: list[int] = []
-    before, total = 0.0, sum(weights)
-    for case, weight in zip(cases, weights, strict=True):
-        middle = (before + weight / 2) / total
-        found += [int(middle * parts)] * len(case)
+    # The mutants of all parameters of a case precede its honest cells, so the cells of a case are not always adjacent.
+    weights: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for cell in cells:
+        weights[cell.vm, cell.case] += seconds.get(seconds_key(cell.case, cell.mutant), _UNKNOWN)
+    part: dict[tuple[str, str], int] = {}
+    before, total = 0.0, sum(weights.values())
+    for case, weight in weights.items():
+        part[case] = int((before + weight / 2) / total * parts)
         before += weight
-    return found
+    return [part[cell.vm, cell.case] for cell in cells]

@@ -65,7 +65,7 @@ class WorkerRun(MatrixRun):
         return client
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        self._controller.send_rows(*run_loop.rows_to_run(_items), self._asked)
+        self._controller.send_rows(*run_loop.rows_to_run(_items), self._asked, self._shard_record)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:

@@ -77,6 +77,11 @@ class RunDirectory:
         return self.path / "lost.jsonl"
 
     @property
+    def shard_file(self) -> Path:
+        """The cells of all shards of the run; only in a run with --shard that ended."""
+        return self.path / "shard.json"
+
+    @property
     def junit_file(self) -> Path:
         """pytest's own JUnit file."""
         return self.path / "junit.xml"

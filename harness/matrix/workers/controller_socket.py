@@ -1,8 +1,8 @@
 """The socket between the controller, which builds images and shows the board, and its workers.
 
 The socket is in a directory that only this user can enter. Each message is one JSON object on a line:
-`{"event": ...}`, `{"rows": [...], "compared": [...], "asked": {...}}`, or `{"image": NAME}`. The reply to the last
-is `{"error": TEXT}`; TEXT is empty when the image is in the store.
+`{"event": ...}`, `{"rows": [...], "compared": [...], "asked": {...}, "shard": {...}}`, or `{"image": NAME}`. The reply
+to the last is `{"error": TEXT}`; TEXT is empty when the image is in the store.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from harness.core.errors import BuildError, PinpointError
 from harness.core.events import Bus, Event, Phase
 from harness.matrix.cells.selection import CellId
+from harness.report.shard_file import ShardRecord
 
 Begin = Callable[[Sequence[str], Collection[str]], None]
 
@@ -36,6 +37,7 @@ class Controller:
         self._began = threading.Lock()
         # The selected cells, by pytest's node id; filled when the first worker has collected.
         self.selected_cells: dict[str, CellId] = {}
+        self.shard_record: ShardRecord | None = None
         self._directory = tempfile.mkdtemp(prefix="pinpoint-")
         self.address = str(Path(self._directory) / "controller")
         self._server = _Server(self.address, _Line)
@@ -53,10 +55,11 @@ class Controller:
         match message:
             case {"event": fields}:
                 self._bus.publish(Event(**{**fields, "phase": Phase(fields["phase"])}))
-            case {"rows": rows, "compared": compared, "asked": asked}:
+            case {"rows": rows, "compared": compared, "asked": asked, "shard": shard}:
                 # Every worker collects the same cells, so the first message counts.
                 if self._began.acquire(blocking=False):
                     self.selected_cells.update({name: CellId(**cell) for name, cell in asked.items()})
+                    self.shard_record = ShardRecord.model_validate(shard) if shard else None
                     self._begin(rows, compared)
             case {"image": name}:
                 return {"error": self._obtain(name)}
@@ -101,10 +104,20 @@ class ControllerClient:
             return
         self._send({"event": {**asdict(event), "phase": event.phase.value, "worker": self._worker}})
 
-    def send_rows(self, rows: Sequence[str], compared: Collection[str], asked: Mapping[str, CellId]) -> None:
-        """Send the rows that have cells to run, those that need their sibling's image, and all selected cells."""
+    def send_rows(
+        self,
+        rows: Sequence[str],
+        compared: Collection[str],
+        asked: Mapping[str, CellId],
+        shard: ShardRecord | None = None,
+    ) -> None:
+        """Send the rows that have cells to run, those that need their sibling's image, and all selected cells.
+
+        With --shard, send also the record of all shards.
+        """
         cells = {name: asdict(cell) for name, cell in asked.items()}
-        self._send({"rows": list(rows), "compared": list(compared), "asked": cells})
+        record = shard.model_dump(mode="json", by_alias=True) if shard else None
+        self._send({"rows": list(rows), "compared": list(compared), "asked": cells, "shard": record})
 
     def await_image(self, name: str) -> None:
         """Wait until the image is in the store. Raises BuildError with the error of its build."""

@@ -1,0 +1,144 @@
+"""The commands that exchange images between machines: store export, import, push, pull."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from harness.cli_common import complete_vm
+from harness.core.errors import UsageError
+from harness.core.events import Bus
+from harness.images import prepare
+from harness.images.build_context import BuildContext
+from harness.images.exchange import image_exchange
+from harness.images.exchange.image_exchange import Imported
+from harness.images.exchange.oci_layout import LayoutWriter, read_layout, write_tar
+from harness.images.vm_recipe import Recipe, select
+from harness.report.live_or_plain_progress_board import Board
+
+_PATH = click.Path(path_type=Path)
+_Result = TypeVar("_Result")
+_VMS = click.option(
+    "--vm",
+    "vms",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    shell_complete=complete_vm,
+    help="A VM; repeat for more.",
+)
+_KEY = click.option("--key", type=_PATH, metavar="FILE", help="Sign with this key of ssh-keygen.")
+_SIGNERS = click.option(
+    "--signers", type=_PATH, metavar="FILE", help="Refuse what none of these signed: ALLOWED SIGNERS in ssh-keygen(1)."
+)
+
+
+@click.group()
+def store() -> None:
+    """Exchange built images with other machines: export, import, push, pull."""
+
+
+@store.command(epilog="Example: ./pinpoint store export x86_64-debian.tar --vm x86_64-debian")
+@click.argument("file", type=_PATH)
+@_VMS
+@_KEY
+def export(file: Path, vms: Sequence[str], key: Path | None) -> int:
+    """Write images to FILE, a tar file in OCI's layout. An image that is not built is built first."""
+    if file.is_dir():
+        raise UsageError("is a directory", where=str(file), mend="name a file, or use ./pinpoint store push")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".pinpoint-export-", dir=file.absolute().parent) as scratch:
+            _write(select(vms), Path(scratch), key)
+            write_tar(Path(scratch), file)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(file)) from None
+    click.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+@store.command(name="import", epilog="Example: ./pinpoint store import x86_64-debian.tar")
+@click.argument("source", type=_PATH)
+@_SIGNERS
+def import_(source: Path, signers: Path | None) -> int:
+    """Add every image in SOURCE, a tar file or a directory in OCI's layout, to the store.
+
+    Each file is compared with its hash. An image holds programs that run on this host: import only images of people
+    whom you trust, and name them with --signers.
+    """
+    layout = read_layout(source)
+
+    def work(context: BuildContext) -> list[Imported]:
+        with context.bus.step("host", "import") as step:
+            return list(image_exchange.read_images(layout, context, signers, step))
+
+    _print(_with_board(work))
+    return 0
+
+
+@store.command(epilog="Example: ./pinpoint store push /srv/images --vm parisc")
+@click.argument("directory", type=_PATH)
+@_VMS
+@_KEY
+def push(directory: Path, vms: Sequence[str], key: Path | None) -> int:
+    """Add images to DIRECTORY in OCI's layout, which is made if it is missing. An image that is not built is built."""
+    try:
+        _write(select(vms), directory, key)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", where=str(directory)) from None
+    return 0
+
+
+@store.command(epilog="Example: ./pinpoint store pull /srv/images --vm parisc")
+@click.argument("directory", type=_PATH)
+@_VMS
+@_SIGNERS
+def pull(directory: Path, vms: Sequence[str], signers: Path | None) -> int:
+    """Add the images that these VMs have here, by key, from DIRECTORY to the store."""
+    recipes = select(vms)
+    layout = read_layout(directory)
+
+    def work(context: BuildContext) -> list[Imported]:
+        wanted = [(recipe, prepare.image_key(recipe, context)) for recipe in recipes]
+        found = [image_exchange.find_image(layout, key, recipe.name) for recipe, key in wanted]
+        with context.bus.step("host", "pull") as step:
+            return [image_exchange.read_image(layout, each, context, signers, step) for each in found]
+
+    _print(_with_board(work))
+    return 0
+
+
+def _write(recipes: Sequence[Recipe], directory: Path, key: Path | None) -> None:
+    """Build what is missing and add the images to a layout directory, one after the other."""
+    layout = LayoutWriter(directory)
+
+    def work(bus: Bus, recipe: Recipe) -> str:
+        # A context for each image, so that the answers of package lists in an image are only those that it needs.
+        context = BuildContext.in_cache(bus)
+        prepare.prepare(recipe, context)
+        own = BuildContext.in_cache(bus)
+        with bus.step(recipe.name, "export") as step:
+            return image_exchange.write_image(recipe, own, layout, key, step)
+
+    for recipe in recipes:
+        bus = Bus()
+        board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
+        (written,) = board.run(lambda bus=bus, recipe=recipe: work(bus, recipe))  # type: ignore[misc]
+        click.echo(f"{recipe.name}: image {written}{', signed' if key else ''}")
+
+
+def _with_board(work: Callable[[BuildContext], _Result]) -> _Result:
+    bus = Bus()
+    board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
+    context = BuildContext.in_cache(bus)
+    return board.run(lambda: work(context))[0]
+
+
+def _print(images: Sequence[Imported]) -> None:
+    for each in images:
+        signed = f"signed by {each.signer}" if each.signer else "its signature was not checked"
+        click.echo(f"{each.vm}: image {each.key}, {each.added} entries added, {each.present} there already; {signed}")
