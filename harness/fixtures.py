@@ -23,6 +23,7 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import record_relocation_by_hand_trial as tried_trials
 from harness.matrix.guests import check_after_cell, loaded_targets
+from harness.matrix.upstream.fixture import UpstreamTests
 from harness.matrix.verify import guest_start_and_kernel_complaints as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
 from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
@@ -239,6 +240,13 @@ def foreign_tools(
                 raise
 
     return begin
+
+
+@pytest.fixture
+def upstream_tests(request: pytest.FixtureRequest, vm: str, fresh: FreshGuestFactory, mutant: str) -> UpstreamTests:
+    """The kernel's own tests of kprobes and uprobes: `upstream_tests.run_selftest("kprobe/profile.tc")`."""
+    fleet = request.config.stash[RUN].fleet
+    return UpstreamTests(fleet.image(vm), fleet.build_context, fresh, mutant)
 
 
 @pytest.fixture
