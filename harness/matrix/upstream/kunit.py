@@ -24,7 +24,12 @@ def run_suite(guest: Guest, module: Path) -> list[str]:
     guest.put(module, path)
     script = f"dmesg -c >/dev/null; insmod {path} && rmmod {module.stem}; rc=$?; dmesg; exit $rc"
     done = guest.run_script(script, guest.scaled_deadline(_SECONDS)).check()
-    return [_TIME.sub("", line) for line in done.stdout.splitlines()]
+    return ktap_lines(done.stdout)
+
+
+def ktap_lines(log: str) -> list[str]:
+    """Return the lines of a kernel log without what printk puts before each."""
+    return [_TIME.sub("", line) for line in log.splitlines()]
 
 
 def read_result(test: str, lines: list[str]) -> Outcome | None:
