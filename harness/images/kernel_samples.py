@@ -37,8 +37,21 @@ def obtain_sample_sources(image: Image, build_context: BuildContext) -> Path:
     return build_context.store.obtain(KIND, parts, vm=image.recipe.name, build=build).path
 
 
-def write_module_source(file: Path, directory: Path) -> None:
-    """Make a directory with a module's one source file and a Kbuild for it."""
+def write_module_source(
+    file: Path, directory: Path, *, headers: Path | None = None, preincluded: Path | None = None
+) -> None:
+    """Make a directory with a module's one source file and a Kbuild for it.
+
+    Files of the directory `headers` are found before the kernel's. `preincluded` is included before the source.
+    """
     directory.mkdir()
     shutil.copyfile(file, directory / file.name)
-    (directory / "Kbuild").write_text(f"obj-m := {file.stem}.o\n")
+    lines = [f"obj-m := {file.stem}.o"]
+    if headers:
+        shutil.copytree(headers, directory / "headers")
+        # LINUXINCLUDE comes before ccflags-y, and the kernel has a header of the same name.
+        lines.append("LINUXINCLUDE := -I$(src)/headers $(LINUXINCLUDE)")
+    if preincluded:
+        shutil.copyfile(preincluded, directory / preincluded.name)
+        lines.append(f"ccflags-y := -include $(src)/{preincluded.name}")
+    (directory / "Kbuild").write_text("".join(f"{line}\n" for line in lines))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from harness.core import paths
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.matrix.upstream.outcome import End, Outcome
@@ -12,6 +13,9 @@ from harness.matrix.upstream.outcome import End, Outcome
 # Its place in the kernel's source: since 6.15 the second one.
 SOURCES = ("lib/test_kprobes.c", "lib/tests/test_kprobes.c")
 CONFIG = "CONFIG_KUNIT"
+# Kernels without CONFIG_KUNIT get a header of ours that runs the same suite: the directory that has kunit/test.h.
+RUNNER = paths.CASES / "kunit_runner"
+AS_MODULE = RUNNER / "as_module.h"
 _SECONDS = 120.0
 _RESULT = re.compile(r"^\s+(?P<not>not )?ok (?P<number>\d+) (?:- )?(?P<name>\w+)(?: # SKIP ?(?P<skip>.*))?$")
 _PLAN = re.compile(r"^\s+1\.\.(\d+)$")
