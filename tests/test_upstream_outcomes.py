@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import GuestError
+from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
 from harness.matrix.upstream import ftrace_selftest, kunit
 from harness.matrix.upstream.ftrace_selftest import read_end
@@ -129,3 +130,17 @@ def test_times_of_the_kernel_log_are_removed() -> None:
         "    1..4",
         "plain",
     ]
+
+
+def test_a_module_of_one_source_file_finds_our_headers_first(tmp_path: Path) -> None:
+    source = tmp_path / "test_kprobes.c"
+    source.write_text("/* suite */\n")
+    kernel_samples.write_module_source(source, tmp_path / "module", headers=kunit.RUNNER, preincluded=kunit.AS_MODULE)
+    kbuild = (tmp_path / "module" / "Kbuild").read_text().splitlines()
+    assert kbuild == [
+        "obj-m := test_kprobes.o",
+        "LINUXINCLUDE := -I$(src)/headers $(LINUXINCLUDE)",
+        "ccflags-y := -include $(src)/as_module.h",
+    ]
+    assert (tmp_path / "module" / "headers" / "kunit" / "test.h").is_file()
+    assert (tmp_path / "module" / "test_kprobes.c").read_text() == "/* suite */\n"
