@@ -9,8 +9,8 @@ import pytest
 from harness.landing.landing_judgment import Missed
 from harness.matrix.upstream.fixture import UpstreamTests
 
-# This one is cheap, and kprobes must be armed for it.
-QUICK = "kprobe/kprobe_args_symbol.tc"
+# Kprobes must be armed for this one.
+ARMED = "kprobe/kprobe_args_symbol.tc"
 # tools/testing/selftests/ftrace/test.d of 5.10 to 7.3. A kernel that lacks one skips it.
 SELFTESTS = (
     "direct/kprobe-direct.tc",
@@ -58,11 +58,11 @@ KUNIT_TESTS = (
 pytestmark = pytest.mark.requires("kprobes")
 
 
-@pytest.mark.deep
+@pytest.mark.full
 @pytest.mark.mutants("kprobes-disarmed")
-def test_quick_selftest(upstream_tests: UpstreamTests) -> None:
+def test_selftest_with_armed_kprobes(upstream_tests: UpstreamTests) -> None:
     """A kprobe's arguments are values of symbols, and appear in the trace when the function is called."""
-    upstream_tests.run_selftest(QUICK)
+    upstream_tests.run_selftest(ARMED)
 
 
 @pytest.mark.full
@@ -76,7 +76,7 @@ def test_selftest(upstream_tests: UpstreamTests, test: str) -> None:
 @pytest.mark.full
 def test_every_selftest_is_listed(upstream_tests: UpstreamTests) -> None:
     """The kernel's source has no selftest of kprobes or uprobes that the list above lacks."""
-    unlisted = upstream_tests.unlisted_selftests((QUICK, *SELFTESTS))
+    unlisted = upstream_tests.unlisted_selftests((ARMED, *SELFTESTS))
     if unlisted:
         raise Missed(f"no cell runs {', '.join(unlisted)}: add them to cases/test_upstream.py")
 
