@@ -6,14 +6,17 @@ cannot be removed during the load; elsewhere, that the loader refuses an instanc
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 
 import pytest
 
 from harness.core import paths
 from harness.guest.guest import Guest
+from harness.images import systemtap
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.target import Target
+from harness.matrix.verify import chroot_of_debian_packages
 from harness.pinning import loader_claims
 from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
 from harness.pinning.loader_fixture import Loaders
@@ -21,6 +24,7 @@ from harness.pinning.mutants import mutant_by_name
 
 SCRIPTS = paths.CASES / "foreign_loaders"
 CAREFUL, READS_ONCE, INSMOD = str(SCRIPTS / "careful.sh"), str(SCRIPTS / "reads_once.sh"), "insmod"
+STAPRUN = str(SCRIPTS / "staprun.sh")
 
 pytestmark = pytest.mark.requires("kprobes")
 
@@ -95,3 +99,28 @@ def test_insmod(guest: Guest, layout: Layout, target: Target, mutant: str) -> No
             "absent": f"the loader loads no probe even for a target that is there: {refused}",
         },
     )
+
+
+@pytest.mark.full
+@pytest.mark.mutants("careful-loader")
+def test_staprun(guest_with_packages: Callable[..., AbstractContextManager[Guest]], mutant: str) -> None:
+    """systemtap's staprun passes no addresses and holds nothing in the load, so the probe refuses each load (EINVAL).
+
+    staprun 5.1 opens section files only after it has loaded its module (docs/verify.md).
+    """
+    with guest_with_packages(systemtap.RUNTIME_PACKAGE, suite=systemtap.SUITE) as guest:
+        chroot_of_debian_packages.mount_kernel_filesystems(guest)
+        try:
+            with Target(guest, "pinpoint_target") as target:
+                refused = "`staprun.sh` exited with 1: .*Couldn't insert module .*: Invalid"
+                passed_none = "`staprun.sh` passed module_addresses=nothing, not 0x"
+                broken = {
+                    "lands": refused,
+                    "in order": passed_none,
+                    "nothing held": refused,
+                    "gone": passed_none,
+                    "absent": f"the loader loads no probe even for a target that is there: {refused}",
+                }
+                prove(guest, Layout(guest, [target]), target, mutant, STAPRUN, broken)
+        finally:
+            chroot_of_debian_packages.unmount_kernel_filesystems(guest)

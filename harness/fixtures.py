@@ -24,6 +24,7 @@ from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import record_relocation_by_hand_trial as tried_trials
 from harness.matrix.guests import check_after_cell, loaded_targets
+from harness.matrix.upstream.fixture import UpstreamTests
 from harness.matrix.verify import guest_start_and_kernel_complaints as verify_guest
 from harness.matrix.verify.fixture import ForeignProbes
 from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
@@ -222,32 +223,52 @@ def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Foreig
 
 
 @pytest.fixture
-def foreign_tools(
-    request: pytest.FixtureRequest, vm: str, mutant: str
-) -> Callable[..., AbstractContextManager[ForeignProbes]]:
-    """The same in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`.
+def guest_with_packages(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractContextManager[Guest]]:
+    """A guest of its own that has Debian packages in a chroot: `with guest_with_packages("bpftrace") as guest`.
 
-    Skips on a kernel of our own configuration: large packages are on a disk, which only Debian's modules can mount.
+    `suite=` takes them from another release. Skips on a kernel of our own configuration: large packages are on a disk,
+    which only Debian's modules can mount.
     """
     if request.config.stash[RUN].fleet.image(vm).recipe.kernel.source != "debian-binary":
         pytest.skip(f"{vm} has no virtio_blk, squashfs and overlay to mount a disk of Debian packages with")
 
     @contextmanager
-    def begin(*packages: str) -> Iterator[ForeignProbes]:
+    def begin(*packages: str, suite: str = "") -> Iterator[Guest]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, packages, context)
+        wanted = debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, packages, context, suite)
         with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
             check_after_cell.record_initial_state(guest)
             try:
-                yield ForeignProbes(guest, mutant, context)
+                yield guest
                 check_after_cell.check_after_cell(guest)
             except Exception as error:
                 _noticed(request, error)
                 raise
 
     return begin
+
+
+@pytest.fixture
+def foreign_tools(
+    request: pytest.FixtureRequest, guest_with_packages: Callable[..., AbstractContextManager[Guest]], mutant: str
+) -> Callable[..., AbstractContextManager[ForeignProbes]]:
+    """Foreign probes in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`."""
+
+    @contextmanager
+    def begin(*packages: str) -> Iterator[ForeignProbes]:
+        with guest_with_packages(*packages) as guest:
+            yield ForeignProbes(guest, mutant, request.config.stash[RUN].fleet.build_context)
+
+    return begin
+
+
+@pytest.fixture
+def upstream_tests(request: pytest.FixtureRequest, vm: str, fresh: FreshGuestFactory, mutant: str) -> UpstreamTests:
+    """The kernel's own tests of kprobes and uprobes: `upstream_tests.run_selftest("kprobe/profile.tc")`."""
+    fleet = request.config.stash[RUN].fleet
+    return UpstreamTests(fleet.image(vm), fleet.build_context, fresh, mutant)
 
 
 @pytest.fixture

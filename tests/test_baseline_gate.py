@@ -41,6 +41,9 @@ def known(case: str, verdict: Verdict = FAIL) -> Baseline:
         (None, [cell("a")], 0, 0),
         # A harness error, wrong use and an interruption stay what they are.
         ([cell("a")], [cell("a")], 3, 3),
+        ([cell("a")], [cell("a", Verdict.HARNESS_ERROR)], 3, 3),
+        ([cell("a"), cell("b")], [cell("a", Verdict.HARNESS_ERROR), cell("b", FAIL)], 3, 1),
+        ([cell("a")], [], 3, 3),
         ([cell("a")], [], 130, 130),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -14,9 +15,11 @@ import pytest
 from harness import cli
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import UsageError
+from harness.core.events import ProgressStep
 from harness.images.image import Image
 from harness.landing.probe_module import SiteReport
 from harness.landing.sites import rules_arm64, rules_x86
+from harness.landing.sites.all_functions import answer_text, predictions_of_function, tally_functions
 from harness.landing.sites.function import Answer, FunctionSites
 from harness.matrix.commands.prove_sites import Proof, _compare
 from harness.report import sites_command_output
@@ -263,7 +266,29 @@ def test_both_forms_of_output(sites: FunctionSites) -> None:
     assert "kernel" not in rows[0x11]
 
 
-@pytest.mark.parametrize("words", [[], ["vfs_read", "--sample", "3"]])
-def test_a_function_or_a_sample(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+class Silent:
+    """A step that publishes nothing."""
+
+    def publish_progress(self, *_: object) -> None:
+        """Do nothing."""
+
+
+def test_all_functions_are_counted_as_each_one_is_described(sites: FunctionSites) -> None:
+    chosen = [sites.find_function(name) for name in ("f", "h")]
+    tally = tally_functions(sites, chosen, cast(ProgressStep, Silent()))
+    described = [each for symbol in chosen for each in predictions_of_function(sites.describe_function(symbol.name))]
+    assert (tally.functions, tally.offsets, tally.left_out) == (2, len(described), [])
+    assert tally.counts == Counter(answer_text(each.answer) for each in described)
+    assert tally.counts["no: EINVAL, jump label"]
+    assert {each.function for each in tally.tried} == {"f", "h"}
+    assert set(tally.tried) <= set(described)
+    # A probe on the entry of h is put after its landing pad.
+    assert next(each.place for each in tally.tried if each.function == "h" and not each.offset) == chosen[1].address + 4
+    assert "no: EINVAL, jump label" in sites_command_output.tally_table(tally)
+    assert json.loads(sites_command_output.tally_as_json(tally))["offsets"] == len(described)
+
+
+@pytest.mark.parametrize("words", [[], ["vfs_read", "--sample", "3"], ["vfs_read", "--all"], ["--sample=3", "--all"]])
+def test_a_function_or_a_sample_or_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sites", *words, "--vm", "parisc"]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -221,6 +221,17 @@ def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.Mo
     assert vm_recipe._REPLACEMENT in printed
 
 
+def test_traits_by_cflags_are_not_lost() -> None:
+    base = load_all()["x86_64-fsections"]
+    kernel = base.kernel.model_copy(update={"source": "tree", "tree": "/linux", "cflags": ""})
+    traits = base.traits.model_copy(update={"kernel_function_sections": False, "cold_halves": False})
+    tree: Recipe = base.model_copy(update={"kernel": kernel, "traits": traits})
+    assert lost_traits(base, tree) == ["cold_halves"]
+    built = kernel.model_copy(update={"source": "given", "tree": "", "given": ("/linux-image.deb",)})
+    packages: Recipe = tree.model_copy(update={"kernel": built})
+    assert lost_traits(base, packages) == ["kernel_function_sections", "cold_halves"]
+
+
 def test_lost_traits_are_those_that_only_the_vm_has() -> None:
     base = load_all()["x86_64-debian"]
     given: Recipe = base.model_copy(update={"traits": Traits(kprobes=True, kaslr=True, uprobes=True)})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from harness.core.text_table import align_columns
+from harness.landing.sites.all_functions import Tally
 from harness.landing.sites.function import Answer, Function, InstructionSite
 from harness.verdict.printk import without_control_codes
 
@@ -25,6 +27,21 @@ def sites_table(function: Function, answers: dict[tuple[str, int], int]) -> str:
     return without_control_codes(
         "\n".join([*head, *(f"    {line}" for line in align_columns(rows)), *_inside(function, answers)])
     )
+
+
+def tally_table(tally: Tally) -> str:
+    """Return the table of all functions' answers, the most frequent first."""
+    rows: list[tuple[str, ...]] = [("offsets", "part", "probe")]
+    for answer, count in tally.counts.most_common():
+        rows.append((f"{count:,}", f"{100 * count / tally.offsets:.2f} %", answer))
+    return "\n".join(align_columns(rows))
+
+
+def tally_as_json(tally: Tally) -> str:
+    """Return the answers of all functions as JSON: the numbers of functions and of offsets, those of each answer."""
+    counted = dict(tally.counts.most_common())
+    found = {"functions": tally.functions, "offsets": tally.offsets, "answers": counted, "left_out": tally.left_out}
+    return json.dumps(found, indent=2)
 
 
 def function_as_json_object(function: Function, answers: dict[tuple[str, int], int]) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.core.architecture import Architecture, Decoder
 from harness.core.elf import Elf, Symbol
@@ -79,7 +81,7 @@ class FunctionSites:
         self._decoder: Decoder = self._architecture.kprobe_traits.decoder
         self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobe_traits)
         found = _RELEASE.match(image.release)
-        self._kept: tuple[Symbol | None, Sequence[Instruction]] = None, ()
+        self._kept: tuple[Symbol | None, Sequence[Instruction], frozenset[int]] = None, (), frozenset()
         self._version = (int(found[1]), int(found[2])) if found else (0, 0)
 
     def find_function(self, name: str) -> Symbol:
@@ -103,7 +105,7 @@ class FunctionSites:
             self.image.vmlinux, self._architecture, symbol.address, symbol.address + max(end, symbol.size)
         )
         rows = tuple(self._offset(symbol, each, text) for each in code)
-        starts = {each.offset for each in code}
+        starts = self._starts(symbol)
         between = {offset: self.probe_answer(symbol, offset) for offset in range(end) if offset not in starts}
         return Function(
             name,
@@ -115,6 +117,13 @@ class FunctionSites:
             rows,
             between,
         )
+
+    def predict_all_offsets(self, symbol: Symbol) -> dict[int, Answer]:
+        """Return the answer for each offset of a function, without the text of its instructions.
+
+        Raises PinpointError if it is not code.
+        """
+        return {offset: self.probe_answer(symbol, offset) for offset in range(self._code(symbol)[-1].end)}
 
     def landing_pad_size(self, symbol: Symbol) -> int:
         """The size of the landing pad that a probe on the entry is moved past; 0 if the function has none."""
@@ -141,7 +150,7 @@ class FunctionSites:
             return Answer(True)
         if self.reserved.is_rewritten_at_boot(address):
             return Answer(None, 0, "rewritten at boot")
-        if place not in {each.offset for each in self._code(symbol)}:
+        if place not in self._starts(symbol):
             if self.reserved.is_in_return_jump(address):
                 # The kernel writes a return and traps, or leaves a jump; it refuses with EINVAL or EILSEQ.
                 return Answer(False, 0, "inside a return")
@@ -161,8 +170,22 @@ class FunctionSites:
     def _code(self, symbol: Symbol) -> Sequence[Instruction]:
         """The instructions of a function; those of the last function are kept."""
         if self._kept[0] != symbol:
-            self._kept = symbol, decode_function(self.kernel, symbol, self._decoder)
+            code = decode_function(self.kernel, symbol, self._decoder)
+            self._kept = symbol, code, frozenset(each.offset for each in code)
         return self._kept[1]
 
-    def _at(self, address: int) -> list[Symbol]:
-        return [each for each in self.kernel.symbols if each.address == address and each.kind in ("func", "notype")]
+    def _starts(self, symbol: Symbol) -> frozenset[int]:
+        """The offsets of a function's instructions."""
+        self._code(symbol)
+        return self._kept[2]
+
+    def _at(self, address: int) -> Sequence[Symbol]:
+        return self._by_address.get(address, ())
+
+    @cached_property
+    def _by_address(self) -> Mapping[int, Sequence[Symbol]]:
+        found: defaultdict[int, list[Symbol]] = defaultdict(list)
+        for each in self.kernel.symbols:
+            if each.kind in ("func", "notype"):
+                found[each.address].append(each)
+        return found

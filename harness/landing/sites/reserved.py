@@ -26,6 +26,7 @@ _RETPOLINES = "__retpoline_sites"
 _REWRITTEN = (ALTERNATIVES, "__parainstructions", _RETPOLINES)
 _RETURNS = "__return_sites"
 _EXCEPTION_ROW = {"EM_AARCH64": 12}
+_ABOVE_ALL_ADDRESSES = 1 << 64
 
 
 class Reserved:
@@ -203,5 +204,6 @@ def _is_listed(name: str) -> bool:
 
 
 def _within(spans: Sequence[Range], address: int) -> bool:
-    place = bisect_right(spans, address, key=lambda each: each.start) - 1
+    # Tuples compare faster than a key function: every offset of every function comes here seven times.
+    place = bisect_right(spans, (address, _ABOVE_ALL_ADDRESSES)) - 1
     return place >= 0 and address < spans[place].end

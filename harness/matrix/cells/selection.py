@@ -14,11 +14,12 @@ from harness.images.vm_recipe import Recipe, kernel_options_of_this_run
 from harness.landing import mutants as landing
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.verify import mutants as verify
+from harness.matrix.upstream import mutants as upstream
 from harness.pinning import mutants as pinning
 from harness.report.record import CellKey
 from harness.userspace import mutants as userspace
 
-MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *verify.MUTANTS, *userspace.MUTANTS))
+MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *verify.MUTANTS, *userspace.MUTANTS, *upstream.MUTANTS))
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
     "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.errors import CELL_FAILED, UsageError
+from harness.core.errors import CELL_FAILED, HARNESS_FAILED, UsageError
 from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.commands import replay
 from harness.matrix.controller_run import ControllerRun
 from harness.report import compare
 from harness.report.compare import Baseline
 from harness.report.record import Cell, CellKey, describe_cell
+from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
 # Options and words that select some of the cells; cells that they leave out are not gone.
@@ -67,12 +68,20 @@ class Gate:
         return cls(old, confirm or 0, strict)
 
     def judge_and_report(self, status: int, arguments: Sequence[str] = ()) -> int:
-        """Compare, replay, print, and return the exit status; a `status` other than 0 and 1 is returned unchanged."""
+        """Compare, replay, print, and return the exit status; a `status` other than 0, 1 and 3 is returned unchanged.
+
+        A broken kernel can refuse what a mutant registers; the mutant's cell is then a harness error (status 3). New
+        failures of other kinds are still a regression: 1. Without one the status stays 3.
+        """
         for name in self.lost_traits:
             print(f"the VM has the trait {name}, this kernel does not: cells that need it are skipped")
-        if status not in (0, CELL_FAILED):
+        if status not in (0, CELL_FAILED, HARNESS_FAILED) or (status == HARNESS_FAILED and not self.listener.cells):
             return status
         new = compare.new_failures(self.baseline_results, self.listener.cells)
+        if status == HARNESS_FAILED:
+            new = [cell for cell in new if cell.verdict is not Verdict.HARNESS_ERROR]
+            if self.baseline_results is None or not new:
+                return status
         worse = bool(self.strict and self.lost_traits)
         if self.baseline_results is not None:
             found = self._compared(arguments)

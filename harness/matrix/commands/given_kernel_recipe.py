@@ -26,6 +26,8 @@ from harness.landing import prove_recipe_traits
 
 _PVH = "CONFIG_PVH"
 _UPROBES = "CONFIG_UPROBE_EVENTS"
+# Traits that a VM has by kernel.cflags: each is a patched linker script and -ffunction-sections.
+_BY_CFLAGS = ("kernel_function_sections",)
 
 
 @dataclass(frozen=True)
@@ -140,5 +142,9 @@ def with_booted_kernel_traits(recipe: Recipe, context: BuildContext, accelerator
 
 
 def lost_traits(base: Recipe, given: Recipe) -> list[str]:
-    """Return the traits of the VM that the given kernel lacks; cells that need one are skipped."""
-    return [name for name, has in base.traits if has and not getattr(given.traits, name)]
+    """Return the traits of the VM that the given kernel lacks; cells that need one are skipped.
+
+    A tree is built without the VM's cflags, so what they cause is not lost.
+    """
+    caused = _BY_CFLAGS if given.kernel.source == "tree" and base.kernel.cflags else ()
+    return [name for name, has in base.traits if has and name not in caused and not getattr(given.traits, name)]

@@ -1,9 +1,9 @@
-"""The proof of `./pinpoint sites --boot`: in a guest, a probe is registered on every offset of the functions."""
+"""The proof of `./pinpoint sites --boot`: in a guest, a probe is registered on offsets of functions."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.core.errors import GuestError
@@ -13,7 +13,8 @@ from harness.landing import five_address_witnesses
 from harness.landing.layout import Layout
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
-from harness.landing.sites.function import Answer, Function
+from harness.landing.sites.all_functions import Prediction
+from harness.landing.sites.function import Answer
 from harness.landing.sweep.sweep_module import SweepModule
 
 _BATCH = 400
@@ -56,35 +57,29 @@ class Proof:
         return 100 * self.agreed_count / decided if decided else 0.0
 
 
-def compare_kernel_answers_with_predictions(guest: Guest, functions: Sequence[Function], step: ProgressStep) -> Proof:
-    """Register a disabled probe on every offset of the functions and compare. Nothing is patched.
+def compare_kernel_answers_with_predictions(
+    guest: Guest, predictions: Sequence[Prediction], step: ProgressStep
+) -> Proof:
+    """Register a disabled probe on every predicted offset and compare. Nothing is patched.
 
     Raises GuestError if the guest fails.
     """
     layout, module, proof = Layout(guest), SweepModule(guest), Proof()
     module.load()
-    wanted = list(_offsets(functions))
-    for start in range(0, len(wanted), _BATCH):
-        part = wanted[start : start + _BATCH]
-        step.publish_progress(part[0][0].name, start / len(wanted))
-        specs = [Site(function.name, offset).spec for function, offset, _ in part]
+    for start in range(0, len(predictions), _BATCH):
+        part = predictions[start : start + _BATCH]
+        step.publish_progress(part[0].function, start / len(predictions))
+        specs = [Site(each.function, each.offset).spec for each in part]
         batch = module.register_disabled(specs, guest.scaled_deadline(_BATCH_SECONDS + _SITE_SECONDS * len(part)))
-        for (function, offset, expected), report in zip(part, batch.reports, strict=True):
-            place = function.address + offset + (0 if offset else function.landing_pad_size) + layout.slide
+        for each, report in zip(part, batch.reports, strict=True):
+            place = each.place + layout.slide
             listed = five_address_witnesses.listed_statement(batch.listing.nearest_entries(place), place)
             unlisted = not report.errno and listed.address != place
-            _compare(proof, function.name, offset, expected, report, place, unlisted)
+            _compare(proof, each.function, each.offset, each.answer, report, place, unlisted)
     module.unload()
     if not proof.errno_by_offset:
         raise GuestError("no offset was tried", where=guest.name)
     return proof
-
-
-def _offsets(functions: Sequence[Function]) -> Iterator[tuple[Function, int, Answer]]:
-    for function in functions:
-        known = {each.offset: each.answer for each in function.instructions} | function.answers_inside_instructions
-        for offset in sorted(known):
-            yield function, offset, known[offset]
 
 
 def _compare(

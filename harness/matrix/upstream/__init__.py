@@ -1,0 +1,1 @@
+"""The kernel's own tests of kprobes and uprobes, run in a guest and read."""

@@ -1,0 +1,85 @@
+"""The fixture `upstream_tests`: the kernel's own tests of kprobes and uprobes, each in a guest of its own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.images import external_build
+from harness.images.build_context import BuildContext
+from harness.images.image import Image
+from harness.images.kernel_samples import write_module_source
+from harness.images.kernel_source_files import obtain_source_files
+from harness.landing.sweep.sweep_guests import FreshGuestFactory
+from harness.matrix.upstream import ftrace_selftest, kunit
+from harness.matrix.upstream.mutants import put_in_force
+
+_SAMPLES = tuple(dict.fromkeys(directory for directory, _ in ftrace_selftest.MODULES.values()))
+
+
+class UpstreamTests:
+    """Runs tests of the source of a VM's own kernel; in a mutant's cell in a guest that is broken on purpose."""
+
+    def __init__(self, image: Image, build_context: BuildContext, fresh: FreshGuestFactory, mutant: str) -> None:
+        self._image = image
+        self._build_context = build_context
+        self._fresh = fresh
+        self._mutant = mutant
+
+    def run_selftest(self, test: str) -> None:
+        """Run an ftrace selftest by its path below test.d, and end the cell as it ended.
+
+        Skips on a kernel whose source is not known or does not have the test.
+        """
+        files = self._files([ftrace_selftest.DIRECTORY, *_SAMPLES])
+        if not (files / ftrace_selftest.DIRECTORY / ftrace_selftest.TESTS / test).is_file():
+            pytest.skip(f"{self._image.release} has no {ftrace_selftest.TESTS}/{test}")
+        with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
+            samples, names = ftrace_selftest.MODULES.get(test, ("", ()))
+            modules = [self._built(files / samples / f"{name}.c", Path(scratch)) for name in names]
+            put_in_force(guest, self._mutant)
+            outcome = ftrace_selftest.run_test(guest, files, test, modules)
+            outcome.raise_failure()
+        outcome.end_cell(self._image.release)
+
+    def unlisted_selftests(self, listed: Sequence[str]) -> list[str]:
+        """Return the selftests of kprobes and uprobes that this kernel's source has and the list lacks."""
+        files = self._files([ftrace_selftest.DIRECTORY, *_SAMPLES])
+        return [test for test in ftrace_selftest.tests_in(files) if test not in listed]
+
+    def run_kunit(self, test: str) -> None:
+        """Run KUnit's suite of kprobes, and end the cell as this test of it ended.
+
+        On a kernel without CONFIG_KUNIT the suite is compiled with a runner of ours.
+        """
+        runner = None if self._image.config.get(kunit.CONFIG) == "y" else kunit.RUNNER
+        files = self._files(kunit.SOURCES)
+        source = next((files / name for name in kunit.SOURCES if (files / name).is_file()), None)
+        if source is None:
+            pytest.skip(f"{self._image.release} has no {kunit.SOURCES[-1]}")
+        with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
+            module = self._built(source, Path(scratch), headers=runner, preincluded=kunit.AS_MODULE)
+            put_in_force(guest, self._mutant)
+            outcome = kunit.read_result(test, kunit.run_suite(guest, module))
+            if outcome:
+                outcome.raise_failure()
+        if outcome is None:
+            pytest.skip(f"{test} is not in the {source.name} of {self._image.release}, or not in its module")
+        outcome.end_cell(self._image.release)
+
+    def _files(self, wanted: Sequence[str]) -> Path:
+        if self._image.recipe.kernel.source == "given":
+            pytest.skip(f"{self._image.recipe.name} was given without its source")
+        return obtain_source_files(self._image, self._build_context, wanted)
+
+    def _built(self, source: Path, scratch: Path, **headers: Path | None) -> Path:
+        """Build a module of one source file of the kernel; `headers` are options of write_module_source()."""
+        directory = scratch / source.stem
+        write_module_source(source, directory, **headers)
+        built = scratch / f"{source.stem}-built"
+        built.mkdir()
+        (file,) = external_build.build(directory, self._image, self._build_context, built)
+        return file

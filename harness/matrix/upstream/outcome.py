@@ -1,0 +1,51 @@
+"""The end of one of the kernel's own tests, and what it means for a cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import pytest
+
+from harness.landing.landing_judgment import Missed
+from harness.verdict.cell_verdict_enum import known_fail
+
+_SHOWN_LINES = 30
+
+
+class End(Enum):
+    """How a test ended, in the words of tools/testing/selftests/ftrace/ftracetest and of KTAP."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_DECIDED = "not decided"
+    """UNRESOLVED, UNTESTED or UNSUPPORTED of ftracetest, SKIP of KTAP: the test states that it proved nothing."""
+    EXPECTED_FAIL = "expected fail"
+    """XFAIL of ftracetest: the test failed, and its author expects that."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of the test `test`: the word that it printed, why in one line, and its log."""
+
+    test: str
+    end: End
+    word: str
+    why: str = ""
+    log: tuple[str, ...] = ()
+
+    def raise_failure(self) -> None:
+        """Raise Missed with the end of the log if the test failed. Call it while the guest runs, for its evidence."""
+        if self.end is End.FAIL:
+            raise Missed("\n".join([f"{self.test}: {self._text}", *self.log[-_SHOWN_LINES:]]))
+
+    def end_cell(self, release: str) -> None:
+        """Skip if the test decided nothing, end as known-fail if its author expects its failure."""
+        if self.end is End.NOT_DECIDED:
+            pytest.skip(f"{self.test}: {self._text}")
+        if self.end is End.EXPECTED_FAIL:
+            known_fail(f"{self.test} ({release}): its author expects this failure: {self._text}")
+
+    @property
+    def _text(self) -> str:
+        return f"{self.word}: {self.why}" if self.why else self.word

@@ -1,0 +1,146 @@
+"""The end of the kernel's own tests is read from what they print, and what cannot be read is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import GuestError
+from harness.images import kernel_samples
+from harness.landing.landing_judgment import Missed
+from harness.matrix.upstream import ftrace_selftest, kunit
+from harness.matrix.upstream.ftrace_selftest import read_end
+from harness.matrix.upstream.kunit import read_result
+from harness.matrix.upstream.outcome import End
+
+TEST = "kprobe/profile.tc"
+LOG = ["execute: profile.tc", "+ echo p vfs_read", "Required feature interface error_log doesn't exist."]
+
+
+def summary(**counts: int) -> str:
+    """What ftracetest prints at its end, with these counts."""
+    words = ("passed", "failed", "unresolved", "untested", "unsupported", "xfailed", "undefined(test bug)")
+    lines = [f"# of {word}:  {counts.get(word.partition('(')[0], 0)}" for word in words]
+    return "\n".join(["=== Ftrace unit tests ===", "[1] Kprobe profile\t[...]", "", *lines, ""])
+
+
+@pytest.mark.parametrize(
+    ("counts", "status", "end"),
+    [
+        ({"passed": 1}, 0, End.PASS),
+        ({"failed": 1}, 1, End.FAIL),
+        ({"undefined": 1}, 1, End.FAIL),
+        ({"unresolved": 1}, 0, End.NOT_DECIDED),
+        ({"untested": 1}, 0, End.NOT_DECIDED),
+        ({"unsupported": 1}, 0, End.NOT_DECIDED),
+        ({"xfailed": 1}, 0, End.EXPECTED_FAIL),
+        # A test that is also run in an instance has two results; the worse one counts.
+        ({"passed": 1, "failed": 1}, 1, End.FAIL),
+        ({"passed": 1, "unsupported": 1}, 0, End.NOT_DECIDED),
+    ],
+)
+def test_each_end_of_a_selftest(counts: dict[str, int], status: int, end: End) -> None:
+    assert read_end(TEST, status, summary(**counts), LOG).end is end
+
+
+@pytest.mark.parametrize(
+    ("printed", "status"),
+    [
+        (summary(passed=1), 1),  # The status does not agree.
+        (summary(failed=1), 0),
+        (summary(), 0),  # No test ran.
+        ("Error: this must be run by root user", 1),
+        (summary(passed=1).replace("# of xfailed:  0\n", ""), 0),  # Cut.
+        ("", 0),
+    ],
+)
+def test_an_output_without_an_end_is_an_error(printed: str, status: int) -> None:
+    with pytest.raises(GuestError, match=r"kprobe/profile\.tc: ftracetest ended with status"):
+        read_end(TEST, status, printed, LOG)
+
+
+def test_a_failure_shows_its_last_command_and_a_skip_its_reason() -> None:
+    failed = read_end(TEST, 1, summary(failed=1), [*LOG, "+ grep hits trace"])
+    assert failed.why == "its last command: grep hits trace"
+    with pytest.raises(Missed, match=r"test\.d/kprobe/profile\.tc: FAILED: its last command: grep hits trace"):
+        failed.raise_failure()
+    skipped = read_end(TEST, 0, summary(unsupported=1), LOG)
+    skipped.raise_failure()
+    with pytest.raises(pytest.skip.Exception, match=r"UNSUPPORTED: Required feature interface error_log"):
+        skipped.end_cell("6.1.0")
+    with pytest.raises(pytest.xfail.Exception, match=r"profile\.tc \(6\.1\.0\): its author expects"):
+        read_end(TEST, 0, summary(xfailed=1), LOG).end_cell("6.1.0")
+    read_end(TEST, 0, summary(passed=1), LOG).end_cell("6.1.0")
+
+
+def test_selftests_of_other_things_are_left_out(tmp_path: Path) -> None:
+    root = tmp_path / ftrace_selftest.DIRECTORY / ftrace_selftest.TESTS
+    for name, text in {
+        "kprobe/a.tc": "echo",
+        "dynevent/b.tc": "# requires: kprobe_events",
+        "dynevent/c.tc": "echo 'p:u uprobe_events'",
+        "trigger/d.tc": "echo trigger",
+        "functions": "kprobe_events",
+    }.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    assert ftrace_selftest.tests_in(tmp_path) == ["dynevent/b.tc", "dynevent/c.tc", "kprobe/a.tc"]
+
+
+KTAP = """\
+KTAP version 1
+1..1
+    KTAP version 1
+    # Subtest: kprobes_test
+    1..4
+    ok 1 test_kprobe
+    # test_kprobes: EXPECTATION FAILED at lib/test_kprobes.c:96
+    Expected current_test->status == 0
+    not ok 2 test_kprobes
+    ok 3 - test_kretprobe
+    ok 4 test_kretprobes # SKIP no kretprobes
+# kprobes_test: pass:2 fail:1 skip:1 total:4
+not ok 1 kprobes_test""".splitlines()
+
+
+def test_each_result_of_a_suite() -> None:
+    results = {name: read_result(f"test_{name}", KTAP) for name in ("kprobe", "kprobes", "kretprobe", "kretprobes")}
+    ends = {name: result and result.end for name, result in results.items()}
+    assert ends == {"kprobe": End.PASS, "kprobes": End.FAIL, "kretprobe": End.PASS, "kretprobes": End.NOT_DECIDED}
+    assert read_result("test_other", KTAP) is None
+    failed, skipped = results["kprobes"], results["kretprobes"]
+    assert failed is not None
+    assert skipped is not None
+    assert failed.why == "test_kprobes: EXPECTATION FAILED at lib/test_kprobes.c:96"
+    assert skipped.why == "no kretprobes"
+    with pytest.raises(Missed, match="Expected current_test->status == 0"):
+        failed.raise_failure()
+
+
+@pytest.mark.parametrize("lines", [KTAP[:-4], KTAP[5:], [], KTAP[:5]])
+def test_a_suite_that_was_cut_is_an_error(lines: list[str]) -> None:
+    with pytest.raises(GuestError, match="the KTAP has"):
+        read_result("test_kprobe", lines)
+
+
+def test_times_of_the_kernel_log_are_removed() -> None:
+    assert kunit.ktap_lines("[   12.345678]     ok 1 test_kprobe\n<6>[ 1.2][ T12]     1..4\nplain") == [
+        "    ok 1 test_kprobe",
+        "    1..4",
+        "plain",
+    ]
+
+
+def test_a_module_of_one_source_file_finds_our_headers_first(tmp_path: Path) -> None:
+    source = tmp_path / "test_kprobes.c"
+    source.write_text("/* suite */\n")
+    kernel_samples.write_module_source(source, tmp_path / "module", headers=kunit.RUNNER, preincluded=kunit.AS_MODULE)
+    kbuild = (tmp_path / "module" / "Kbuild").read_text().splitlines()
+    assert kbuild == [
+        "obj-m := test_kprobes.o",
+        "LINUXINCLUDE := -I$(src)/headers $(LINUXINCLUDE)",
+        "ccflags-y := -include $(src)/as_module.h",
+    ]
+    assert (tmp_path / "module" / "headers" / "kunit" / "test.h").is_file()
+    assert (tmp_path / "module" / "test_kprobes.c").read_text() == "/* suite */\n"
