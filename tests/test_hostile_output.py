@@ -22,6 +22,7 @@ from harness.guest import console_output_spill_file
 from harness.guest.console import Console, Transcript
 from harness.guest.guest import Guest
 from harness.guest.terminal import Filter
+from harness.images.kernel_defects import KernelDefects
 from harness.landing.verify import traced_functions
 from harness.matrix.cells.cell_phases_and_verdict import verdict_of_error
 from harness.matrix.guests import check_after_cell, guest_state
@@ -132,7 +133,9 @@ def fenceable(line: Line, listing: str) -> Guest:
         heartbeat=None,
         copied_files={},
         image=SimpleNamespace(
-            recipe=SimpleNamespace(name="a-vm", boot_noise=(), machine=SimpleNamespace(memory_mib=512))
+            recipe=SimpleNamespace(
+                name="a-vm", boot_noise=(), defects=KernelDefects(), machine=SimpleNamespace(memory_mib=512)
+            )
         ),
     )
 

@@ -165,7 +165,7 @@ class Elf:
         """Every symbol except the empty first, in the table's order. Raises PinpointError when there is no table."""
         ends = {name: section.address + section.size for name, section in self.sections.items()}
         found = elf_symbols_and_relocations.with_sizes(self._table[1:], ends)
-        if orc_unwind_table.TEXT in self.sections and any(each.size_includes_padding for each in found):
+        if self.orc_table.addresses and any(each.size_includes_padding for each in found):
             text = self.sections[orc_unwind_table.TEXT]
             return orc_unwind_table.with_code_ends(found, self.orc_table, text, self._whole(text))
         return found

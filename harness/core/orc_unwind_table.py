@@ -57,9 +57,9 @@ class OrcTable(NamedTuple):
 
 
 def read(sections: Mapping[str, Section], content: Callable[[Section], bytes], path: str) -> OrcTable:
-    """Read the table of a file; empty if it has none. Raises PinpointError for a damaged table."""
+    """Read the table of a file; empty if it has none, or only its place. Raises PinpointError for a damaged table."""
     ips, entries = sections.get(IPS), sections.get(ENTRIES)
-    if ips is None or entries is None:
+    if ips is None or entries is None or not (ips.in_file and entries.in_file):
         return OrcTable([], [])
     try:
         return OrcTable.parse(content(ips), ips.address, content(entries))
