@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from harness.landing.layout import Layout
-from harness.landing.probe_module import Request
+from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -17,16 +17,16 @@ TIMES = 3
 BOUNDARIES = 4
 
 
-def from_start(layout: Layout, sites: Sequence[Site]) -> Request:
+def from_start(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """Request each site by the address of its function and the offset from that address."""
-    return Request([f"@{layout.symbol_start(site):#x}+{site.offset:#x}" for site in sites])
+    return ProbeModuleRequest([f"@{layout.symbol_start(site):#x}+{site.offset:#x}" for site in sites])
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_address_and_offset(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """In a kernel function and in a module's, the probe lands and is hit once for each call."""
-    for name, site in (("leaf", target.site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):
+    for name, site in (("leaf", target.shape_site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):
         with kprobes.on(*layout.once_per_call_sites(site, BOUNDARIES), relocation=from_start) as probes:
-            target.call(name, TIMES)
+            target.call_for_checksum(name, TIMES)
         probes.prove(hits=TIMES)

@@ -12,19 +12,19 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
+from harness.landing.checks.evenly_spread_accepted_entries import sample_entries
 from harness.landing.checks.refusals import expect_specs_refused
-from harness.landing.code.function_selection import evenly_spread, unique_functions
+from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter, request_by_address
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import (
-    freed_init_functions,
+    freed_kernel_init_function_names,
     functions_without_a_way_back,
     kernel_converts_addresses,
 )
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
-from harness.landing.sweep.sample import sample_entries
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
 
@@ -37,13 +37,13 @@ EVERY = 3
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_kernel_text(layout: Layout, conversions: AddressConverter, figure: Callable[..., Figure]) -> None:
+def test_kernel_text(layout: Layout, address_converter: AddressConverter, figure: Callable[..., Figure]) -> None:
     """Addresses all over the kernel text convert to a symbol and back, and both forms register at one address."""
-    functions = sample_entries(layout, unique_functions(layout.kernel), SAMPLE)
-    found = conversions.prove_round_trip(
+    functions = sample_entries(layout, text_functions_named_once(layout.kernel), SAMPLE)
+    found = address_converter.prove_round_trip(
         [site for function in functions for site in ends_and_middle(layout.instruction_sites(function))]
     )
-    taken = sum(conversion.is_registered for conversion in found)
+    taken = sum(conversion.is_registered_by_address for conversion in found)
     figure("closest.kernel_addresses", len(found), "addresses")
     figure("closest.kernel_registered", taken, "addresses")
     assert taken > 0.8 * len(found), f"only {taken} of {len(found)} addresses could be probed at all"
@@ -56,7 +56,7 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_no_way_back(layout: Layout, conversions: AddressConverter, figure: Callable[..., Figure]) -> None:
+def test_no_way_back(layout: Layout, address_converter: AddressConverter, figure: Callable[..., Figure]) -> None:
     """A function whose name an earlier function has is probed by its address; its name finds the earlier one.
 
     kallsyms_lookup_name() (kernel/kallsyms.c, 6.1) returns the first. For these functions the closest symbol + offset
@@ -66,13 +66,13 @@ def test_no_way_back(layout: Layout, conversions: AddressConverter, figure: Call
     figure("closest.shared_names", shared, "functions")
     figure("closest.no_way_back", len(behind), "functions")
     assert behind, "no function has another one's name"
-    conversions.prove_no_way_back(evenly_spread(behind, SAMPLE))
+    address_converter.prove_no_way_back(evenly_spread(behind, SAMPLE))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_module_text(
-    layout: Layout, target: Target, conversions: AddressConverter, figure: Callable[..., Figure]
+    layout: Layout, target: Target, address_converter: AddressConverter, figure: Callable[..., Figure]
 ) -> None:
     """Addresses in every function of a module that stays loaded convert to a symbol and back.
 
@@ -80,7 +80,7 @@ def test_module_text(
     """
     functions = target.functions(target.lasting_sections, unique=True, preambles=False)
     sites = [Site(each.name, module=target.module) for each in functions]
-    found = conversions.prove_round_trip(
+    found = address_converter.prove_round_trip(
         [boundary for site in sites for boundary in layout.instruction_sites(site)[::EVERY]]
     )
     figure("closest.module_addresses", len(found), "addresses")
@@ -91,24 +91,24 @@ def test_module_text(
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on bare addresses, and on both names of a function, are hit as often as their instructions run."""
-    sites = layout.once_per_call_sites(target.site("leaf"), 4)
-    with kprobes.on(*sites, target.site("alias"), relocation=request_by_address) as probes:
-        target.call("alias", TIMES)
+    sites = layout.once_per_call_sites(target.shape_site("leaf"), 4)
+    with kprobes.on(*sites, target.shape_site("alias"), relocation=request_by_address) as probes:
+        target.call_for_checksum("alias", TIMES)
     probes.prove(hits=TIMES)
 
 
 @pytest.mark.requires("kprobes", "cold_halves")
 @pytest.mark.mutants("converts-too-far")
-def test_cold_half(layout: Layout, target: Target, conversions: AddressConverter) -> None:
+def test_cold_half(layout: Layout, target: Target, address_converter: AddressConverter) -> None:
     """The `.cold` part of a function has its own symbol; no offset from the function leads to it."""
-    cold = layout.instruction_sites(target.site("cold_part.cold"))
-    for conversion in conversions.prove_round_trip(cold):
+    cold = layout.instruction_sites(target.shape_site("cold_part.cold"))
+    for conversion in address_converter.prove_round_trip(cold):
         assert conversion.kernel_symbol.name == "pinpoint_cold_part.cold"
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_behind_functions(layout: Layout, target: Target, conversions: AddressConverter) -> None:
+def test_behind_functions(layout: Layout, target: Target, address_converter: AddressConverter) -> None:
     """The kernel accepts probes past the end of a function, on padding, stubs and zeros, and counts from its start.
 
     If nothing is mapped after a module's text, the kernel cannot copy an instruction of maximum length from the last
@@ -117,31 +117,31 @@ def test_behind_functions(layout: Layout, target: Target, conversions: AddressCo
     """
     behind = [
         *between_functions.sites_behind_functions(layout, target.module),
-        between_functions.last_word_site(layout, target.module),
+        between_functions.last_mapped_word_site(layout, target.module),
     ]
     assert len(behind) > 1
-    *found, last = conversions.prove_round_trip(behind)
+    *found, last = address_converter.prove_round_trip(behind)
     for conversion in found:
-        assert conversion.is_registered, str(conversion)
+        assert conversion.is_registered_by_address, str(conversion)
     wanted = 0 if between_functions.is_mapped_behind_text(layout, target.module) else errno.EINVAL
-    if not between_functions.is_last_word_instruction(layout, target.module):
+    if not between_functions.last_mapped_word_starts_instruction(layout, target.module):
         wanted = layout.guest.architecture.kprobe_traits.mid_instruction_errno
     assert last.report_by_address.errno == wanted, str(last)
 
 
 @pytest.mark.requires("kprobes", "module_stubs")
 @pytest.mark.mutants("converts-too-far")
-def test_in_stubs(layout: Layout, target: Target, conversions: AddressConverter) -> None:
+def test_in_stubs(layout: Layout, target: Target, address_converter: AddressConverter) -> None:
     """A stub has no symbol: it is named by an offset past the function before it, and can be probed."""
-    stubs = between_functions.stubs_before_functions(layout, target.module)
+    stubs = between_functions.linker_stub_sites_before_functions(layout, target.module)
     assert stubs
-    for conversion in conversions.prove_round_trip(stubs):
-        assert conversion.is_registered, str(conversion)
+    for conversion in address_converter.prove_round_trip(stubs):
+        assert conversion.is_registered_by_address, str(conversion)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_name_of_two_functions(layout: Layout, target: Target, conversions: AddressConverter) -> None:
+def test_name_of_two_functions(layout: Layout, target: Target, address_converter: AddressConverter) -> None:
     """If two functions share a name, an address in the second cannot be reached by that name + offset.
 
     find_kallsyms_symbol_value() (kernel/module/kallsyms.c, 6.1) stops at the first symbol in the table. The second
@@ -152,7 +152,7 @@ def test_name_of_two_functions(layout: Layout, target: Target, conversions: Addr
     first, second = (
         layout.symbol_address(twin, target.module) + layout.landing_pad_size_of(target.elf, twin) for twin in twins
     )
-    found = conversions.convert(start)
+    found = address_converter.convert_address(start)
     if (found.kernel_symbol.name, found.report_by_address.address, found.report_by_symbol.address) != (
         "pinpoint_twin",
         second,
@@ -176,7 +176,7 @@ def test_behind_kernel_text(guest: Guest, layout: Layout, kprobes: Kprobes) -> N
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """A symbol of the freed `.init.text`, which kallsyms keeps, is EINVAL by name and address (core_kernel_text())."""
-    gone = Site(freed_init_functions(layout)[0])
+    gone = Site(freed_kernel_init_function_names(layout)[0])
     expect_specs_refused(kprobes, gone.spec, f"@{layout.symbol_start(gone):#x}", wanted=errno.EINVAL)
 
 

@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import ambiguous_names
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import sample_ambiguous_names
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -30,9 +30,11 @@ SAMPLE = 24
 def test_newest_module_wins(guest: Guest, kprobes_in: Callable[..., Kprobes], first: str, last: str) -> None:
     """If two modules have a function of one name, SYM is the newest module's function; MOD:SYM names the other."""
     with Target(guest, first) as older, Target(guest, last) as newer:
-        with kprobes_in(guest, older, newer).on(newer.site("leaf", plain=True), older.site("leaf")) as probes:
-            newer.call("leaf", TIMES)
-            older.call("leaf", TIMES)
+        with kprobes_in(guest, older, newer).on(
+            newer.shape_site("leaf", plain=True), older.shape_site("leaf")
+        ) as probes:
+            newer.call_for_checksum("leaf", TIMES)
+            older.call_for_checksum("leaf", TIMES)
         probes.prove(hits=TIMES)
 
 
@@ -43,7 +45,7 @@ def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -
     with Target(guest, "pinpoint_second") as second:
         by_name = Site("version_proc_show")
         with kprobes_in(guest, second).on(by_name, Site(by_name.symbol, module=second.module)) as probes:
-            second.call("version_proc_show", TIMES)
+            second.call_for_checksum("version_proc_show", TIMES)
             for _ in range(TIMES):
                 guest.run("cat", "/proc/version").check()
         probes.prove(hits=TIMES)
@@ -55,12 +57,12 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
     """Of two static functions of one name in a module, the first in the symbol table is probed."""
     twins = [symbol for symbol in target.elf.symbols_named("pinpoint_twin") if symbol.kind == "func"]
     assert len(twins) > 1, "the module has no twins"
-    with kprobes.on(target.site("twin")) as probes:
-        target.call("twin", TIMES)
-        target.call("other_twin", TIMES)
+    with kprobes.on(target.shape_site("twin")) as probes:
+        target.call_for_checksum("twin", TIMES)
+        target.call_for_checksum("other_twin", TIMES)
     probes.prove(hits=TIMES)
-    first = layout.symbol_address(twins[0], target.module) + layout.landing_pad_size(target.site("twin"))
-    if first != probes.reports[0].address:
+    first = layout.symbol_address(twins[0], target.module) + layout.landing_pad_size(target.shape_site("twin"))
+    if first != probes.final_reports[0].address:
         raise Missed(f"not the first in the symbol table\n\n{probes.landings[0].format_witness_table()}")
 
 
@@ -68,12 +70,12 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
 @pytest.mark.mutants("one-instruction-off", "only-reported")
 def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
     """Of several kernel functions of one name, the one at the lowest address is probed."""
-    names = ambiguous_names(layout, SAMPLE)
+    names = sample_ambiguous_names(layout, SAMPLE)
     assert names, "no name is used twice"
     with kprobes.on(*map(Site, names)) as probes:
         pass
     probes.prove()
-    for name, report in zip(names, probes.reports, strict=True):
+    for name, report in zip(names, probes.final_reports, strict=True):
         lowest = min(symbol.address for symbol in layout.kernel.symbols_named(name)) + layout.slide
         lowest += layout.landing_pad_size(Site(name))
         if report.address != lowest:

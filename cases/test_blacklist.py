@@ -37,7 +37,7 @@ def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:
 
 def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: Kprobes) -> None:
     """A part that the compiler split off a blacklisted function, such as `NAME.cold` or `NAME.isra.0`, is refused."""
-    places = find_addresses_refusing_kprobes.parts_of_blacklisted_functions(layout, guest)
+    places = find_addresses_refusing_kprobes.unlisted_parts_of_blacklisted_functions(layout, guest)
     if not places:
         pytest.skip(f"no function on {guest.name}'s blacklist has a part elsewhere")
     specs = [f"@{place:#x}" for place in evenly_spread(places, SAMPLE)]

@@ -19,11 +19,11 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes)
     """
     sites = [
         *layout.once_per_call_sites(Site("clock_t_to_jiffies"), 3),
-        *layout.once_per_call_sites(target.site("leaf"), 3),
+        *layout.once_per_call_sites(target.shape_site("leaf"), 3),
     ]
     with kprobes.on(*sites) as probes:
-        target.call("leaf", TIMES)
-        target.call("clock_t_to_jiffies", TIMES)
+        target.call_for_checksum("leaf", TIMES)
+        target.call_for_checksum("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
     probes.prove_gone()
 
@@ -32,10 +32,10 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes)
 @pytest.mark.mutants("stays-registered")
 def test_code_still_runs_the_same(target: Target, kprobes: Kprobes) -> None:
     """A function returns the same value before, during and after it is probed at its entry."""
-    before = target.call("calls", TIMES)
-    with kprobes.on(target.site("calls")) as probes:
-        probed = target.call("calls", TIMES)
+    before = target.call_for_checksum("calls", TIMES)
+    with kprobes.on(target.shape_site("calls")) as probes:
+        probed = target.call_for_checksum("calls", TIMES)
     probes.prove(hits=TIMES)
     probes.prove_gone()
     assert probed == before
-    assert target.call("calls", TIMES) == before
+    assert target.call_for_checksum("calls", TIMES) == before

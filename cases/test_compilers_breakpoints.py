@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.landing.code.function_selection import evenly_spread, unique_functions
+from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import decode_function
 from harness.landing.layout import Layout
@@ -22,7 +22,7 @@ LOOKED_AT, SAMPLE = 2000, 24
 def behind_breakpoints(layout: Layout) -> list[Site]:
     """Return the first instruction after an int3 inside a function, for many kernel functions."""
     found = []
-    for symbol in evenly_spread(unique_functions(layout.kernel), LOOKED_AT):
+    for symbol in evenly_spread(text_functions_named_once(layout.kernel), LOOKED_AT):
         try:
             code = decode_function(layout.kernel, symbol, layout.decoder)
         except PinpointError:

@@ -50,7 +50,7 @@ def test_crash_triggers_that_take_their_time(fresh: Fresh, figure: Callable[...,
             alive = True
             while left and alive:
                 outcomes.append(criminal.fire(left.pop(0)))
-                alive = not outcomes[-1].is_guest_unusable
+                alive = not outcomes[-1].is_guest_lost_or_unusable
     keep(figure, outcomes)
 
 

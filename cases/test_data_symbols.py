@@ -12,7 +12,7 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.lookup.data_check import DataReader
-from harness.landing.lookup.data_symbol_address import Datum, count_shifted_variables
+from harness.landing.lookup.data_symbol_address import Datum, count_variables_shifted_between_kernels
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
 
@@ -31,70 +31,70 @@ TASK = 8192
 
 @pytest.mark.mutants("next-data-symbol", "data-by-text-base", "reads-next-word")
 @pytest.mark.parametrize("kind", WORDS)
-def test_module_data(target: Target, readings: DataReader, kind: str) -> None:
+def test_module_data(target: Target, data_reader: DataReader, kind: str) -> None:
     """A module's variables in `.data`, `.bss` and `.rodata` have their known values."""
-    readings.prove_datum(
-        Datum(f"pinpoint_{kind}_word", 4, module=target.module), readings.encode_number(WORDS[kind], 4)
+    data_reader.prove_datum(
+        Datum(f"pinpoint_{kind}_word", 4, module=target.module), data_reader.encode_number(WORDS[kind], 4)
     )
 
 
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_module_per_cpu_data(target: Target, readings: DataReader) -> None:
+def test_module_per_cpu_data(target: Target, data_reader: DataReader) -> None:
     """A module's per-CPU word has its known value.
 
     With SMP sysfs does not list the per-CPU section; the word is found by a pointer that the module loader relocated.
     """
     datum = Datum("pinpoint_percpu_word", 4, module=target.module, cpu=0)
-    readings.prove_datum(datum, readings.encode_number(PER_CPU, 4))
+    data_reader.prove_datum(datum, data_reader.encode_number(PER_CPU, 4))
 
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_rodata(guest: Guest, readings: DataReader) -> None:
+def test_kernel_rodata(guest: Guest, data_reader: DataReader) -> None:
     """linux_banner in `.rodata` equals /proc/version."""
     version = guest.read_text("/proc/version").encode()
-    readings.prove_datum(Datum("linux_banner", len(version)), version)
+    data_reader.prove_datum(Datum("linux_banner", len(version)), version)
 
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_data(guest: Guest, layout: Layout, readings: DataReader) -> None:
+def test_kernel_data(guest: Guest, layout: Layout, data_reader: DataReader) -> None:
     """init_uts_ns in `.data` holds the kernel release.
 
     The ELF file shows where the names begin: up to 5.10 after a reference count.
     """
     names = layout.kernel.bytes_at(layout.kernel.symbols_named("init_uts_ns")[0].address, 16).index(SYSTEM)
     release = guest.image.release.encode() + b"\0"
-    readings.prove_datum(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
+    data_reader.prove_datum(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
 
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_bss(guest: Guest, readings: DataReader) -> None:
+def test_kernel_bss(guest: Guest, data_reader: DataReader) -> None:
     """core_pipe_limit, static in `.bss`, has the value that was set by sysctl (fs/coredump.c)."""
     limit = "/proc/sys/kernel/core_pipe_limit"
     before = guest.read_text(limit).strip()
     guest.run_script(f"echo {CHOSEN} >{limit}").check()
     try:
-        readings.prove_datum(Datum("core_pipe_limit", 4), readings.encode_number(CHOSEN, 4))
+        data_reader.prove_datum(Datum("core_pipe_limit", 4), data_reader.encode_number(CHOSEN, 4))
     finally:
         guest.run_script(f"echo {before} >{limit}").check()
 
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_pointer(guest: Guest, readings: DataReader) -> None:
+def test_kernel_pointer(guest: Guest, data_reader: DataReader) -> None:
     """saved_command_line points to the text that /proc/cmdline shows."""
     line = guest.read_text("/proc/cmdline").strip().encode() + b"\0"
-    readings.prove_datum(Datum("saved_command_line", readings.word_bytes), readings.pointer_test(line))
+    data_reader.prove_datum(Datum("saved_command_line", data_reader.word_bytes), data_reader.make_pointer_test(line))
 
 
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
-def test_kernel_per_cpu_data(readings: DataReader) -> None:
+def test_kernel_per_cpu_data(data_reader: DataReader) -> None:
     """The per-CPU variable ksoftirqd points to the task of that name (kernel/softirq.c)."""
-    datum = Datum("ksoftirqd", readings.word_bytes, cpu=0)
-    readings.prove_datum(datum, readings.pointer_test(b"ksoftirqd/0\0", within=TASK))
+    datum = Datum("ksoftirqd", data_reader.word_bytes, cpu=0)
+    data_reader.prove_datum(datum, data_reader.make_pointer_test(b"ksoftirqd/0\0", within=TASK))
 
 
 @pytest.mark.requires("data_symbols")
@@ -105,7 +105,7 @@ def test_kernel_data_by_hand(layout: Layout, figure: Callable[..., Figure]) -> N
     """
     if layout.sibling_kernel is None:
         pytest.skip(f"{layout.guest.name} has no sibling with another order of functions")
-    found = count_shifted_variables(layout.kernel, layout.sibling_kernel)
+    found = count_variables_shifted_between_kernels(layout.kernel, layout.sibling_kernel)
     figure("byhand.data_variables", found.common_variables, "variables")
     figure("byhand.data_missed_from_stext", found.shifted_from_text, "variables")
     figure("byhand.data_missed_from_sdata", found.shifted_from_data, "variables")

@@ -22,13 +22,13 @@ def sites_of(layout: Layout, target: Target) -> list[Site]:
 
     The entry may be the instruction that ftrace patches.
     """
-    return [*layout.once_per_call_sites(KERNEL, 3), *layout.once_per_call_sites(target.site("leaf"), 3)]
+    return [*layout.once_per_call_sites(KERNEL, 3), *layout.once_per_call_sites(target.shape_site("leaf"), 3)]
 
 
 def call(target: Target) -> None:
     """Call both functions."""
-    target.call("clock_t_to_jiffies", TIMES)
-    target.call("leaf", TIMES)
+    target.call_for_checksum("clock_t_to_jiffies", TIMES)
+    target.call_for_checksum("leaf", TIMES)
 
 
 @pytest.mark.mutants("arms-anyway")
@@ -46,11 +46,11 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
     with kprobes.on(*sites) as probes:
         call(target)
         for index in range(len(sites)):
-            disable_and_unregister.disable(probes, index)
-        disable_and_unregister.expect_disarmed(probes)
+            disable_and_unregister.call_disable_kprobe(probes, index)
+        disable_and_unregister.expect_disabled_and_bytes_restored(probes)
         call(target)
         for index in range(len(sites)):
-            disable_and_unregister.enable(probes, index)
+            disable_and_unregister.call_enable_kprobe(probes, index)
         probes.read_again()
         call(target)
     probes.prove(hits=2 * TIMES)
@@ -60,20 +60,20 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
 @pytest.mark.mutants("only-reported")
 def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If one of three probes on a site is disabled, it is not hit; the others are, and the breakpoint stays."""
-    site = layout.once_per_call_sites(target.site("leaf"), 3)[-1]
+    site = layout.once_per_call_sites(target.shape_site("leaf"), 3)[-1]
     with kprobes.on(*[site] * 3) as probes:
-        disable_and_unregister.disable(probes, 1)
+        disable_and_unregister.call_disable_kprobe(probes, 1)
         probes.read_again()
-        target.call("leaf", TIMES)
+        target.call_for_checksum("leaf", TIMES)
     probes.prove()
-    disable_and_unregister.expect_hits(probes, [TIMES, 0, TIMES])
+    disable_and_unregister.expect_hit_counts(probes, [TIMES, 0, TIMES])
 
 
 @pytest.mark.mutants("only-reported")
 def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """enable_kprobe() returns EINVAL for a probe whose module was unloaded."""
-    with kprobes.on(layout.once_per_call_sites(target.site("leaf"))[2]) as probes:
-        disable_and_unregister.disable(probes, 0)
+    with kprobes.on(layout.once_per_call_sites(target.shape_site("leaf"))[2]) as probes:
+        disable_and_unregister.call_disable_kprobe(probes, 0)
         target.unload()
         try:
             disable_and_unregister.expect_enable_refused(probes, 0)

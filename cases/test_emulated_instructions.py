@@ -7,7 +7,7 @@ that the guest survives a kernel that emulates one of them incorrectly.
 
 import pytest
 
-from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.every_instruction import EveryInstructionSites
 from harness.landing.checks.probe_flags import optimization_off
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
@@ -23,11 +23,11 @@ TIMES = 8
 @pytest.mark.parametrize("shape", ["emulated", "carries", "reads_word", "register_call"])
 def test_shape(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> None:
     """With a probe on every instruction that the kernel steps correctly, the function returns the same value."""
-    name = target.site(shape).symbol
-    sites = [site for site in EveryInstruction(layout, target).correctly_stepped_sites if site.symbol == name]
-    unprobed = target.call(shape, TIMES)
+    name = target.shape_site(shape).symbol
+    sites = [site for site in EveryInstructionSites(layout, target).correctly_stepped_sites if site.symbol == name]
+    unprobed = target.call_for_checksum(shape, TIMES)
     with optimization_off(target.guest), kprobes.on(*sites) as probes:
-        probed = target.call(shape, TIMES)
+        probed = target.call_for_checksum(shape, TIMES)
     if probed != unprobed:
         raise Missed(f"{name} probed returns {probed}, not {unprobed}")
     probes.prove()

@@ -23,14 +23,16 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 @pytest.mark.deep
 @pytest.mark.mutants("only-asks")
 @pytest.mark.own_loader("the claim is about removal by force")
-def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
+def test_forced_under_a_reference(
+    probe_loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]
+) -> None:
     """Forced removal unloads a referenced target, and the initializer then follows its handle into freed memory.
 
     The kernel complains, in different words on each kernel. The case has a guest of its own, which may die.
     """
-    with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
-        forced = forced_module_removal.force_removal_under_reference(Loaders(guest, loaders.mutant))
-        forced.prove(guest)
+    with nullcontext(probe_loaders.guest) if mutant else fresh(may_die=True) as guest:
+        forced = forced_module_removal.force_removal_under_reference(Loaders(guest, probe_loaders.mutant))
+        forced.prove_only_force_removes(guest)
     complaints = read_complaints(forced.console_output, timed=True)
     figure("forced.complaints", len(complaints), "complaints", goal="at least 1")
     if not complaints:
@@ -39,8 +41,8 @@ def test_forced_under_a_reference(loaders: Loaders, fresh: Fresh, mutant: str, f
 
 @pytest.mark.mutants("lets-go")
 @pytest.mark.own_loader("the claim is about removal by force")
-def test_force_spares_dependents(loaders: Loaders) -> None:
+def test_force_spares_dependents(probe_loaders: Loaders) -> None:
     """Forced removal does not remove a module that another module needs."""
-    removal = forced_module_removal.force_removal_under_dependent(loaders)
+    removal = forced_module_removal.forced_removal_errno_under_dependent(probe_loaders)
     if removal != forced_module_removal.IN_USE:
         raise Missed(f"a module that another one needs: forced, removal returns {removal or 'no error'}")

@@ -16,11 +16,11 @@ from harness.images import systemtap
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.target import Target
-from harness.matrix.verify import chroot_of_debian_packages
-from harness.pinning import loader_claims
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
+from harness.matrix.verify import guest_chroot_of_debian_packages
+from harness.pinning import requirements_on_any_loader
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import mutant_by_name
+from harness.pinning.mutants import mutant_or_honest
 
 SCRIPTS = paths.CASES / "foreign_loaders"
 CAREFUL, READS_ONCE, INSMOD = str(SCRIPTS / "careful.sh"), str(SCRIPTS / "reads_once.sh"), "insmod"
@@ -34,23 +34,27 @@ def claims(loaders: Loaders, layout: Layout, target: Target) -> Mapping[str, Cal
 
     def in_order() -> None:
         with Target(loaders.guest, "pinpoint_second") as second:
-            loader_claims.passes_addresses_in_order(loaders, target, second)
+            requirements_on_any_loader.passes_target_addresses_in_order(loaders, target, second)
 
     pins = loaders.guest.traits.section_fd_pins
-    gone = loader_claims.keeps_target_from_removal if pins else loader_claims.refuses_instance_that_is_gone
+    gone = (
+        requirements_on_any_loader.pins_target_until_load
+        if pins
+        else requirements_on_any_loader.refuses_instance_that_is_gone
+    )
     return {
-        "lands": lambda: loader_claims.lands(loaders, layout, target),
+        "lands": lambda: requirements_on_any_loader.lands(loaders, layout, target),
         "in order": in_order,
-        "nothing held": lambda: loader_claims.holds_nothing_afterwards(loaders, target),
+        "nothing held": lambda: requirements_on_any_loader.holds_nothing_afterwards(loaders, target),
         "gone": lambda: gone(loaders, target),
-        "absent": lambda: loader_claims.refuses_absent_target(loaders),
+        "absent": lambda: requirements_on_any_loader.refuses_absent_target(loaders),
     }
 
 
 def prove(guest: Guest, layout: Layout, target: Target, mutant: str, loader: str, broken: Mapping[str, str]) -> None:
     """Raise Missed unless the loader breaks exactly these claims, each with a failure that matches the expression."""
-    defect = mutant_by_name(mutant)
-    command = ForeignLoaderCommand.parse(CAREFUL if defect.uses_careful_loader else loader)
+    defect = mutant_or_honest(mutant)
+    command = ForeignLoaderProgramAndArguments.parse_command_line(CAREFUL if defect.uses_careful_loader else loader)
     wrong = []
     for name in claims(Loaders(guest), layout, target):
         with Loaders(guest, defect, command) as loaders:
@@ -109,7 +113,7 @@ def test_staprun(guest_with_packages: Callable[..., AbstractContextManager[Guest
     staprun 5.1 opens section files only after it has loaded its module (docs/verify.md).
     """
     with guest_with_packages(systemtap.RUNTIME_PACKAGE, suite=systemtap.SUITE) as guest:
-        chroot_of_debian_packages.mount_kernel_filesystems(guest)
+        guest_chroot_of_debian_packages.mount_kernel_filesystems(guest)
         try:
             with Target(guest, "pinpoint_target") as target:
                 refused = "`staprun.sh` exited with 1: .*Couldn't insert module .*: Invalid"
@@ -123,4 +127,4 @@ def test_staprun(guest_with_packages: Callable[..., AbstractContextManager[Guest
                 }
                 prove(guest, Layout(guest, [target]), target, mutant, STAPRUN, broken)
         finally:
-            chroot_of_debian_packages.unmount_kernel_filesystems(guest)
+            guest_chroot_of_debian_packages.unmount_kernel_filesystems(guest)

@@ -13,8 +13,8 @@ from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.landing.verify.judged import Finding
-from harness.matrix.verify.fixture import ForeignProbes
+from harness.landing.verify.judged import ProbeVerdict
+from harness.matrix.verify.foreign_probes_fixture import ForeignProbes
 
 MODULE = "pinpoint_external"
 # Reading /proc/version calls it, and an idle guest does not.
@@ -22,38 +22,40 @@ SITE = Site("version_proc_show")
 # A function that nothing idle calls either, for mutants that must not land in the first one.
 OTHER = Site("uptime_proc_show")
 Tools = Callable[..., AbstractContextManager[ForeignProbes]]
-LANDED, DISABLED, GONE = Finding.LANDED, Finding.DISABLED, Finding.GONE
+LANDED, DISABLED, GONE = ProbeVerdict.LANDED, ProbeVerdict.DISABLED, ProbeVerdict.GONE
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_plain(foreign: ForeignProbes) -> None:
+def test_plain(foreign_probes: ForeignProbes) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
-    foreign.judge_module(MODULE, SITE).prove(("version_proc_show+0x0", LANDED))
+    foreign_probes.judge_module(MODULE, SITE).prove_exactly_these_probes(("version_proc_show+0x0", LANDED))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_in_another_module(foreign: ForeignProbes, target: Target) -> None:
+def test_in_another_module(foreign_probes: ForeignProbes, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
-    site = target.site("leaf")
-    foreign.judge_module(MODULE, site).prove((f"{site.module}:{site.symbol}+0x0", LANDED))
+    site = target.shape_site("leaf")
+    foreign_probes.judge_module(MODULE, site).prove_exactly_these_probes((f"{site.module}:{site.symbol}+0x0", LANDED))
 
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 @pytest.mark.parametrize(
-    ("kind", "finding"),
+    ("kind", "verdict"),
     [("fallback", LANDED), ("disabled", DISABLED), ("later", LANDED)],
+    # The names that these cells had in earlier runs: `history` and `compare` look cells up by name.
+    ids=["fallback-Finding.LANDED", "disabled-Finding.DISABLED", "later-Finding.LANDED"],
 )
-def test_kind(foreign: ForeignProbes, kind: str, finding: Finding) -> None:
-    """Each of these kprobes gets the right finding: by a second name, not armed, registered later by a workqueue.
+def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -> None:
+    """Each of these kprobes gets the right verdict: by a second name, not armed, registered later by a workqueue.
 
     The workqueue registers its kprobe one second later.
     """
-    outcome = foreign.judge_module(MODULE, SITE, kind)
-    outcome.prove(("version_proc_show+0x0", finding))
+    outcome = foreign_probes.judge_module(MODULE, SITE, kind)
+    outcome.prove_exactly_these_probes(("version_proc_show+0x0", verdict))
     refused = [call.refusal for call in outcome.judgement.refused_registrations]
     assert refused == (["ENOENT"] if kind == "fallback" else [])
 
@@ -61,12 +63,12 @@ def test_kind(foreign: ForeignProbes, kind: str, finding: Finding) -> None:
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_by_address(foreign: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
+def test_by_address(foreign_probes: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
-    outcome = foreign.judge_module(MODULE, SITE, "address")
+    outcome = foreign_probes.judge_module(MODULE, SITE, "address")
     # The kernel lists the address after a landing pad (arch_adjust_kprobe_addr(), since 5.19).
     listed = SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))
-    outcome.prove(("version_proc_show+0x0", GONE), (str(listed), LANDED))
+    outcome.prove_exactly_these_probes(("version_proc_show+0x0", GONE), (str(listed), LANDED))
     figure("foreign.probes", len(outcome.probes), "probes")
 
 
@@ -89,21 +91,21 @@ def _demand_kprobe_events(guest: Guest) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_tracefs_script(foreign: ForeignProbes) -> None:
+def test_tracefs_script(foreign_probes: ForeignProbes) -> None:
     """A kprobe that a shell script writes to kprobe_events, by symbol + offset, lands there."""
-    _demand_kprobe_events(foreign.guest)
-    site = Layout(foreign.guest).once_per_call_sites(SITE, 2)[1]
-    foreign.judge_command(_tracefs("{symbol}+{offset}"), site).prove((str(site), LANDED))
+    _demand_kprobe_events(foreign_probes.guest)
+    site = Layout(foreign_probes.guest).once_per_call_sites(SITE, 2)[1]
+    foreign_probes.judge_command(_tracefs("{symbol}+{offset}"), site).prove_exactly_these_probes((str(site), LANDED))
 
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "table-lies")
-def test_script_by_a_symbol_table(foreign: ForeignProbes) -> None:
+def test_script_by_a_symbol_table(foreign_probes: ForeignProbes) -> None:
     """A script that looks the address up in a table of symbols lands, and is missed with a table that is wrong."""
-    _demand_kprobe_events(foreign.guest)
+    _demand_kprobe_events(foreign_probes.guest)
     look_up = "place=$(grep ' {symbol}$' {table}) && place=0x${{place%% *}} || exit"
-    foreign.judge_command(_tracefs("$place", look_up), SITE).prove_at((str(SITE), LANDED))
+    foreign_probes.judge_command(_tracefs("$place", look_up), SITE).prove_at((str(SITE), LANDED))
 
 
 @pytest.mark.deep
@@ -116,9 +118,9 @@ def test_script_by_a_symbol_table(foreign: ForeignProbes) -> None:
         pytest.param("kretprobe_example", "func", id="kretprobe_example", marks=pytest.mark.full),
     ],
 )
-def test_kernel_sample(foreign: ForeignProbes, sample: str, parameter: str) -> None:
+def test_kernel_sample(foreign_probes: ForeignProbes, sample: str, parameter: str) -> None:
     """The kernel's own samples/kprobes, built from the source of the kernel that runs, land at their parameter."""
-    foreign.judge_kernel_sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
+    foreign_probes.judge_kernel_sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
 
 
 # perf record leaves the kprobe that perf probe added, so the script removes it when it is interrupted.
@@ -154,16 +156,16 @@ def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
         pytest.param("linux-perf", _PERF, True, id="perf", marks=pytest.mark.full),
     ],
 )
-def test_tool(foreign_tools: Tools, package: str, command: str, second: bool) -> None:
+def test_tool(foreign_probes_with_packages: Tools, package: str, command: str, second: bool) -> None:
     """A kprobe of bpftrace or perf lands where its command line has it; both are Debian's, in a guest of their own."""
-    with foreign_tools(package) as foreign:
+    with foreign_probes_with_packages(package) as foreign:
         _judge_tool(foreign, command, second=second)
 
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes", "ftrace_kprobes", "uprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
-def test_fentry(foreign_tools: Tools) -> None:
+def test_fentry(foreign_probes_with_packages: Tools) -> None:
     """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
-    with foreign_tools("bpftrace") as foreign:
+    with foreign_probes_with_packages("bpftrace") as foreign:
         _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)

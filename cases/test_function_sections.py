@@ -9,12 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from harness.images.image import Image
+from harness.landing.checks.evenly_spread_accepted_entries import sample_entries
 from harness.landing.code.function_selection import PREAMBLES, functions_with_new_predecessor
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
-from harness.landing.sweep.sample import sample_entries
 from harness.landing.target import Target
 
 # Probes spread over the whole kernel text; each costs a text patch under emulation.
@@ -26,20 +26,22 @@ STOCK = "x86_64-debian"
 
 @pytest.mark.requires("kprobes", "module_text_sections")
 @pytest.mark.mutants("one-instruction-off", "only-reported")
-def test_module_sections(layout: Layout, sections: Target, kprobes: Kprobes) -> None:
+def test_module_sections(layout: Layout, target_with_function_sections: Target, kprobes: Kprobes) -> None:
     """In a module built with -ffunction-sections, f+0 lands at the address that sysfs shows for `.text.f`.
 
     If the function begins with a landing pad, the probe is after it. A preamble has its own symbol, and the probe is
     after it, too.
     """
-    preambles = {each.section: each.size for each in sections.elf.symbols if each.name.startswith(PREAMBLES)}
+    preambles = {
+        each.section: each.size for each in target_with_function_sections.elf.symbols if each.name.startswith(PREAMBLES)
+    }
     own = {
-        symbol.name: sections.sections[symbol.section] + preambles.get(symbol.section, 0)
-        for symbol in sections.functions_named_once
+        symbol.name: target_with_function_sections.sections[symbol.section] + preambles.get(symbol.section, 0)
+        for symbol in target_with_function_sections.functions_named_once
         if symbol.section == f".text.{symbol.name}"
     }
     assert len(own) >= 5, f"only {sorted(own)} have sections of their own"
-    with kprobes.on(*(Site(function, module=sections.module) for function in own)) as probes:
+    with kprobes.on(*(Site(function, module=target_with_function_sections.module) for function in own)) as probes:
         pass
     probes.prove()
     for landing, (function, address) in zip(probes.landings, own.items(), strict=True):

@@ -11,7 +11,7 @@ import pytest
 
 from harness.core import child_privilege_drop
 from harness.guest.guest import Guest
-from harness.guest.process_listening_sockets import listeners
+from harness.guest.process_listening_sockets import network_listeners
 from harness.landing.target import Target
 from harness.matrix.guests import check_after_cell
 
@@ -70,7 +70,7 @@ def test_reaches_no_network(guest: Guest) -> None:
 
 def test_only_loopback_reaches_its_qemu(guest: Guest) -> None:
     """QEMU listens on one port only, the guest's SSH server on loopback; its sandbox is in force; it is never root."""
-    found = listeners(guest.pid)
+    found = network_listeners(guest.pid)
     assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)], found
     threads = Path(f"/proc/{guest.pid}/task").glob("*/status")
     shown = [thread.read_text() for thread in threads]

@@ -9,13 +9,13 @@ import errno
 import pytest
 
 from harness.guest.guest import Guest
-from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.every_instruction import EveryInstructionSites
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import (
-    blacklisted_names,
-    freed_init_functions,
+    freed_kernel_init_function_names,
     kernel_converts_addresses,
+    unique_blacklisted_names,
 )
 from harness.landing.past_end import expect_escape, next_function
 from harness.landing.probe_run import Kprobes
@@ -57,7 +57,9 @@ def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kpr
     The architecture's code refuses it. Every function of a module is tried.
     """
     inside = [
-        site for start in EveryInstruction(layout, target).entry_sites for site in layout.mid_instruction_sites(start)
+        site
+        for start in EveryInstructionSites(layout, target).entry_sites
+        for site in layout.mid_instruction_sites(start)
     ][::EVERY]
     wanted = guest.architecture.kprobe_traits.mid_instruction_errno
     expect_specs_refused(kprobes, *(site.spec for site in inside), wanted=wanted)
@@ -67,7 +69,7 @@ def test_inside_an_instruction(guest: Guest, layout: Layout, target: Target, kpr
 @pytest.mark.mutants("registers-anyway")
 def test_blacklisted(guest: Guest, kprobes: Kprobes) -> None:
     """A function on the kernel's own blacklist is EINVAL (within_kprobe_blacklist())."""
-    expect_specs_refused(kprobes, *blacklisted_names(guest)[:SAMPLE], wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, *unique_blacklisted_names(guest)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
@@ -88,18 +90,18 @@ def test_module_init_text(target: Target, kprobes: Kprobes) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_kernel_init_text(layout: Layout, kprobes: Kprobes) -> None:
     """The kernel's .init.text is freed at boot, but kallsyms keeps its names: EINVAL (check_kprobe_address_safe())."""
-    expect_specs_refused(kprobes, *freed_init_functions(layout)[:SAMPLE], wanted=errno.EINVAL)
+    expect_specs_refused(kprobes, *freed_kernel_init_function_names(layout)[:SAMPLE], wanted=errno.EINVAL)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """An offset that reaches the next function is accepted and hit when that function runs: escaped, not landed."""
-    site = target.site("leaf")
+    site = target.shape_site("leaf")
     following = next_function(layout, site)
     distance = following.start - layout.symbol_start(site)
     with kprobes.on(site.at_offset(distance)) as probes:
-        target.call_all(TIMES)
+        target.call_all_for_checksums(TIMES)
     expect_escape(probes.landings[0], f"next symbol {following.name}+{probes.addresses[0] - following.start:#x}")
 
 
@@ -110,7 +112,7 @@ def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprob
     near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.probe_address)
     distance = layout.symbol_start(far) - layout.symbol_start(near)
     with kprobes.on(near.at_offset(distance)) as probes:
-        target.call(far.symbol, TIMES)
+        target.call_for_checksum(far.symbol, TIMES)
     expect_escape(probes.landings[0], f"next symbol {far.symbol}+{layout.landing_pad_size(far):#x}")
     assert probes.landings[0].hits == TIMES
 
@@ -119,9 +121,9 @@ def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprob
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_into_a_stub(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If the module loader puts stubs between functions, the first offset past a function is in a stub: escaped."""
-    site = target.site("leaf")
+    site = target.shape_site("leaf")
     _, symbol = layout.elf_and_symbol(site)
     with kprobes.on(site.at_offset(symbol.size)) as probes:
-        target.call("leaf", TIMES)
+        target.call_for_checksum("leaf", TIMES)
     expect_escape(probes.landings[0], "stub before ")
     assert probes.landings[0].hits == 0

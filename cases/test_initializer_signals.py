@@ -15,11 +15,11 @@ from harness.pinning.open_files_of_signalled_loader import SIGNALS, WAITS, signa
 @pytest.mark.mutants("closes-early", "betrayed")
 @pytest.mark.parametrize("waits", WAITS)
 @pytest.mark.own_loader("it is signalled by its process id, and a foreign loader may be several processes")
-def test_signal_in_the_initializer(target: Target, loaders: Loaders, waits: str) -> None:
+def test_signal_in_the_initializer(target: Target, probe_loaders: Loaders, waits: str) -> None:
     """With KILL, TERM, INT and STOP the initializer itself counts as many open files at its end as at its beginning.
 
     An initializer that is busy or waits uninterruptibly goes on. One that waits interruptibly fails, and its module is
     freed; after STOP and CONT the kernel repeats the system call.
     """
     for signal in SIGNALS:
-        signal_during_initializer(loaders, target, waits, signal).prove()
+        signal_during_initializer(probe_loaders, target, waits, signal).prove()

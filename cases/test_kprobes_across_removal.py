@@ -12,7 +12,7 @@ from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import module_being_removed
 from harness.pinning.kprobes_across_module_reload import probe_across_removal, race_registration, warm_up_allocations
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import mutant_by_name
+from harness.pinning.mutants import mutant_or_honest
 
 # A mutant is caught in any round, so it needs only a few.
 ROUNDS, FEW = 60, 4
@@ -22,9 +22,9 @@ ROUNDS, FEW = 60, 4
 @pytest.mark.mutants("only-reported", "probes-again")
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
     """The kprobe is listed as GONE, unregisters cleanly, and is not hit by a new module at the same address."""
-    site = layout.once_per_call_sites(target.site("leaf"))[2]
+    site = layout.once_per_call_sites(target.shape_site("leaf"))[2]
     warm_up_allocations(target, site)
-    crossing = probe_across_removal(kprobes, target, site, mutant_by_name(mutant))
+    crossing = probe_across_removal(kprobes, target, site, mutant_or_honest(mutant))
     assert not crossing.target_moved, "the module's next life stands elsewhere, so that nothing could have hit it"
     crossing.prove()
 
@@ -32,19 +32,19 @@ def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_new_probe_at_the_site_of_a_gone_one(
-    layout: Layout, target: Target, kprobes: Kprobes, loaders: Loaders
+    layout: Layout, target: Target, kprobes: Kprobes, probe_loaders: Loaders
 ) -> None:
     """A new probe at the address of a GONE probe works, though the kernel aggregates the two.
 
     register_aggr_kprobe(), kernel/kprobes.c, 6.1.
     """
-    site = layout.once_per_call_sites(target.site("leaf"))[2]
+    site = layout.once_per_call_sites(target.shape_site("leaf"))[2]
     warm_up_allocations(target, site)
     with kprobes.on(site) as gone:
         target.unload()
         target.load()
-        loaders.prove_landing(layout, site, lambda: target.call("leaf", 3), hits=3)
-    assert gone.reports[0].hits == 0
+        probe_loaders.load_and_prove_landing(layout, site, lambda: target.call_for_checksum("leaf", 3), hits=3)
+    assert gone.final_reports[0].hits == 0
 
 
 @pytest.mark.requires("kprobes")

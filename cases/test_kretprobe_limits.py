@@ -26,11 +26,11 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
 
     arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c.
     """
-    entry = target.site("leaf")
+    entry = target.shape_site("leaf")
     with kprobes.on(
         entry.at_offset(layout.landing_pad_size(entry)), relocation=kretprobes.request_kretprobes
     ) as probes:
-        target.call("leaf", TIMES)
+        target.call_for_checksum("leaf", TIMES)
     probes.prove(hits=TIMES)
     kretprobes.expect_returns(probes, TIMES)
 
@@ -38,8 +38,8 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
 @pytest.mark.mutants("blind-to-returns")
 def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
     """More calls than instances are all seen, because each return frees its instance."""
-    with kprobes.on(target.site("leaf"), relocation=kretprobes.request_kretprobes) as probes:
-        target.call("leaf", MANY)
+    with kprobes.on(target.shape_site("leaf"), relocation=kretprobes.request_kretprobes) as probes:
+        target.call_for_checksum("leaf", MANY)
     probes.prove(hits=MANY)
     kretprobes.expect_returns(probes, MANY)
 
@@ -47,7 +47,7 @@ def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_too_much_data(target: Target, kprobes: Kprobes) -> None:
     """More than one page of data per instance is E2BIG (register_kretprobe(), kernel/kprobes.c, 6.1)."""
-    spec = target.site("leaf").spec
+    spec = target.shape_site("leaf").spec
     wanted = [(TOO_MUCH, errno.E2BIG)] + ([] if kprobes.mutant.replace_refused_spec(spec) != spec else [(MOST, 0)])
     for size, number in wanted:
         expect_specs_refused(kprobes, spec, wanted=number, module=kretprobes.MODULE, parameters=[f"data_size={size}"])

@@ -19,13 +19,13 @@ TIMES = 5
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
 def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
     """A kretprobe on the entry of a module or kernel function lands and sees each entry and each return."""
-    site = Site(shape) if shape == "clock_t_to_jiffies" else target.site(shape)
+    site = Site(shape) if shape == "clock_t_to_jiffies" else target.shape_site(shape)
     with kprobes.on(site, relocation=kretprobes.request_kretprobes) as probes:
-        probed = target.call(shape, TIMES)
+        probed = target.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)
     kretprobes.expect_listed_as_kretprobes(probes)
     kretprobes.expect_returns(probes, TIMES)
-    assert target.call(shape, TIMES) == probed, "the function returned something else while it was probed"
+    assert target.call_for_checksum(shape, TIMES) == probed, "the function returned something else while it was probed"
 
 
 @pytest.mark.requires("kprobes")
@@ -33,8 +33,8 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
 def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
     """The kretprobe sees the value that the caller gets."""
-    with kprobes.on(target.site(shape), relocation=kretprobes.request_kretprobes) as probes:
-        result = target.call(shape, 1)
+    with kprobes.on(target.shape_site(shape), relocation=kretprobes.request_kretprobes) as probes:
+        result = target.call_for_checksum(shape, 1)
     probes.prove(hits=1)
     kretprobes.expect_returned_value(probes, result)
 
@@ -48,7 +48,9 @@ def test_off_the_entry(layout: Layout, target: Target, kprobes: Kprobes) -> None
     arch/x86/kernel/kprobes/core.c, 6.1).
     """
     sites = [
-        site for shape in ("leaf", "calls", "loop") for site in layout.once_per_call_sites(target.site(shape), 4)[1:]
+        site
+        for shape in ("leaf", "calls", "loop")
+        for site in layout.once_per_call_sites(target.shape_site(shape), 4)[1:]
     ]
     inner = [site for site in sites if site.offset != layout.landing_pad_size(site)]
     expect_specs_refused(kprobes, *(site.spec for site in inner), wanted=errno.EINVAL, module=kretprobes.MODULE)

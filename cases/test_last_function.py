@@ -14,7 +14,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.cell_verdict_enum import known_fail
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 # The text of the first module ends with an odd number of zeros up to the end of the page
 # (probes/pinnable_target/things_that_hold_the_module.c), that of the second with an even number. Mutants are tried on
@@ -52,7 +52,7 @@ def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kpr
         else:
             target.unload()
     if dies:
-        known_fail("arch/x86/kernel/kprobes/opt.c:can_optimize() (6.12): decodes past a module's mapped text")
+        end_as_known_fail("arch/x86/kernel/kprobes/opt.c:can_optimize() (6.12): decodes past a module's mapped text")
     probes.prove()
     if deadly:
         raise Missed("the kernel does not decode past the end of the text; was it fixed?")

@@ -5,8 +5,8 @@ import errno
 import pytest
 
 from harness.landing.checks import disable_and_unregister
-from harness.landing.checks.every_instruction import EveryInstruction
-from harness.landing.checks.probe_flags import await_flag, expect_flag, select_sites_apart
+from harness.landing.checks.every_instruction import EveryInstructionSites
+from harness.landing.checks.probe_flags import await_flag, expect_flag_and_matching_memory, select_sites_apart
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.instructions import ftrace_site_offset
 from harness.landing.landing_judgment import Missed
@@ -29,7 +29,7 @@ def test_boundaries_not_stepped_right(layout: Layout, target: Target, kprobes: K
 
     test_under_a_probe.py probes and calls those that the kernel steps correctly.
     """
-    sites = EveryInstruction(layout, target, kprobes.mutant).wrongly_stepped_sites
+    sites = EveryInstructionSites(layout, target, kprobes.mutant).wrongly_stepped_sites
     if not sites:
         pytest.skip("this kernel steps every instruction correctly: test_every_instruction probes them all")
     with kprobes.on(*sites) as probes:
@@ -45,7 +45,7 @@ def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) ->
     These are instructions that cannot be stepped, those that ftrace patches if it does not support kprobes, and static
     calls.
     """
-    everywhere = EveryInstruction(layout, target)
+    everywhere = EveryInstructionSites(layout, target)
     refused = {
         number: everywhere.sites_that_must_be_refused_with(number) for number in (errno.EINVAL, errno.EOPNOTSUPP)
     }
@@ -65,9 +65,9 @@ def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site)
     patched = ftrace_site_offset(elf, symbol, layout.decoder)
     assert patched is not None, f"{site} is not traced"
     with kprobes.on(site.at_offset(patched)) as probes:
-        target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
+        target.call_for_checksum(site.symbol.removeprefix("pinpoint_"), TIMES)
     probes.prove(hits=TIMES)
-    expect_flag(probes, "[FTRACE]", at_least=1)
+    expect_flag_and_matching_memory(probes, "[FTRACE]", at_least=1)
 
 
 @pytest.mark.requires("kprobes", "entry_landing_pad")
@@ -81,10 +81,10 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     entry = Site("clock_t_to_jiffies")
     pad = len(layout.guest.architecture.kprobe_traits.entry_landing_pad)
     with kprobes.on(entry, entry.at_offset(pad)) as probes:
-        target.call("clock_t_to_jiffies", TIMES)
+        target.call_for_checksum("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
     _, symbol = layout.elf_and_symbol(entry)
-    seen = {report.address - layout.symbol_address(symbol, "") for report in probes.reports}
+    seen = {report.address - layout.symbol_address(symbol, "") for report in probes.final_reports}
     if seen != {pad}:
         raise Missed(f"{entry} and {entry.at_offset(pad)} landed {seen} bytes after the symbol, not both {pad}")
 
@@ -99,26 +99,28 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     of these.
     """
     sites = [
-        site for shape in SHAPES for site in select_sites_apart(layout.once_per_call_sites(target.site(shape)), JUMP)
+        site
+        for shape in SHAPES
+        for site in select_sites_apart(layout.once_per_call_sites(target.shape_site(shape)), JUMP)
     ]
     with kprobes.on(*sites) as probes:
         await_flag(probes, "[OPTIMIZED]")
         for shape in SHAPES:
-            target.call(shape, TIMES)
+            target.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)
-    expect_flag(probes, "[OPTIMIZED]", at_least=len(SHAPES))
+    expect_flag_and_matching_memory(probes, "[OPTIMIZED]", at_least=len(SHAPES))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_several_on_one_site(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Several probes on one site are all hit; if one is removed, the others and the breakpoint stay."""
-    site = layout.once_per_call_sites(target.site("leaf"), 3)[-1]
+    site = layout.once_per_call_sites(target.shape_site("leaf"), 3)[-1]
     with kprobes.on(*[site] * TOGETHER) as probes:
         disable_and_unregister.expect_second_registration_refused(probes, 1)
-        target.call("leaf", TIMES)
-        disable_and_unregister.remove(probes, 0)
+        target.call_for_checksum("leaf", TIMES)
+        disable_and_unregister.call_unregister_kprobe(probes, 0)
         probes.read_again()
-        target.call("leaf", TIMES)
+        target.call_for_checksum("leaf", TIMES)
     probes.prove()
-    disable_and_unregister.expect_hits(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])
+    disable_and_unregister.expect_hit_counts(probes, [TIMES, *[2 * TIMES] * (TOGETHER - 1)])

@@ -15,13 +15,19 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning import doctored_modules, loader_claims
-from harness.pinning.hold_module_in_state import initializer_at_gate
-from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
-from harness.pinning.loader_claims import IN_USE, TIMES
-from harness.pinning.loader_fixture import Loaders, demand_survival, expect_gone, expect_result, order_for_build
+from harness.pinning import doctored_modules, requirements_on_any_loader
+from harness.pinning.hold_module_in_state import hold_initializer_at_gate
+from harness.pinning.loader import PROBE, LoaderExitStatus, LoaderOrder
+from harness.pinning.loader_fixture import (
+    Loaders,
+    expect_gone,
+    expect_result,
+    order_with_target_build_id,
+    result_if_kernel_survives,
+)
 from harness.pinning.mutants import KEEPS
 from harness.pinning.protocol.loader_actor import await_loader_at_rest
+from harness.pinning.requirements_on_any_loader import IN_USE, TIMES
 
 
 def _demand_no_pin(guest: Guest) -> None:
@@ -32,30 +38,30 @@ def _demand_no_pin(guest: Guest) -> None:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
-def test_probe_lands(layout: Layout, target: Target, loaders: Loaders) -> None:
+def test_probe_lands(layout: Layout, target: Target, probe_loaders: Loaders) -> None:
     """A probe loaded by section + offset, without a symbol look-up, is at the ELF's address and hit by each call."""
-    loader_claims.lands(loaders, layout, target)
+    requirements_on_any_loader.lands(probe_loaders, layout, target)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("swaps-handles")
-def test_addresses_in_order(guest: Guest, target: Target, loaders: Loaders) -> None:
+def test_addresses_in_order(guest: Guest, target: Target, probe_loaders: Loaders) -> None:
     """The loader passes the addresses of two targets in the order in which they are named, in both orders."""
     with Target(guest, "pinpoint_second") as second:
-        loader_claims.passes_addresses_in_order(loaders, target, second)
+        requirements_on_any_loader.passes_target_addresses_in_order(probe_loaders, target, second)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("holds-more")
-def test_nothing_held_afterwards(target: Target, loaders: Loaders) -> None:
+def test_nothing_held_afterwards(target: Target, probe_loaders: Loaders) -> None:
     """After the loader has ended, no file of the target is open, and its reference count is 0."""
-    loader_claims.holds_nothing_afterwards(loaders, target)
+    requirements_on_any_loader.holds_nothing_afterwards(probe_loaders, target)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off", "drops-keeps")
 @pytest.mark.own_loader("the choice of the system call is an option of it")
-def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) -> None:
+def test_loaded_from_memory(layout: Layout, target: Target, probe_loaders: Loaders) -> None:
     """init_module(2), with a buffer, its size and the parameters, loads a probe that lands; sysfs shows the parameters.
 
     This is the call of the letter of 2006.
@@ -65,10 +71,10 @@ def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) ->
 
     def act() -> None:
         own = f"/sys/module/{PROBE}/parameters"
-        seen = {name: loaders.guest.read_text(f"{own}/{name}").strip() for name in wanted}
+        seen = {name: probe_loaders.guest.read_text(f"{own}/{name}").strip() for name in wanted}
         if seen != wanted:
             raise Missed(f"the probe was loaded with the parameters {seen}, not {wanted}")
-        target.call("leaf", TIMES)
+        target.call_for_checksum("leaf", TIMES)
 
     wanted = {
         "module_names": target.module,
@@ -77,57 +83,61 @@ def test_loaded_from_memory(layout: Layout, target: Target, loaders: Loaders) ->
         "section_addresses": str(target.sections[leaf.section]),
         "keeps": "Y",
     }
-    loaders.prove_landing(layout, site, act, TIMES, LoaderOrder(load_from_memory=True, parameters=[KEEPS]))
+    probe_loaders.load_and_prove_landing(
+        layout, site, act, TIMES, LoaderOrder(load_from_memory=True, parameters=[KEEPS])
+    )
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("drops-keeps")
-def test_probe_that_keeps_its_target(target: Target, loaders: Loaders) -> None:
+def test_probe_that_keeps_its_target(target: Target, probe_loaders: Loaders) -> None:
     """With keeps=1 the probe itself pins its target, on every kernel: removal is EAGAIN until the probe is removed."""
-    expect_result(loaders.run(order_for_build(target, LoaderOrder(parameters=[KEEPS]))), LoaderStatus.DONE)
+    expect_result(
+        probe_loaders.run(order_with_target_build_id(target, LoaderOrder(parameters=[KEEPS]))), LoaderExitStatus.DONE
+    )
     for _ in range(2):
-        removal = loaders.delete_module(target.module)
+        removal = probe_loaders.delete_module(target.module)
         if not removal:
             target.load()
         if removal != IN_USE:
             raise Missed(f"removal of the target returned {removal or 'no error'}, not {IN_USE}")
-    loaders.guest.run("rmmod", PROBE).check()
+    probe_loaders.guest.run("rmmod", PROBE).check()
     target.unload()
     target.load()
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("closes-early", "skips-re-read")
-def test_replaced_by_its_like(target: Target, loaders: Loaders) -> None:
+def test_replaced_by_its_like(target: Target, probe_loaders: Loaders) -> None:
     """If the same build replaces the target at the same address, reading the token again detects it.
 
     Every check of the probe itself passes.
     """
-    _demand_no_pin(loaders.guest)
-    loader_claims.refuses_instance_that_is_gone(loaders, target)
+    _demand_no_pin(probe_loaders.guest)
+    requirements_on_any_loader.refuses_instance_that_is_gone(probe_loaders, target)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-build-id")
-def test_replaced_by_another_build(target: Target, loaders: Loaders) -> None:
+def test_replaced_by_another_build(target: Target, probe_loaders: Loaders) -> None:
     """If another build replaces the target at the same addresses, the probe compares build-ids and refuses."""
-    _demand_no_pin(loaders.guest)
+    _demand_no_pin(probe_loaders.guest)
     rebuilt = doctored_modules.copy_to_guest(
-        loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf)
+        probe_loaders.guest, "rebuilt", doctored_modules.with_another_build_id(target.elf)
     )
-    with loaders(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
+    with probe_loaders(order_with_target_build_id(target, LoaderOrder(gates=["load"]))) as loader:
         loader.await_gate("load")
         target.unload()
-        loaders.guest.run("insmod", rebuilt).check()
-        outcome = loader.finish()
-    expect_result(outcome, LoaderStatus.LOAD, "ESTALE")
-    expect_gone(loaders.guest, PROBE)
+        probe_loaders.guest.run("insmod", rebuilt).check()
+        outcome = loader.continue_to_end()
+    expect_result(outcome, LoaderExitStatus.LOAD, "ESTALE")
+    expect_gone(probe_loaders.guest, PROBE)
 
 
 @pytest.mark.requires("kprobes", "shared_loads")
 @pytest.mark.mutants("other-call")
 @pytest.mark.own_loader("the choice of the system call is an option of it")
-def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
+def test_load_of_a_file_that_is_loading(probe_loaders: Loaders) -> None:
     """finit_module(2) waits for another load of the same file and returns its result; its own parameters are not read.
 
     A loader can therefore get success for a probe that was loaded for another loader's targets. To avoid this, a loader
@@ -137,21 +147,23 @@ def test_load_of_a_file_that_is_loading(loaders: Loaders) -> None:
         LoaderOrder(parameters=["gates=entered"]),
         LoaderOrder(parameters=["module_bases=no"], gates=["load"]),
     )
-    for in_memory, wanted in ((False, (LoaderStatus.DONE, "")), (True, (LoaderStatus.LOAD, "EEXIST"))):
-        with loaders(replace(strange, load_from_memory=in_memory)) as second, loaders(gated) as first:
+    for in_memory, wanted in ((False, (LoaderExitStatus.DONE, "")), (True, (LoaderExitStatus.LOAD, "EEXIST"))):
+        with probe_loaders(replace(strange, load_from_memory=in_memory)) as second, probe_loaders(gated) as first:
             second.await_gate("load")
-            with initializer_at_gate(first, "entered"):
+            with hold_initializer_at_gate(first, "entered"):
                 second.continue_from_gate()
-                assert await_loader_at_rest(loaders.guest, second.pid) == "waits"
-            expect_result(first.finish(), LoaderStatus.DONE)
-            outcome = second.finish()
-        loaders.guest.run("rmmod", PROBE).check()
+                assert await_loader_at_rest(probe_loaders.guest, second.pid) == "waits"
+            expect_result(first.continue_to_end(), LoaderExitStatus.DONE)
+            outcome = second.continue_to_end()
+        probe_loaders.guest.run("rmmod", PROBE).check()
         expect_result(outcome, *wanted)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("handle-unchecked")
-def test_removed_before_the_load(guest_or_fresh_for_mutant: Guest, loaders_in: Callable[[Guest], Loaders]) -> None:
+def test_removed_before_the_load(
+    guest_or_fresh_for_mutant: Guest, probe_loaders_in: Callable[[Guest], Loaders]
+) -> None:
     """The probe looks up a handle before it follows it, so the handle of a removed module is refused.
 
     Anything may be at that address by then.
@@ -159,9 +171,11 @@ def test_removed_before_the_load(guest_or_fresh_for_mutant: Guest, loaders_in: C
     _demand_no_pin(guest_or_fresh_for_mutant)
     target = Target(guest_or_fresh_for_mutant, "pinpoint_target")
     target.load()
-    with loaders_in(guest_or_fresh_for_mutant)(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
+    with probe_loaders_in(guest_or_fresh_for_mutant)(
+        order_with_target_build_id(target, LoaderOrder(gates=["load"]))
+    ) as loader:
         loader.await_gate("load")
         target.unload()
-        outcome = demand_survival(loader)
-    expect_result(outcome, LoaderStatus.LOAD, "ESTALE")
+        outcome = result_if_kernel_survives(loader)
+    expect_result(outcome, LoaderExitStatus.LOAD, "ESTALE")
     expect_gone(guest_or_fresh_for_mutant, PROBE)

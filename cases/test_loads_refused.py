@@ -14,9 +14,9 @@ from harness.landing.landing_judgment import Missed
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import TARGET as GOING_TARGET
 from harness.pinning.hold_module_in_state import module_being_removed
-from harness.pinning.loader import LoaderOrder, LoaderStatus
+from harness.pinning.loader import LoaderExitStatus, LoaderOrder
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import mutant_by_name
+from harness.pinning.mutants import mutant_or_honest
 
 NAME = "pinpoint_noexit"
 # A load that waits is killed after this time, and then fails in another way.
@@ -34,7 +34,7 @@ def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
     """Raise Missed unless a module's changed file is ENOEXEC."""
     path = doctored_modules.copy_to_guest(loaders.guest, kind, content)
     try:
-        loaders.expect_refusal(LoaderOrder(probe=path), LoaderStatus.LOAD, "ENOEXEC")
+        loaders.expect_refusal(LoaderOrder(probe=path), LoaderExitStatus.LOAD, "ENOEXEC")
     finally:
         loaders.guest.run("rmmod", "-f", NAME)
 
@@ -46,7 +46,7 @@ def test_loaded_twice(guest: Guest, mutant: str) -> None:
     guest.run("insmod", guest.copy_module(name)).check()
     try:
         expect_load(
-            guest, guest.copy_module(other if mutant_by_name(mutant).replaces_every_order else name), errno.EEXIST
+            guest, guest.copy_module(other if mutant_or_honest(mutant).replaces_every_order else name), errno.EEXIST
         )
     finally:
         guest.run_script(f"rmmod {name}; rmmod {other} 2>/dev/null || :").check()
@@ -55,7 +55,7 @@ def test_loaded_twice(guest: Guest, mutant: str) -> None:
 @pytest.mark.mutants("loads-anyway")
 def test_loaded_while_going(guest: Guest, mutant: str) -> None:
     """Loading a module that is GOING is EBUSY at once: the load does not wait for the removal (since 6.3)."""
-    name = "pinpoint_second" if mutant_by_name(mutant).replaces_every_order else GOING_TARGET
+    name = "pinpoint_second" if mutant_or_honest(mutant).replaces_every_order else GOING_TARGET
     with module_being_removed(guest):
         try:
             expect_load(guest, guest.copy_module(name), errno.EBUSY)
@@ -65,7 +65,7 @@ def test_loaded_while_going(guest: Guest, mutant: str) -> None:
 
 @pytest.mark.mutants("loads-anyway")
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
-def test_writable_text(guest: Guest, loaders: Loaders) -> None:
+def test_writable_text(guest: Guest, probe_loaders: Loaders) -> None:
     """A module with a writable and executable section is ENOEXEC.
 
     module_enforce_rwx_sections(), kernel/module/strict_rwx.c.
@@ -73,12 +73,12 @@ def test_writable_text(guest: Guest, loaders: Loaders) -> None:
     if guest.image.config.get("CONFIG_STRICT_MODULE_RWX") != "y":
         pytest.skip(f"{guest.name} maps modules writable and executable")
     module = Elf.read_cached(guest.image.modules[NAME])
-    expect_unsound(loaders, "writable", doctored_modules.with_writable_text(module))
+    expect_unsound(probe_loaders, "writable", doctored_modules.with_writable_text(module))
 
 
 @pytest.mark.mutants("loads-anyway")
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
-def test_symbol_of_no_section(guest: Guest, loaders: Loaders) -> None:
+def test_symbol_of_no_section(guest: Guest, probe_loaders: Loaders) -> None:
     """A module with a symbol in a section that the file does not have is ENOEXEC (simplify_symbols())."""
     module = Elf.read_cached(guest.image.modules[NAME])
-    expect_unsound(loaders, "nowhere", doctored_modules.with_a_symbol_of_no_section(module))
+    expect_unsound(probe_loaders, "nowhere", doctored_modules.with_a_symbol_of_no_section(module))

@@ -38,7 +38,7 @@ def possible(layout: Layout, target: Target, kprobes: Kprobes, *shapes: str) -> 
     sites = [
         site
         for shape in shapes
-        for site in select_sites_apart(layout.once_per_call_sites(target.site(shape)), JUMP_SIZE)
+        for site in select_sites_apart(layout.once_per_call_sites(target.shape_site(shape)), JUMP_SIZE)
     ]
     return optimizable_sites(kprobes, sites)
 
@@ -59,15 +59,15 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
 
     Every instruction of the function's straight line is probed in turn.
     """
-    unprobed = target.call("carries", TIMES)
-    line = layout.once_per_call_sites(target.site("carries"))
+    unprobed = target.call_for_checksum("carries", TIMES)
+    line = layout.once_per_call_sites(target.shape_site("carries"))
     jumps = 0
     for first in range(JUMP_SIZE):
         sites = [line[0], *select_sites_apart(line[1 + first :], JUMP_SIZE)]
         with kprobes.on(*sites) as probes:
             await_flag(probes, OPTIMIZED)
             jumps += sum(is_optimized(probes, site) for site in sites)
-            probed = target.call("carries", TIMES)
+            probed = target.call_for_checksum("carries", TIMES)
         probes.prove(hits=TIMES)
         if probed != unprobed:
             raise Missed(f"probed at {', '.join(map(str, sites))} it returns {probed}, not {unprobed}")
@@ -78,7 +78,7 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
 def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If a branch leads to an instruction that would be displaced, the breakpoint stays (insn_jump_into_range())."""
     clock = possible(layout, target, kprobes, "carries")[0]
-    sites = sites_overwriting_branch_targets(layout, layout.instruction_sites(target.site("counts")))
+    sites = sites_overwriting_branch_targets(layout, layout.instruction_sites(target.shape_site("counts")))
     assert sites, "no instruction is a branch target"
     expect_no_jump(kprobes, sites, clock)
 
@@ -87,7 +87,7 @@ def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes)
 def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Before a static branch, which the kernel itself patches, the breakpoint stays (jump_label_text_reserved())."""
     clock = possible(layout, target, kprobes, "carries")[0]
-    sites = sites_before_static_branches(layout, target.site("keyed"))
+    sites = sites_before_static_branches(layout, target.shape_site("keyed"))
     assert sites, "the function has no static branch"
     expect_no_jump(kprobes, sites, clock)
 
@@ -109,7 +109,7 @@ def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwa
         wrong = is_optimized(probes, outer) and sites_overwritten_by_jump(layout, outer)[0] == pair[1]
         # A jump over another probe's breakpoint may kill the guest that runs into it.
         for site in () if wrong else (outer, clock):
-            target.call(site.symbol.removeprefix("pinpoint_"), TIMES)
+            target.call_for_checksum(site.symbol.removeprefix("pinpoint_"), TIMES)
     if wrong:
         raise Missed(f"{outer} became a jump over {pair[1]}")
     probes.prove(hits=TIMES)
@@ -127,12 +127,12 @@ def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     inner = sites_overwritten_by_jump(layout, outer)[0]
     for _ in range(TRIES):
         with kprobes.on(outer, inner, parameters=["disabled=1"]) as probes:
-            disable_and_unregister.enable(probes, 0)
+            disable_and_unregister.call_enable_kprobe(probes, 0)
             await_jump(probes, outer)
             disable_and_unregister.disable_then_enable_another(probes, 0, 1)
-            target.call(outer.symbol.removeprefix("pinpoint_"), TIMES)
+            target.call_for_checksum(outer.symbol.removeprefix("pinpoint_"), TIMES)
             probes.read_again()
-            hits = probes.current_reports[1].hits
+            hits = probes.last_read_reports[1].hits
         if hits != TIMES:
             raise Missed(f"{inner} was hit {hits} times, not {TIMES}")
         probes.prove_gone()
@@ -145,7 +145,7 @@ def test_breakpoint_in_a_handler(layout: Layout, target: Target, kprobes: Kprobe
     Jumps have their own path (optimized_callback()), so optimization is off here.
     """
     outer, inner = (
-        layout.once_per_call_sites(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies"))
+        layout.once_per_call_sites(site, 3)[-1] for site in (target.shape_site("leaf"), Site("clock_t_to_jiffies"))
     )
     with optimization_off(target.guest):
         outcome = single_step.call_probed(target, "leaf", outer, TIMES, kprobes.mutant, nested=inner)

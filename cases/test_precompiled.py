@@ -23,9 +23,9 @@ from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.pinning import precompiled_probe_run
-from harness.pinning.loader import LoaderStatus
+from harness.pinning.loader import LoaderExitStatus
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import mutant_by_name
+from harness.pinning.mutants import mutant_or_honest
 from harness.report.metrics_with_goals import Figure
 
 TIMES = 2
@@ -42,7 +42,7 @@ def hits_of(targets: Mapping[str, Target]) -> Callable[[], list[int]]:
     def run() -> list[int]:
         first, second = (targets[name] for name in PLACES)
         for target, shape in ((first, "leaf"), (first, "cold_taken"), (second, "leaf"), (second, "second_rare")):
-            target.call(shape, TIMES)
+            target.call_for_checksum(shape, TIMES)
         return [TIMES, TIMES, RARE_ENTRIES * TIMES, TIMES, TIMES, TIMES]
 
     return run
@@ -61,7 +61,7 @@ def prove_landing(loaders: Loaders, targets: Mapping[str, Target], *, in_memory:
     there = guest.run("sha256sum", how.probe).check().stdout.split()[0]
     assert there == sha256(precompiled_probe_run.module_file(guest))
     targets = {name: targets[name] for name in PLACES}
-    precompiled_probe_run.prove_landing(loaders, targets, hits_of(targets), how)
+    precompiled_probe_run.load_and_prove_landing(loaders, targets, hits_of(targets), how)
 
 
 def elsewhere(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
@@ -99,11 +99,11 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
     with rebooted(fresh, guest, mutant) as other:
         # Without KASLR the two boots are the same, so the load orders differ.
         for running, order in ((guest, tuple(PLACES)), (other, (BETWEEN, *reversed(tuple(PLACES))))):
-            with loaded(running, *order) as targets, Loaders(running, mutant_by_name(mutant)) as loaders:
+            with loaded(running, *order) as targets, Loaders(running, mutant_or_honest(mutant)) as loaders:
                 prove_landing(loaders, targets, in_memory=running is other)
                 target = targets[order[-1]] if running is other else targets[order[0]]
                 with kprobes_in(running, target).on(Site("clock_t_to_jiffies")) as probes:
-                    target.call("clock_t_to_jiffies", TIMES)
+                    target.call_for_checksum("clock_t_to_jiffies", TIMES)
                 probes.prove(hits=TIMES)
                 seen.append({name: targets[name].sections for name in PLACES})
     moved = {module for module in PLACES if elsewhere(seen[0][module], seen[1][module])}
@@ -115,14 +115,14 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 @pytest.mark.mutants("one-instruction-off", "one-base", "swaps-handles")
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
-def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
+def test_load_order(guest: Guest, probe_loaders: Loaders, *, in_memory: bool) -> None:
     """The same bytes land, by either system call, in two targets loaded in three orders, which move a target."""
     seen: list[Mapping[str, Mapping[str, int]]] = []
     other_way = tuple(reversed(tuple(PLACES)))
     # Which module moves depends on the holes that the allocator has: on parisc the larger one fits into one only.
     for order in (tuple(PLACES), (BETWEEN, *other_way), (*other_way, BETWEEN)):
         with loaded(guest, *order) as targets:
-            prove_landing(loaders, targets, in_memory=in_memory)
+            prove_landing(probe_loaders, targets, in_memory=in_memory)
             seen.append({name: targets[name].sections for name in PLACES})
     moved = [module for module in PLACES for each in seen[1:] if elsewhere(seen[0][module], each[module])]
     assert moved, f"{' and '.join(PLACES)} are at their first addresses in each order"
@@ -131,37 +131,37 @@ def test_load_order(guest: Guest, loaders: Loaders, *, in_memory: bool) -> None:
 @pytest.mark.requires("kprobes", "module_text_sections")
 @pytest.mark.mutants("one-base")
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
-def test_two_sections_of_each(guest: Guest, loaders: Loaders) -> None:
+def test_two_sections_of_each(guest: Guest, probe_loaders: Loaders) -> None:
     """The module has sites in two sections of each target; with one base for both it is refused or misses."""
-    for site in precompiled_probe_run.sections_of_sites(guest).values():
+    for site in precompiled_probe_run.site_sections_by_target(guest).values():
         assert len(set(site)) == 2, f"the sites are in {site}"
     with loaded(guest, *PLACES) as targets:
-        prove_landing(loaders, targets, in_memory=False)
+        prove_landing(probe_loaders, targets, in_memory=False)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("no-build-id")
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
-def test_other_build_is_refused(guest: Guest, loaders: Loaders) -> None:
+def test_other_build_is_refused(guest: Guest, probe_loaders: Loaders) -> None:
     """If another build of one target is loaded, the module itself compares build-ids, and its initializer refuses.
 
     Name and base of the other build are as the loader has them.
     """
     first, second = PLACES
     with Target(guest, f"rebuilt/{first}"), Target(guest, second):
-        loaders.expect_refusal(precompiled_probe_run.precompiled_order(guest), LoaderStatus.LOAD, "ESTALE")
+        probe_loaders.expect_refusal(precompiled_probe_run.precompiled_order(guest), LoaderExitStatus.LOAD, "ESTALE")
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("with-symbols")
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
-def test_carries_nothing_of_its_targets(guest: Guest, loaders: Loaders, figure: Callable[..., Figure]) -> None:
+def test_carries_nothing_of_its_targets(guest: Guest, probe_loaders: Loaders, figure: Callable[..., Figure]) -> None:
     """The module has no symbol of its targets; one that relocates by hand lands the same probes and is larger."""
-    plain = precompiled_probe_run.module_file(guest, with_symbols=loaders.mutant.embeds_target_symbols)
+    plain = precompiled_probe_run.module_file(guest, with_symbols=probe_loaders.mutant.embeds_target_symbols)
     precompiled_probe_run.expect_no_target_symbols(guest, plain)
     with loaded(guest, *PLACES) as targets:
         how = precompiled_probe_run.precompiled_order(guest, with_symbols=True)
-        precompiled_probe_run.prove_landing(loaders, targets, hits_of(targets), how)
+        precompiled_probe_run.load_and_prove_landing(probe_loaders, targets, hits_of(targets), how)
     by_hand = precompiled_probe_run.module_file(guest, with_symbols=True)
     small, large = (sum(each.size for each in Elf.read_cached(path).allocated_sections) for path in (plain, by_hand))
     figure("precompiled.bytes", small, "bytes")
@@ -198,5 +198,5 @@ def prove_both(kprobes: Kprobes, target: Target) -> None:
     sites = carried(target.guest, target.module)
     for relocation in (None, request_by_section):
         with kprobes.on(*sites, relocation=relocation) as probes:
-            target.call("leaf", TIMES)
+            target.call_for_checksum("leaf", TIMES)
         probes.prove(hits=TIMES)

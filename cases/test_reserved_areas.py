@@ -12,7 +12,7 @@ from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.lookup import find_addresses_refusing_kprobes
-from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import freed_init_functions
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import freed_kernel_init_function_names
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -50,7 +50,7 @@ def test_bugs(layout: Layout, kprobes: Kprobes) -> None:
 
 def test_freed_text(layout: Layout, kprobes: Kprobes) -> None:
     """A probe in the kernel's freed `.init.text` is EINVAL (core_kernel_text(), kernel/extable.c)."""
-    places = [layout.symbol_start(Site(name)) for name in freed_init_functions(layout)]
+    places = [layout.symbol_start(Site(name)) for name in freed_kernel_init_function_names(layout)]
     expect_refused(kprobes, places, "freed text")
 
 

@@ -47,10 +47,10 @@ def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
     """Sites by section + offset and by symbol + offset land at the same addresses and are hit once for each call."""
     sites = sites_at_lines(target.elf, shape)
     with kprobes.on(*sites, relocation=request_by_section) as by_line:
-        target.call(shape, TIMES)
+        target.call_for_checksum(shape, TIMES)
     by_line.prove(hits=TIMES)
     with kprobes.on(*sites) as by_symbol:
-        target.call(shape, TIMES)
+        target.call_for_checksum(shape, TIMES)
     by_symbol.prove(hits=TIMES)
 
 
@@ -81,5 +81,5 @@ def test_other_build_is_refused(guest: Guest, rebuilt: Target, kprobes: Kprobes,
 def test_other_build_with_its_own_sites(rebuilt: Target, kprobes: Kprobes, shape: str) -> None:
     """Control: the same lines from the other build's own line table land in that build."""
     with kprobes.on(*sites_at_lines(rebuilt.elf, shape), relocation=request_by_section) as probes:
-        rebuilt.call(shape, TIMES)
+        rebuilt.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)

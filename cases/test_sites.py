@@ -23,7 +23,7 @@ LEVELS = 4
 
 def call_clock_t_to_jiffies(target: Target) -> None:
     """Make the target call clock_t_to_jiffies(), an exported function that an idle guest never calls."""
-    target.call("clock_t_to_jiffies", TIMES)
+    target.call_for_checksum("clock_t_to_jiffies", TIMES)
 
 
 def read_status(target: Target) -> None:
@@ -68,9 +68,9 @@ def test_kernel_function(
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static"])
 def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape: str, plain: bool) -> None:
     """Probes on a module's function, by SYM and by MOD:SYM, land on its entry and inner boundaries."""
-    sites = layout.once_per_call_sites(target.site(shape, plain=plain), BOUNDARIES)
+    sites = layout.once_per_call_sites(target.shape_site(shape, plain=plain), BOUNDARIES)
     with kprobes.on(*sites) as probes:
-        target.call(shape, TIMES)
+        target.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)
 
 
@@ -78,9 +78,9 @@ def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape
 @pytest.mark.mutants("lies", "misreports", "stale-list", "also-elsewhere", "wrong-ip", "deaf", "stale-snapshot")
 def test_each_witness_decides(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """All witnesses agree, and each mutant that only one of them can find is found by that one."""
-    sites = layout.once_per_call_sites(target.site("leaf"), BOUNDARIES)
+    sites = layout.once_per_call_sites(target.shape_site("leaf"), BOUNDARIES)
     with kprobes.on(*sites) as probes:
-        target.call("leaf", TIMES)
+        target.call_for_checksum("leaf", TIMES)
     probes.prove(hits=TIMES)
 
 
@@ -88,9 +88,9 @@ def test_each_witness_decides(layout: Layout, target: Target, kprobes: Kprobes) 
 @pytest.mark.mutants("one-instruction-off", "next-symbol", "stale-snapshot")
 def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on a function that is not called are never hit, though the next function is called."""
-    sites = layout.once_per_call_sites(target.site("leaf"), BOUNDARIES)
+    sites = layout.once_per_call_sites(target.shape_site("leaf"), BOUNDARIES)
     with kprobes.on(*sites) as probes:
-        target.call("loop", TIMES)
+        target.call_for_checksum("loop", TIMES)
     probes.prove(hits=0)
 
 
@@ -98,10 +98,10 @@ def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) ->
 @pytest.mark.mutants("one-instruction-off", "stale-snapshot", "deaf")
 def test_recursion_hits_at_every_level(target: Target, kprobes: Kprobes) -> None:
     """A probe on a recursive function is hit once at each level of each call."""
-    entry = target.site("recursive")
+    entry = target.shape_site("recursive")
     with kprobes.on(entry) as once:
-        target.call("recursive", 1)
+        target.call_for_checksum("recursive", 1)
     once.prove(hits=LEVELS)
     with kprobes.on(entry) as thrice:
-        target.call("recursive", TIMES)
+        target.call_for_checksum("recursive", TIMES)
     thrice.prove(hits=TIMES * LEVELS)

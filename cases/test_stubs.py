@@ -24,7 +24,7 @@ CALLED_TWICE = ("pinpoint_leaf", "pinpoint_static")
 @pytest.mark.requires("kprobes", "module_stubs")
 def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Some functions that follow each other in the file are farther apart in memory; none are closer."""
-    gaps = layout.function_distances(target.module)
+    gaps = layout.consecutive_function_distances(target.module)
     grown = [gap for gap in gaps if gap.bytes_loaded > gap.bytes_in_file]
     assert grown, f"no gap grew: {gaps}"
     assert all(gap.bytes_loaded >= gap.bytes_in_file for gap in gaps), f"a gap shrank: {gaps}"
@@ -35,10 +35,10 @@ def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figur
 @pytest.mark.mutants("text-base", "deaf")
 def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
     """Symbol + offset lands on every function; the mutant, text base + file offset, lands elsewhere and is caught."""
-    sites = [target.site(shape) for shape in SHAPES]
+    sites = [target.shape_site(shape) for shape in SHAPES]
     with kprobes.on(*sites) as probes:
         for shape in SHAPES:
-            target.call(shape, TIMES)
+            target.call_for_checksum(shape, TIMES)
     probes.prove()
     for landing in probes.landings:
         expected = TIMES * (2 if landing.site.symbol in CALLED_TWICE else 1)
@@ -52,7 +52,7 @@ def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., 
     by_hand = RelocationByHandCalculator(layout)
     missed = {}
     for shape in SHAPES:
-        site = target.site(shape)
+        site = target.shape_site(shape)
         missed[shape] = layout.probe_address(site) - by_hand.address(site)
     figure("stubs.missed_by", max(missed.values()), "bytes")
     assert max(missed.values()) > 0, f"text base + file offset happens to hold: {missed}"

@@ -14,7 +14,7 @@ from harness.landing.sweep import tracefs_speed_comparison
 from harness.landing.sweep.sweep_fixture import Sweeps
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
-from harness.verdict.cell_verdict_enum import known_fail
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
 
@@ -30,7 +30,7 @@ def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     figure("sweep.eligible", sweeps.eligible_count, "sites")
     figure("sweep.resolved", swept.site_count, "sites")
     figure("sweep.landed", swept.landed_count, "sites")
-    figure("sweep.unexplained", len(swept.describe_unexplained_sites), "sites", goal="0")
+    figure("sweep.unexplained", len(swept.unexplained_site_descriptions), "sites", goal="0")
     for reason, count in swept.refused_by_reason.items():
         figure(f"sweep.refused.{reason.replace(',', '').replace(' ', '_')}", count, "sites")
     figure("sweep.per_second", round(swept.sites_per_second, 1), "sites/s")
@@ -45,16 +45,16 @@ def test_arms(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
 
     A sample is armed, or everything with --sweep=all. --sweep=kernel also arms all of a small kernel.
     """
-    swept = sweeps.sweep_armed()
+    swept = sweeps.sweep_armed_on_fresh_guests()
     figure("sweep.armed", swept.site_count, "sites")
     figure("sweep.armed_landed", swept.landed_count, "sites")
-    figure("sweep.armed_unexplained", len(swept.describe_unexplained_sites), "sites", goal="0")
+    figure("sweep.armed_unexplained", len(swept.unexplained_site_descriptions), "sites", goal="0")
     figure("sweep.armed_per_second", round(swept.sites_per_second, 1), "sites/s")
     figure("sweep.armed_deadly", len(swept.fatal_sites), "sites")
     swept.prove()
     if swept.fatal_sites:
         sites = ", ".join(death.site.symbol for death in swept.fatal_sites)
-        known_fail(f"a probe kills the guest at {sites}: {swept.fatal_sites[0].reason}")
+        end_as_known_fail(f"a probe kills the guest at {sites}: {swept.fatal_sites[0].reason}")
 
 
 @pytest.mark.full
@@ -76,9 +76,9 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
 @pytest.mark.parametrize("way", ["oops-at", pytest.param("hang-at", marks=pytest.mark.full)])
 def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> None:
     """A site that kills the guest is found with fresh guests and named, and all other sites are swept."""
-    deadly = target.site("loop")
-    sites = [target.site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
+    deadly = target.shape_site("loop")
+    sites = [target.shape_site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
     swept = sweeps.sweep_on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
     assert [death.site for death in swept.fatal_sites] == [deadly]
-    assert swept.landed_count == len(sites) - 1, swept.describe_unexplained_sites
+    assert swept.landed_count == len(sites) - 1, swept.unexplained_site_descriptions

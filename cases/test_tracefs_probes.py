@@ -10,8 +10,8 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import ambiguous_names
-from harness.landing.mutants import mutant_by_name
+from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import sample_ambiguous_names
+from harness.landing.mutants import mutant_or_honest
 from harness.landing.target import Target
 
 EVENTS = "/sys/kernel/tracing/kprobe_events"
@@ -50,7 +50,7 @@ def expect_taken(guest: Guest, kind: str, place: str) -> None:
 @pytest.mark.mutants("registers-anyway")
 def test_ambiguous_name(guest: Guest, layout: Layout, mutant: str) -> None:
     """A name that several kernel functions share is EADDRNOTAVAIL, because it could mean any of them."""
-    names = [mutant_by_name(mutant).replace_refused_spec(name) for name in ambiguous_names(layout, SAMPLE)]
+    names = [mutant_or_honest(mutant).replace_refused_spec(name) for name in sample_ambiguous_names(layout, SAMPLE)]
     assert names, "no name is used twice"
     for name in names:
         with defined(guest, "p", name) as refusal:
@@ -61,17 +61,17 @@ def test_ambiguous_name(guest: Guest, layout: Layout, mutant: str) -> None:
 @pytest.mark.mutants("unknown-name")
 def test_name_of_a_module(guest: Guest, target: Target, mutant: str) -> None:
     """A module's function is accepted by its name alone if no other function has the name."""
-    expect_taken(guest, "p", mutant_by_name(mutant).replace_refused_spec(target.site("leaf", plain=True).spec))
+    expect_taken(guest, "p", mutant_or_honest(mutant).replace_refused_spec(target.shape_site("leaf", plain=True).spec))
 
 
 @pytest.mark.mutants("unknown-name")
 def test_return_in_advance(guest: Guest, mutant: str) -> None:
     """A return probe on a module that is not loaded yet is accepted."""
-    expect_taken(guest, "r", mutant_by_name(mutant).replace_refused_spec("pinpoint_second:pinpoint_second_only"))
+    expect_taken(guest, "r", mutant_or_honest(mutant).replace_refused_spec("pinpoint_second:pinpoint_second_only"))
 
 
 @pytest.mark.requires("ftrace_kprobes", "cold_halves")
 @pytest.mark.mutants("unknown-name")
 def test_cold_half(guest: Guest, target: Target, mutant: str) -> None:
     """The cold part of a traced function is accepted, though ftrace has no site in it."""
-    expect_taken(guest, "p", mutant_by_name(mutant).replace_refused_spec(target.site("cold_part.cold").spec))
+    expect_taken(guest, "p", mutant_or_honest(mutant).replace_refused_spec(target.shape_site("cold_part.cold").spec))

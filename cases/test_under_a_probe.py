@@ -12,7 +12,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.landing.checks import single_step
-from harness.landing.checks.every_instruction import EveryInstruction
+from harness.landing.checks.every_instruction import EveryInstructionSites
 from harness.landing.checks.probe_flags import optimization_off
 from harness.landing.code.instruction import InstructionKind
 from harness.landing.landing_judgment import Missed
@@ -20,7 +20,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.verdict.cell_verdict_enum import known_fail
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
@@ -52,7 +52,7 @@ def under_probe_or_defect(
             own = Target(guest, target.module)
             own.load()
             single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
-    known_fail(defect.cause)
+    end_as_known_fail(defect.cause)
 
 
 @pytest.mark.requires("kprobes")
@@ -62,10 +62,10 @@ def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> 
 
     Instructions that only run together have equal numbers of hits, and every instruction of the branching shape is hit.
     """
-    everywhere = EveryInstruction(layout, target, kprobes.mutant)
-    unprobed = target.call_all(TIMES)
+    everywhere = EveryInstructionSites(layout, target, kprobes.mutant)
+    unprobed = target.call_all_for_checksums(TIMES)
     with optimization_off(target.guest), kprobes.on(*everywhere.correctly_stepped_sites) as probes:
-        probed = target.call_all(TIMES)
+        probed = target.call_all_for_checksums(TIMES)
     if probed != unprobed:
         raise Missed(f"a probed function returns another value: {sorted({*probed} ^ {*unprobed})}")
     probes.prove()
@@ -93,7 +93,7 @@ def test_leaving_the_line(
     If the kernel is known to step this kind of instruction incorrectly, it must show exactly the documented symptom. If
     the symptom kills the guest, the cell uses a guest of its own.
     """
-    site = single_step.first_site_of_kind(layout, target.site(shape), kind)
+    site = single_step.first_site_of_kind(layout, target.shape_site(shape), kind)
     if site is None:
         pytest.skip(f"{shape} has no such instruction on {layout.guest.name}")
     under_probe_or_defect(kind.value, target, shape, site, kprobes, fresh)
@@ -107,7 +107,7 @@ def test_probe_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes, fr
     Neither probe is on an entry: if ftrace patches the entry, ftrace itself drops the nested call and counts nothing.
     """
     outer, inner = (
-        layout.once_per_call_sites(site, 3)[-1] for site in (target.site("leaf"), Site("clock_t_to_jiffies"))
+        layout.once_per_call_sites(site, 3)[-1] for site in (target.shape_site("leaf"), Site("clock_t_to_jiffies"))
     )
     under_probe_or_defect("nested", target, "leaf", outer, kprobes, fresh, nested=inner)
 
@@ -116,7 +116,7 @@ def test_probe_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes, fr
 @pytest.mark.mutants("only-reported")
 def test_branch_not_taken(target: Target, layout: Layout, kprobes: Kprobes) -> None:
     """A probed conditional branch that is not taken continues at the next instruction, in a loop always entered."""
-    site = single_step.first_site_of_kind(layout, target.site("loop"), InstructionKind.CONDITIONAL)
+    site = single_step.first_site_of_kind(layout, target.shape_site("loop"), InstructionKind.CONDITIONAL)
     assert site is not None, "the loop has no conditional branch"
     single_step.call_probed(target, "loop", site, TIMES, kprobes.mutant).demand_exact()
 
@@ -125,7 +125,7 @@ def test_branch_not_taken(target: Target, layout: Layout, kprobes: Kprobes) -> N
 @pytest.mark.mutants("only-reported")
 def test_delay_slot(target: Target, layout: Layout, kprobes: Kprobes) -> None:
     """With a probe in the delay slot of a call, the call still reaches its target."""
-    slot = single_step.delay_slot_site(layout, target.site("calls"))
+    slot = single_step.delay_slot_site(layout, target.shape_site("calls"))
     if slot is None:
         pytest.skip(f"{layout.guest.name} has no delay slots")
     single_step.call_probed(target, "calls", slot, TIMES, kprobes.mutant).demand_exact()

@@ -21,10 +21,12 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 @pytest.mark.mutants("checks-handle")
 @pytest.mark.own_loader("the claim is about a probe that checks nothing")
-def test_handle_followed_unchecked(loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]) -> None:
+def test_handle_followed_unchecked(
+    probe_loaders: Loaders, fresh: Fresh, mutant: str, figure: Callable[..., Figure]
+) -> None:
     """If the target is removed before its handle is followed, the kernel complains, by KASAN if it has that."""
-    with nullcontext(loaders.guest) if mutant else fresh(may_die=True) as guest:
-        complaints = read_complaints(follow_stale_handle(Loaders(guest, loaders.mutant)), timed=True)
+    with nullcontext(probe_loaders.guest) if mutant else fresh(may_die=True) as guest:
+        complaints = read_complaints(follow_stale_handle(Loaders(guest, probe_loaders.mutant)), timed=True)
     figure("harm.complaints", len(complaints), "complaints", goal="at least 1")
     if not complaints:
         raise Missed("a handle followed into freed memory does no harm")

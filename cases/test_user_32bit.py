@@ -17,5 +17,5 @@ def test_32bit(uprobes: Uprobes, name: str, way: str) -> None:
     """x86 decodes the instruction as 32-bit code and probes it; arm64 returns EOPNOTSUPP where the code is mapped."""
     file = uprobes.target_file(name, COMPAT)
     symbol = f"pinpoint_{'one' if name == FIRST_LIBRARY else 'runner'}_leaf"
-    with uprobes.runner(COMPAT) as process:
+    with uprobes.runner_of_build(COMPAT) as process:
         prove_32bit_uprobes(uprobes, process, file, symbol, way, TIMES)

@@ -11,7 +11,7 @@ import pytest
 from harness.images.user_targets import FIRST_LIBRARY, PLAIN, RUNNER, SECOND_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.report.metrics_with_goals import Figure
-from harness.userspace.relocation_by_hand_trial import UserTrial
+from harness.userspace.anchor_distance_trial import UserTrial
 from harness.userspace.uprobes_fixture import Uprobes
 
 FILES = (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)
@@ -19,7 +19,7 @@ FILES = (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)
 
 def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> list[UserTrial]:
     """Run one trial for each file of a variant, all in one process, and record its figures."""
-    with uprobes.runner(variant) as process:
+    with uprobes.runner_of_build(variant) as process:
         found = [UserTrial.of_file(uprobes, process, name, variant) for name in FILES]
         for trial in found:
             trial.prove_sample_in_guest(uprobes, process)
@@ -42,7 +42,7 @@ def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> lis
 def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """Control: in the build that the distances were taken from, every function is found."""
     for trial in trials(uprobes, PLAIN, figure):
-        trial.prove_missed_count(least=0, most=0)
+        trial.prove_missed_count_between(least=0, most=0)
 
 
 @pytest.mark.requires("uprobes")
@@ -52,7 +52,7 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
     """In a build of the same source with another layout, most functions are missed; by symbol none are."""
     found = trials(uprobes, variant, figure)
     for trial in found:
-        trial.prove_missed_count(least=len(trial.functions) // 2 + 1, most=len(trial.functions))
+        trial.prove_missed_count_between(least=len(trial.functions) // 2 + 1, most=len(trial.functions))
     if variant == "reordered":
         figure("byhand.user.missed", sum(len(trial.functions_missed_by_hand) for trial in found), "functions")
 
@@ -62,7 +62,7 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
 def test_linked_at_another_base(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """In a file linked at another base the distances hold; an address used as a file offset misses every function."""
     for trial in trials(uprobes, "based", figure):
-        trial.prove_missed_count(least=0, most=0)
+        trial.prove_missed_count_between(least=0, most=0)
         if len(trial.functions_misplaced_by_link_address) != len(trial.functions):
             raise Missed(
                 f"{trial.file.name}: by address {len(trial.functions_misplaced_by_link_address)} are missed, not all"

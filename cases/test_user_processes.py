@@ -15,11 +15,11 @@ LEAF = "pinpoint_one_leaf"
 def test_started_before_and_after(uprobes: Uprobes) -> None:
     """A process that ran before the probe was registered has it, and so has one that is started later."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as early:
-        with uprobes.on(file, [file.site(LEAF)]).read_pages_before(early) as run, uprobes.runner() as late:
+    with uprobes.runner_of_build() as early:
+        with uprobes.on(file, [file.site(LEAF)]).record_pages_before(early) as run, uprobes.runner_of_build() as late:
             early.call(LEAF, TIMES)
             late.call(LEAF, 1)
-            run.read_pages(early, late, ask="")
+            run.record_pages(early, late, ask="")
         run.prove_landings({early.pid: TIMES, late.pid: 1})
         run.prove_restored()
 
@@ -32,17 +32,17 @@ def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
     The DSO is linked at another base.
     """
     file = uprobes.target_file(FIRST_LIBRARY, "based")
-    with uprobes.runner() as process, uprobes.on(file, [file.site(LEAF)]) as run:
+    with uprobes.runner_of_build() as process, uprobes.on(file, [file.site(LEAF)]) as run:
         for _ in range(2):
             slot = process.send_command(f"open {file.guest_path}")["slot"]
             process.call(f"+{LEAF}", TIMES)
-            run.read_pages(process, ask="+")
+            run.record_pages(process, ask="+")
             if not uprobes.mutant.skips_event_during_hit:
                 process.send_command(f"close {slot}")
         process.call(LEAF, TIMES)
     run.prove_landings(2 * TIMES)
     run.prove_restored()
-    after = run.mapping_count_after(process)
+    after = run.mapping_count_after_removal(process)
     if after:
         raise Missed(f"mapped after dlclose(): {after}")
 
@@ -53,18 +53,18 @@ def test_fork(uprobes: Uprobes) -> None:
     """A forked child has its parent's breakpoints, and its hits are counted as those of another process."""
     file = uprobes.target_file(SECOND_LIBRARY)
     site = file.site("pinpoint_two_leaf")
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         parent = process.pid
-        with uprobes.on(file, [site]).read_pages_before(process) as run:
+        with uprobes.on(file, [site]).record_pages_before(process) as run:
             process.call(site.symbol, TIMES)
-            child = process.fork()
+            child = process.fork_and_command_child()
             process.call(site.symbol, 1)
-            run.read_pages_of(child)
+            run.record_pages_of_pid(child)
             if process.end_child():
                 raise Missed("the child failed")
             process.pid = parent
             process.call(site.symbol, 1)
-            run.read_pages(process)
+            run.record_pages(process)
         run.prove_landings({parent: TIMES + 1, child: 1})
         run.prove_restored()
 
@@ -75,12 +75,12 @@ def test_exec(uprobes: Uprobes) -> None:
     """After exec() the probe is in the new mappings of the same process, too."""
     file = uprobes.target_file(RUNNER)
     site = file.site("pinpoint_runner_leaf")
-    with uprobes.runner() as process:
-        with uprobes.on(file, [site]).read_pages_before(process) as run:
+    with uprobes.runner_of_build() as process:
+        with uprobes.on(file, [site]).record_pages_before(process) as run:
             process.call(site.symbol, TIMES)
             process.exec_program(file)
             process.call(site.symbol, TIMES)
-            run.read_pages(process, ask="")
+            run.record_pages(process, ask="")
         run.prove_landings(2 * TIMES)
         run.prove_restored()
 
@@ -90,12 +90,12 @@ def test_exec(uprobes: Uprobes) -> None:
 def test_under_ptrace(uprobes: Uprobes) -> None:
     """A traced process hits like any other: its tracer reads the breakpoint and gets no trap of a uprobe."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         process.send_command(f"traced {LEAF} {TIMES}")
         without = process.send_command("go")
         with uprobes.on(file, [file.site(LEAF)]) as run:
             child = int(process.send_command(f"traced {LEAF} {TIMES}")["pid"])
-            run.read_pages_of(child)
+            run.record_pages_of_pid(child)
             if uprobes.mutant.signals_traced_child:
                 uprobes.guest.run("kill", "-USR1", str(child)).check()
             reply = process.send_command("go")
@@ -118,18 +118,18 @@ def test_replaced_file(uprobes: Uprobes) -> None:
     try:
         file = old.at_path(f"{directory}/{FIRST_LIBRARY}")
         site = file.site("pinpoint_one_calls")
-        with uprobes.runner_at(f"{directory}/{RUNNER}") as early:
-            with uprobes.on(file, [site]).read_pages_before(early) as run:
+        with uprobes.runner_at_guest_path(f"{directory}/{RUNNER}") as early:
+            with uprobes.on(file, [site]).record_pages_before(early) as run:
                 uprobes.guest.run_script(
                     f"cp {new.guest_path} {file.guest_path}.new && mv {file.guest_path}.new {file.guest_path}"
                 ).check()
                 early.call(site.symbol, TIMES)
-                run.read_pages(early, ask="")
-                with uprobes.runner_at(f"{directory}/{RUNNER}") as late:
+                run.record_pages(early, ask="")
+                with uprobes.runner_at_guest_path(f"{directory}/{RUNNER}") as late:
                     late.call(site.symbol, 1)
             run.prove_landings(TIMES)
             run.prove_hit_only_in(early.pid)
-            refused = uprobes.expect_build_refused(file, [site])
+            refused = uprobes.expect_other_build_refused(file, [site])
             assert new.elf.build_id[:12] in refused
     finally:
         uprobes.guest.run("rm", "-r", directory).check()

@@ -22,7 +22,7 @@ LEAF = "pinpoint_one_leaf"
 def test_removed_during_a_hit(uprobes: Uprobes) -> None:
     """Removing a probe waits for a hit that is in its handler, and the process then continues normally."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         plain = process.call(LEAF, 1)
         with UprobeGate(uprobes, file, LEAF) as gate:
             process.send_command_async(f"call {LEAF} 1")
@@ -38,7 +38,7 @@ def test_removed_during_a_hit(uprobes: Uprobes) -> None:
 def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
     """During a hit the process can be killed, exit, execute another program or unmap the code."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         earlier = process.function_address(LEAF)
         with UprobeGate(uprobes, file, LEAF) as gate:
             process.send_command(f"spin {LEAF}")
@@ -68,7 +68,7 @@ def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
 def test_toggled_under_hits(uprobes: Uprobes, rounds: int, figure: Callable[..., Figure]) -> None:
     """Probes are added and removed under a thread that hits all the time, while processes start, fork and end."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         process.send_command(f"spin {LEAF}")
         races = toggle_uprobe(uprobes, file, LEAF, rounds)
         process.send_command("rest")

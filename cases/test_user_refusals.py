@@ -4,7 +4,12 @@ import pytest
 
 from harness.images.user_targets import FIRST_LIBRARY
 from harness.landing.landing_judgment import Missed
-from harness.userspace.refusals import REFUSED_REQUESTS, RefusedRequest, expect_refused, expect_uprobe_on_data
+from harness.userspace.refusals import (
+    REFUSED_REQUESTS,
+    RefusedRequest,
+    expect_data_uprobe_accepted,
+    expect_refused_by_tracefs,
+)
 from harness.userspace.uprobes_fixture import Uprobes
 
 
@@ -13,7 +18,7 @@ from harness.userspace.uprobes_fixture import Uprobes
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.description.replace(" ", "-")) for bad in REFUSED_REQUESTS])
 def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
     """Bad offsets, files and file systems are refused."""
-    expect_refused(uprobes, uprobes.target_file(FIRST_LIBRARY), bad)
+    expect_refused_by_tracefs(uprobes, uprobes.target_file(FIRST_LIBRARY), bad)
 
 
 @pytest.mark.requires("uprobes")
@@ -21,8 +26,8 @@ def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
 @pytest.mark.parametrize("name", ["variables", "constants"])
 def test_on_data(uprobes: Uprobes, name: str) -> None:
     """The kernel takes a uprobe on data. Writable data it never changes; in other data it writes a breakpoint."""
-    with uprobes.runner() as process:
-        expect_uprobe_on_data(uprobes, uprobes.target_file(FIRST_LIBRARY), f"pinpoint_one_{name}", process)
+    with uprobes.runner_of_build() as process:
+        expect_data_uprobe_accepted(uprobes, uprobes.target_file(FIRST_LIBRARY), f"pinpoint_one_{name}", process)
 
 
 @pytest.mark.requires("uprobes")
@@ -35,13 +40,13 @@ def test_inside_a_user_instruction(uprobes: Uprobes) -> None:
     file = uprobes.target_file(FIRST_LIBRARY)
     wanted = uprobes.guest.architecture.kprobe_traits.uprobe_mid_instruction_errno
     site = file.decodable_site_inside_instruction("pinpoint_one_leaf")
-    with uprobes.runner() as process:
-        with uprobes.on(file, [site], "module").read_pages_before(process) as run:
-            run.read_pages(process)
+    with uprobes.runner_of_build() as process:
+        with uprobes.on(file, [site], "module").record_pages_before(process) as run:
+            run.record_pages(process)
         error = run.registered[0].errno
         if error != wanted:
             raise Missed(f"{site}: inside an instruction: errno {error}, not {wanted}")
-        changed = run.changed_offsets(process)
+        changed = run.offsets_differing_from_file(process)
         if changed != ([] if wanted else [file.offset_of_site(site)]):
             raise Missed(f"{site}: errno {error}, and memory changed at {changed}")
         run.prove_restored()

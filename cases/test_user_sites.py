@@ -39,11 +39,11 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
     """
     file = uprobes.target_file(FIRST_LIBRARY)
     sites = file.once_per_call_sites(file.site("pinpoint_one_leaf"), BOUNDARIES)
-    with uprobes.runner() as first, uprobes.runner() as second:
-        with uprobes.on(file, sites, way).read_pages_before(first, second) as run:
+    with uprobes.runner_of_build() as first, uprobes.runner_of_build() as second:
+        with uprobes.on(file, sites, way).record_pages_before(first, second) as run:
             first.call("pinpoint_one_leaf", TIMES)
             second.call("pinpoint_one_leaf", TIMES + 1)
-            run.read_pages(first, second, ask="")
+            run.record_pages(first, second, ask="")
         run.prove_landings({first.pid: TIMES, second.pid: TIMES + 1})
         run.prove_hit_only_in(first.pid, second.pid)
         run.prove_addresses_differ()
@@ -57,10 +57,10 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
 def test_user_return(uprobes: Uprobes, way: str) -> None:
     """A return probe is registered at the function's entry and reports each return with the function's address."""
     file = uprobes.target_file(SECOND_LIBRARY)
-    with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).read_pages_before(process) as run:
+    with uprobes.runner_of_build() as process:
+        with uprobes.on(file, [file.site("pinpoint_two_calls")], way, returns=True).record_pages_before(process) as run:
             process.call("pinpoint_two_calls", TIMES)
-            run.read_pages(process, ask="")
+            run.record_pages(process, ask="")
         run.prove_landings(TIMES)
         run.prove_restored()
 
@@ -72,10 +72,10 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
     """Probes land in functions of a position-independent program: exported, static, and calling through the PLT."""
     file = uprobes.target_file(RUNNER)
     sites = file.once_per_call_sites(file.site(f"pinpoint_runner_{symbol}"), 2)
-    with uprobes.runner() as process:
-        with uprobes.on(file, sites).read_pages_before(process) as run:
+    with uprobes.runner_of_build() as process:
+        with uprobes.on(file, sites).record_pages_before(process) as run:
             process.call(f"pinpoint_runner_{symbol}", TIMES)
-            run.read_pages(process, ask="")
+            run.record_pages(process, ask="")
         run.prove_landings(TIMES)
         run.prove_restored()
 
@@ -85,12 +85,12 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
 def test_calls_through_the_plt(uprobes: Uprobes) -> None:
     """A call through the PLT of the program, of another DSO and of the DSO itself runs the function that is probed."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as process:
-        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_pages_before(process) as run:
+    with uprobes.runner_of_build() as process:
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").record_pages_before(process) as run:
             process.call("pinpoint_runner_calls", TIMES)
             process.call("pinpoint_two_calls", TIMES)
             process.call("pinpoint_one_calls", TIMES)
-            run.read_pages(process, ask="=")
+            run.record_pages(process, ask="=")
         run.prove_landings(3 * TIMES)
         run.prove_restored()
 
@@ -100,14 +100,14 @@ def test_calls_through_the_plt(uprobes: Uprobes) -> None:
 def test_twice_in_one_process(uprobes: Uprobes) -> None:
     """A DSO that one process has mapped twice, at two addresses (dlmopen()): the probe is in both, and both hit it."""
     file = uprobes.target_file(FIRST_LIBRARY)
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         process.send_command(f"again {file.guest_path}")
-        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").read_pages_before(process) as run:
+        with uprobes.on(file, [file.site("pinpoint_one_leaf")], "module").record_pages_before(process) as run:
             process.call("pinpoint_one_leaf", TIMES)
             process.call("+pinpoint_one_leaf", TIMES)
-            run.read_pages(process, ask="+")
+            run.record_pages(process, ask="+")
         run.prove_landings(2 * TIMES)
-        run.prove_mapping_count(process, 2)
+        run.prove_site_mapping_count(process, 2)
         run.prove_restored()
 
 
@@ -119,14 +119,14 @@ def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) ->
     All functions of a file are probed at once.
     """
     landings = []
-    with uprobes.runner() as process:
+    with uprobes.runner_of_build() as process:
         pointers = process.function_pointers()
         for file in map(uprobes.target_file, (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER)):
-            named = [each.name for each in file.functions if each.name in pointers]
+            named = [each.name for each in file.functions_of_target_source if each.name in pointers]
             sites = [site for each in named for site in file.once_per_call_sites(file.site(each), 2)]
-            with uprobes.on(file, sites, "module").read_pages_before(process) as run:
+            with uprobes.on(file, sites, "module").record_pages_before(process) as run:
                 process.send_command(f"each all {0 if uprobes.mutant.skips_event_during_hit else 1}")
-                run.read_pages(process)
+                run.record_pages(process)
             run.prove_landings()
             run.prove_restored()
             landings += run.landings

@@ -11,7 +11,7 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.pinning.holds.module_removal_while_held import measure_pins
-from harness.pinning.mutants import mutant_by_name
+from harness.pinning.mutants import mutant_or_honest
 from harness.report.metrics_with_goals import Figure
 
 
@@ -23,6 +23,6 @@ def test_what_pins(guest: Guest, mutant: str, figure: Callable[..., Figure]) -> 
     Those that do not pin report the removal.
     """
     traits = guest.traits
-    for row in measure_pins(guest, mutant_by_name(mutant)):
+    for row in measure_pins(guest, mutant_or_honest(mutant)):
         figure(f"pins.{row.pin.name}", int(row.pinned), "pins", goal=str(int(row.pin.pins_module(traits))))
         row.prove(traits)

@@ -18,8 +18,8 @@ from click.shell_completion import CompletionItem
 
 from harness import doctor as host
 from harness import user_config
-from harness.cli_common import one_line, print_error
-from harness.core import process, unexpected
+from harness.cli_common import one_line_without_control_codes, print_error
+from harness.core import exception_as_pinpoint_error, process
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
 _PROGRAM = "./pinpoint"
@@ -45,10 +45,10 @@ _COMMANDS = {
     "repro": ("cli_shell_and_repro", "repro"),
     "run": ("cli_runs", "run"),
     "shell": ("cli_shell_and_repro", "shell"),
-    "sites": ("cli_sites", "sites"),
+    "sites": ("cli_sites", "list_probeable_offsets"),
     "store": ("cli_store", "store"),
-    "test": ("cli_runs", "test"),
-    "verify": ("cli_verify", "verify"),
+    "test": ("cli_runs", "run_ci_tests"),
+    "verify": ("cli_verify", "verify_foreign_probes"),
 }
 
 
@@ -110,10 +110,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return answer_completion_request(cli, instruction)
         words = sys.argv[1:] if arguments is None else list(arguments)
         return int(
-            cli.main(args=words, standalone_mode=False, prog_name=_PROGRAM, default_map=user_config.read().apply()) or 0
+            cli.main(
+                args=words,
+                standalone_mode=False,
+                prog_name=_PROGRAM,
+                default_map=user_config.read().set_environment_and_get_defaults(),
+            )
+            or 0
         )
     except click.ClickException as error:
-        click.echo(one_line(f"pinpoint: {error.format_message()} See {_PROGRAM} -h."), err=True)
+        click.echo(one_line_without_control_codes(f"pinpoint: {error.format_message()} See {_PROGRAM} -h."), err=True)
         return WRONG_USE
     except (click.Abort, KeyboardInterrupt):
         process.stop_all()
@@ -128,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return HARNESS_FAILED
     except Exception as error:
         process.stop_all()
-        found = unexpected.as_one_line_error(error)
+        found = exception_as_pinpoint_error.as_pinpoint_error(error)
         print_error(found)
         return found.exit_status
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import click
 
-from harness.bench.bench import bench as measure
-from harness.cli_common import VMS, example
+from harness.bench.bench import run_bench_command as measure
+from harness.cli_common import VMS, example_epilog
 from harness.images.vm_recipe import select
 
 
-@click.command(epilog=example("bench --vm x86_64-debian --figure thaw_x86_64"))
+@click.command(epilog=example_epilog("bench --vm x86_64-debian --figure thaw_x86_64"))
 @VMS
 @click.option(
     "--runs", default=5, show_default=True, metavar="N", type=click.IntRange(min=1), help="Runs of each side."

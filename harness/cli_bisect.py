@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import example_epilog
 from harness.core import paths
 from harness.core.errors import HARNESS_FAILED
 from harness.core.events import Bus
 from harness.core.files import sha256_of_strings
 from harness.images.vm_recipe import select
-from harness.matrix.commands.bisect import Bisection, report
+from harness.matrix.commands.bisect import Bisection, report_lines
 from harness.matrix.commands.bisect_test import CaseTest
 from harness.report.live_or_plain_progress_board import Board
 from harness.verdict.printk import without_control_codes
@@ -21,7 +21,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(
-    epilog=example("bisect --tree ~/linux --good v6.1 --bad HEAD -k test_leaf --vm x86_64-fsections"),
+    epilog=example_epilog("bisect --tree ~/linux --good v6.1 --bad HEAD -k test_leaf --vm x86_64-fsections"),
 )
 @click.option("--tree", required=True, type=_PATH, metavar="DIR", help="A git tree of the kernel; it is only read.")
 @click.option("--good", required=True, metavar="COMMIT", help="A commit on which the case passes.")
@@ -45,9 +45,9 @@ def bisect(tree: Path, good: str, bad: str, expression: str, vm: str, config: Pa
     bisection = Bisection(directory, source, good, bad, CaseTest(vm, expression, options, directory, bus))
     if anew:
         bisection.forget_steps()
-    elif bisection.resumed:
+    elif bisection.has_earlier_steps:
         click.echo(f"resuming after {len(bisection.steps())} tested commits (--anew begins again)", err=True)
-    (outcome,) = board.run(bisection.run)
-    for line in report(outcome):
+    (outcome,) = board.run_calls_then_close(bisection.run)
+    for line in report_lines(outcome):
         click.echo(without_control_codes(line))
     return 0 if outcome.first_bad_commit else HARNESS_FAILED

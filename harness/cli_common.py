@@ -43,7 +43,7 @@ def kernel_options(command: _Command) -> _Command:
     return kernel(config(command))
 
 
-def example(arguments: str) -> str:
+def example_epilog(arguments: str) -> str:
     """Return the last line of a command's help."""
     return f"Example: ./pinpoint {arguments}"
 
@@ -55,9 +55,11 @@ def print_error(error: PinpointError, about: str = "") -> None:
             click.echo(f"    {without_control_codes(line)}", err=True)
         if error.log:
             click.echo(f"    (the whole log: {error.log})", err=True)
-    click.echo(one_line(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True)
+    click.echo(
+        one_line_without_control_codes(": ".join(part for part in ("pinpoint", about, str(error)) if part)), err=True
+    )
 
 
-def one_line(text: str) -> str:
+def one_line_without_control_codes(text: str) -> str:
     """Return the text on one line and without control codes: names in it may come from untrusted files."""
     return " ".join(part for line in without_control_codes(text).splitlines() if (part := line.strip()))

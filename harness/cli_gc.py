@@ -32,7 +32,7 @@ def gc(older: float | None, size: float | None, dry_run: bool) -> int:
     bytes_left = None if size is None else int(size * _GIB)
     removed = 0
     for each in cache_garbage_collection.choose_items_to_remove(found, days, bytes_left, now):
-        gone = dry_run or cache_garbage_collection.remove_item(store, each)
+        gone = dry_run or cache_garbage_collection.remove_item_unless_in_use(store, each)
         removed += each.size if gone else 0
         what = ("would be removed" if dry_run else "removed") if gone else "is in use, and stays"
         click.echo(f"{each.path.name}  {each.size / _GIB:.2f} GiB, unused for {each.days_unused(now):.1f} days: {what}")

@@ -13,7 +13,14 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import VMS, complete_vm, example, kernel_options, one_line, print_error
+from harness.cli_common import (
+    VMS,
+    complete_vm,
+    example_epilog,
+    kernel_options,
+    one_line_without_control_codes,
+    print_error,
+)
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
@@ -24,7 +31,7 @@ from harness.images.vm_recipe import Recipe, Tier, load_all, select
 from harness.report.live_or_plain_progress_board import Board
 
 
-@click.command(name="list", epilog=example("list --format json"))
+@click.command(name="list", epilog=example_epilog("list --format json"))
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "github", "gitlab"]), default="text", show_default=True
 )
@@ -55,12 +62,12 @@ def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None
         traits = ", ".join(name for name, has in recipe.traits if has)
         core = "" if recipe.tier == "core" else ", not core"
         click.echo(f"{click.style(recipe.name, bold=True)}  {'built' if built else 'not built'}{core}")
-        click.echo(f"    {one_line(recipe.describe)}")
+        click.echo(f"    {one_line_without_control_codes(recipe.describe)}")
         click.echo(f"    traits: {traits}")
     return 0
 
 
-@click.command(epilog=example("build --vm parisc"))
+@click.command(epilog=example_epilog("build --vm parisc"))
 @VMS
 @kernel_options
 @click.option("--module", type=click.Path(path_type=Path), help="Build this module: its directory, or one .c file.")
@@ -91,7 +98,7 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
     return max((_report(name, image) for name, image in built.items()), default=0)
 
 
-@click.command(name="kbuild-dir", epilog=example("kbuild-dir --vm parisc"))
+@click.command(name="kbuild-dir", epilog=example_epilog("kbuild-dir --vm parisc"))
 @click.option(
     "--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="Build modules for this VM's kernel."
 )
@@ -136,7 +143,7 @@ def _prepared(recipes: Sequence[Recipe]) -> list[Image]:
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)
-    return board.run(*(partial(prepare.prepare, recipe, context) for recipe in recipes))
+    return board.run_calls_then_close(*(partial(prepare.prepare, recipe, context) for recipe in recipes))
 
 
 def _row(recipe: Recipe, built: bool) -> dict[str, object]:

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from harness.cli_common import VMS, example, kernel_options
+from harness.cli_common import VMS, example_epilog, kernel_options
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -22,7 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, Tier, replace_in_this_run, select
 from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, prepare_given_kernel_with_board, pytest_run
 from harness.matrix.commands.baseline_gate import Gate
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.run_options import OPTIONS
 
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
@@ -78,7 +78,7 @@ class _RunCommand(click.Command):
             formatter.write_dl(list(_PYTEST_OPTIONS.items()))
 
 
-@click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example("run --vm parisc -k stubs"))
+@click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example_epilog("run --vm parisc -k stubs"))
 @VMS
 @kernel_options
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN|FILE", help="Compare with this afterwards.")
@@ -155,9 +155,13 @@ def run(
     chosen_here = vms or archs or matrix
     options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
     forced = [f"--accel={accel}"] if accel else []
-    forced += [f"--loader={ForeignLoaderCommand.parse(loader).text}"] if loader is not None else []
+    forced += (
+        [f"--loader={ForeignLoaderProgramAndArguments.parse_command_line(loader).loader_option_value}"]
+        if loader is not None
+        else []
+    )
     if kernel_mutants is not None:
-        return kernel_mutant_run.run_kernel_mutants_on(vms, kernel_mutants, [*forced, *pytest_arguments])
+        return kernel_mutant_run.run_kernel_mutants_from_options(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += _FULL if matrix == "full" and not _chooses_depth(pytest_arguments) else ()
     options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
     chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
@@ -165,9 +169,9 @@ def run(
     return gate.judge_and_report(pytest_run.run(arguments, plugins=[gate.listener]), [*forced, *pytest_arguments])
 
 
-@click.command(context_settings=_FORWARDED, epilog=example("test tests/test_elf.py"))
+@click.command(name="test", context_settings=_FORWARDED, epilog=example_epilog("test tests/test_elf.py"))
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def test(pytest_arguments: Sequence[str]) -> int:
+def run_ci_tests(pytest_arguments: Sequence[str]) -> int:
     """Run the unit tests and the core matrix with its slow cases (--deep), as CI does.
 
     `faults` as an argument runs the suite that breaks whole runs. Options are those of `run`.
@@ -241,5 +245,5 @@ def _dry_run(recipes: Sequence[Recipe], forced: str | None) -> int:
         )
         shown = image.recipe if image else recipe
         _, *words = qemu.argv(shown, accelerator.choose(shown.architecture, forced), wiring)
-        click.echo(shlex.join([qemu_program.qemu_program_name(recipe, build_context), *words]))
+        click.echo(shlex.join([qemu_program.required_qemu_program(recipe, build_context), *words]))
     return 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import complete_vm, example, kernel_options
+from harness.cli_common import complete_vm, example_epilog, kernel_options
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
@@ -26,7 +26,7 @@ from harness.report import bundle
 from harness.report.live_or_plain_progress_board import Board
 
 
-@click.command(epilog=example("repro results/latest/bundles/parisc/CELL --times 5"))
+@click.command(epilog=example_epilog("repro results/latest/bundles/parisc/CELL --times 5"))
 @click.argument("directory", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option(
     "--times", default=1, show_default=True, metavar="N", type=click.IntRange(min=1), help="Number of replays."
@@ -53,7 +53,7 @@ def repro(
     return replay.replay(directory, times, anyway=anyway, at_failure=way or "")
 
 
-@click.command(epilog=example("shell --vm x86_64-debian"))
+@click.command(epilog=example_epilog("shell --vm x86_64-debian"))
 @click.option("--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="The VM to use.")
 @kernel_options
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
@@ -99,4 +99,4 @@ def _begun(recipe: Recipe, accel: str | None, anew: bool) -> Guest:
         keys = RunKeys.make()
         return freezer.thaw(image, frozen, options(image, keys)) if frozen else start.boot(image, options(image, keys))
 
-    return board.run(begin)[0]
+    return board.run_calls_then_close(begin)[0]

@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from harness.cli_common import example
+from harness.cli_common import example_epilog
 from harness.core import paths
 from harness.core.errors import CELL_FAILED, HostError, PinpointError, UsageError
 from harness.core.events import Bus
@@ -17,7 +17,7 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select
-from harness.landing.code.function_selection import evenly_spread, unique_functions
+from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.sites.all_functions import Prediction, Tally, predictions_of_function, tally_functions
 from harness.landing.sites.function import Function, FunctionSites
 from harness.matrix.commands import prove_sites
@@ -29,14 +29,16 @@ from harness.report.live_or_plain_progress_board import Board
 _SHOWN = 20
 
 
-@click.command(epilog=example("sites vfs_read --vm x86_64-debian"))
+@click.command(name="sites", epilog=example_epilog("sites vfs_read --vm x86_64-debian"))
 @click.argument("names", metavar="FUNC...", nargs=-1)
 @click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel has the function.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Instead of FUNC: N functions, evenly spread.")
 @click.option("--all", "every", is_flag=True, help="Instead of FUNC: all functions, counted by their answers.")
 @click.option("--boot", is_flag=True, help="Register a probe on every offset (--all: two a function) and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def sites(names: Sequence[str], vm: str, sample: int | None, every: bool, boot: bool, as_json: bool) -> int:
+def list_probeable_offsets(
+    names: Sequence[str], vm: str, sample: int | None, every: bool, boot: bool, as_json: bool
+) -> int:
     """List every offset of a kernel function: whether a probe may be there, the errno where not, and why.
 
     Without --boot the answers come from the kernel's files and no guest is started. Exit status: 0; 1 if --boot finds
@@ -50,10 +52,12 @@ def sites(names: Sequence[str], vm: str, sample: int | None, every: bool, boot: 
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)
     if every:
-        ((tally, proof, notes),) = board.run(partial(_counted, recipe, boot, context))
+        ((tally, proof, notes),) = board.run_calls_then_close(partial(_counted, recipe, boot, context))
         click.echo(sites_command_output.tally_as_json(tally) if as_json else sites_command_output.tally_table(tally))
     else:
-        ((functions, proof, notes),) = board.run(partial(_found, recipe, names, sample or 0, boot, context))
+        ((functions, proof, notes),) = board.run_calls_then_close(
+            partial(_found, recipe, names, sample or 0, boot, context)
+        )
         answers = proof.errno_by_offset if proof else {}
         if as_json:
             listed = [sites_command_output.function_as_json_object(each, answers) for each in functions]
@@ -72,7 +76,7 @@ def _found(
     image = prepare(recipe, context)
     answers = FunctionSites(image)
     began = time.monotonic()
-    chosen = names or [symbol.name for symbol in evenly_spread(unique_functions(answers.kernel), sample)]
+    chosen = names or [symbol.name for symbol in evenly_spread(text_functions_named_once(answers.kernel), sample)]
     functions, notes = [], []
     with context.bus.step(recipe.name, "sites") as step:
         for number, name in enumerate(chosen):
@@ -98,7 +102,7 @@ def _counted(recipe: Recipe, boot: bool, context: BuildContext) -> tuple[Tally, 
     answers = FunctionSites(image)
     began = time.monotonic()
     with context.bus.step(recipe.name, "sites") as step:
-        tally = tally_functions(answers, unique_functions(answers.kernel), step)
+        tally = tally_functions(answers, text_functions_named_once(answers.kernel), step)
     notes = [f"left out: {each}" for each in tally.left_out[:_SHOWN]]
     if len(tally.left_out) > _SHOWN:
         notes.append(f"and {len(tally.left_out) - _SHOWN} more left out")

@@ -127,7 +127,7 @@ def _write(recipes: Sequence[Recipe], directory: Path, key: Path | None) -> None
     for recipe in recipes:
         bus = Bus()
         board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
-        (written,) = board.run(lambda bus=bus, recipe=recipe: work(bus, recipe))  # type: ignore[misc]
+        (written,) = board.run_calls_then_close(lambda bus=bus, recipe=recipe: work(bus, recipe))  # type: ignore[misc]
         click.echo(f"{recipe.name}: image {written}{', signed' if key else ''}")
 
 
@@ -135,7 +135,7 @@ def _with_board(work: Callable[[BuildContext], _Result]) -> _Result:
     bus = Bus()
     board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
     context = BuildContext.in_cache(bus)
-    return board.run(lambda: work(context))[0]
+    return board.run_calls_then_close(lambda: work(context))[0]
 
 
 def _print(images: Sequence[Imported]) -> None:

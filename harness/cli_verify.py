@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import complete_vm, example, kernel_options
+from harness.cli_common import complete_vm, example_epilog, kernel_options
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -28,7 +28,7 @@ from harness.report.live_or_plain_progress_board import Board
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(epilog=example("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
+@click.command(name="verify", epilog=example_epilog("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
 @click.argument("files", metavar="[FILE.ko|FILE.c|DIR]...", nargs=-1, type=_PATH)
 @click.option(
     "--vm",
@@ -56,7 +56,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option("--junit", type=_PATH, metavar="FILE", help="Write JUnit XML, too.")
-def verify(
+def verify_foreign_probes(
     files: Sequence[Path],
     vms: Sequence[str],
     kernels: Sequence[Path],
@@ -111,8 +111,8 @@ def verify(
     )
     reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:
-        report_forms.write_junit(reports, junit)
-    click.echo(report_forms.as_json(reports) if as_json else "\n\n".join(report.text() for report in reports))
+        report_forms.write_reports_as_junit(reports, junit)
+    click.echo(report_forms.reports_as_json(reports) if as_json else "\n\n".join(report.text() for report in reports))
     return max(report.exit_status for report in reports)
 
 
@@ -132,7 +132,7 @@ def _on_all(wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object) ->
     terminal = sys.stdout.isatty() and stream is sys.stdout
     board = Board(bus, terminal, lambda line: print(line, file=sys.stderr))
     build_context = BuildContext.in_cache(bus)
-    return board.run(*(partial(_on, wanted, recipe, build_context) for recipe in recipes))
+    return board.run_calls_then_close(*(partial(_on, wanted, recipe, build_context) for recipe in recipes))
 
 
 def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> Report:
@@ -143,4 +143,4 @@ def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> R
         image = prepare(recipe, build_context)
         modules = plan.modules_to_load(wanted, image, build_context, place)
         script = plan.compile_systemtap_script(wanted, image, build_context, place)
-        return run.verify(image, wanted, modules, build_context, log, script)
+        return run.verify_on_vm(image, wanted, modules, build_context, log, script)

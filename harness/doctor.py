@@ -44,7 +44,7 @@ class Requirement:
         return shutil.which(self.program_or_file) or ""
 
 
-def requirements(text: str, machine: str) -> Iterator[Requirement]:
+def parse_requirements(text: str, machine: str) -> Iterator[Requirement]:
     """Parse host-packages.txt; yield the requirements of a host whose `uname -m` is `machine`."""
     for line in text.splitlines():
         words = line.split(None, 3)
@@ -56,7 +56,7 @@ def requirements(text: str, machine: str) -> Iterator[Requirement]:
             yield Requirement(package, provides, purpose, frozenset(guests.split(",")) - {""})
 
 
-def optional_requirements(text: str, kind: str = "optional") -> Iterator[Requirement]:
+def parse_optional_requirements(text: str, kind: str = "optional") -> Iterator[Requirement]:
     """What one command wants, or only the unit tests (`kind` is `tests`), from the text of host-packages.txt."""
     for line in text.splitlines():
         match line.split(None, 3):
@@ -67,15 +67,15 @@ def optional_requirements(text: str, kind: str = "optional") -> Iterator[Require
 def main() -> int:
     """Print the host and every requirement, found or missing. Return 3 when something is missing, else 0."""
     named = os.environ.get(_GUESTS)
-    listed = list(requirements(PACKAGES.read_text(), platform.machine()))
+    listed = list(parse_requirements(PACKAGES.read_text(), platform.machine()))
     # Without the launcher no guests are known, and every package counts as needed.
     needed = [
         each
         for each in listed
         if named is None or not each.guest_architectures or each.guest_architectures & set(named.split())
     ]
-    wanted = [*(each for each in listed if each not in needed), *optional_requirements(PACKAGES.read_text())]
-    tests = list(optional_requirements(PACKAGES.read_text(), "tests"))
+    wanted = [*(each for each in listed if each not in needed), *parse_optional_requirements(PACKAGES.read_text())]
+    tests = list(parse_optional_requirements(PACKAGES.read_text(), "tests"))
     versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])
     print(_host())
     for line in _facts():

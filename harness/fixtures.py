@@ -10,37 +10,41 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.images import debian_packages_archive_or_disk
+from harness.images import guest_packages_as_archive_or_disk
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
 from harness.landing.lookup.data_check import DataReader
 from harness.landing.lookup.kernel_symbols import KernelSymbols
-from harness.landing.mutants import mutant_by_name
+from harness.landing.mutants import mutant_or_honest
 from harness.landing.probe_run import Kprobes
 from harness.landing.sweep.sweep_fixture import Sweeps
-from harness.landing.sweep.sweep_guests import FreshGuestFactory
+from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import record_relocation_by_hand_trial as tried_trials
 from harness.matrix.guests import check_after_cell, loaded_targets
 from harness.matrix.upstream.fixture import UpstreamTests
 from harness.matrix.verify import guest_start_and_kernel_complaints as verify_guest
-from harness.matrix.verify.fixture import ForeignProbes
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
+from harness.matrix.verify.foreign_probes_fixture import ForeignProbes
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.mutants import mutant_by_name as breaking
+from harness.pinning.mutants import mutant_or_honest as breaking
 from harness.pinning.protocol.schedule_fixture import Schedules
 from harness.pinning.stress import StressRuns
 from harness.plugin import RUN, WATCH
 from harness.report import time_accounts
 from harness.report.metrics_with_goals import Figure
 from harness.report.relocation_by_hand_table import TrialRow
-from harness.userspace.mutants import mutant_by_name as user_mutant
+from harness.userspace.mutants import mutant_or_honest as user_mutant
 from harness.userspace.uprobes_fixture import Uprobes
 
 # The fixtures that load a target module, and the build that each loads.
-_BUILDS = {"target": "pinpoint_target", "sections": "pinpoint_sections", "rebuilt": "rebuilt/pinpoint_target"}
+_BUILDS = {
+    "target": "pinpoint_target",
+    "target_with_function_sections": "pinpoint_sections",
+    "rebuilt": "rebuilt/pinpoint_target",
+}
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def fresh(request: pytest.FixtureRequest, vm: str) -> Callable[..., AbstractCont
 
 def _noticed(request: pytest.FixtureRequest, error: Exception) -> Exception:
     """Gather evidence from the guest, which is about to stop, and return the error."""
-    request.config.stash[RUN].bundles.gather_evidence(request.node.stash[WATCH], error)
+    request.config.stash[RUN].bundle_writer.gather_evidence(request.node.stash[WATCH], error)
     return error
 
 
@@ -121,9 +125,9 @@ def target(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
 
 
 @pytest.fixture
-def sections(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
+def target_with_function_sections(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
     """The target module `pinpoint_sections`, loaded: the same functions, each in a section of its own."""
-    yield from _loaded(request, guest, "sections")
+    yield from _loaded(request, guest, "target_with_function_sections")
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ def rebuilt(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
 def _loaded(request: pytest.FixtureRequest, guest: Guest, fixture: str) -> Iterator[Target]:
     loaded = loaded_targets.acquire(guest, _BUILDS[fixture])
     yield loaded
-    loaded_targets.keep_loaded_or_unload(loaded, alone=len(_asked_for(request)) == 1)
+    loaded_targets.keep_if_alone_or_unload(loaded, alone=len(_asked_for(request)) == 1)
 
 
 def _asked_for(request: pytest.FixtureRequest) -> list[str]:
@@ -153,7 +157,7 @@ def layout(request: pytest.FixtureRequest, guest: Guest, image_of: Callable[[str
 @pytest.fixture
 def kprobes(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iterator[Kprobes]:
     """Probes in this guest: `with kprobes.on(site, ...) as probes`. In a mutant's cell they are broken on purpose."""
-    with Kprobes(layout, mutant_by_name(mutant)) as tool:
+    with Kprobes(layout, mutant_or_honest(mutant)) as tool:
         request.node.stash[WATCH].kprobes = tool
         yield tool
 
@@ -171,7 +175,7 @@ def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kpr
     """Probes in a guest that the case booted, or with targets that it loaded: `kprobes_in(guest, target, ...)`."""
 
     def tool(running: Guest, *targets: Target) -> Kprobes:
-        made = Kprobes(Layout(running, targets), mutant_by_name(mutant))
+        made = Kprobes(Layout(running, targets), mutant_or_honest(mutant))
         request.node.stash[WATCH].kprobes = made
         return made
 
@@ -179,20 +183,20 @@ def kprobes_in(request: pytest.FixtureRequest, mutant: str) -> Callable[..., Kpr
 
 
 @pytest.fixture
-def loaders(loaders_in: Callable[[Guest], Loaders], guest: Guest) -> Iterator[Loaders]:
-    """Loaders in this guest: `with loaders(LoaderOrder(...)) as loader`, broken on purpose in a mutant's cell.
+def probe_loaders(probe_loaders_in: Callable[[Guest], Loaders], guest: Guest) -> Iterator[Loaders]:
+    """Loaders in this guest: `with probe_loaders(LoaderOrder(...)) as loader`, broken on purpose in a mutant's cell.
 
     With --loader they are the user's.
     """
-    with loaders_in(guest) as tool:
+    with probe_loaders_in(guest) as tool:
         yield tool
 
 
 @pytest.fixture
-def loaders_in(request: pytest.FixtureRequest, mutant: str) -> Callable[[Guest], Loaders]:
-    """The same in a guest that the case chooses: `with loaders_in(guest) as loaders`."""
+def probe_loaders_in(request: pytest.FixtureRequest, mutant: str) -> Callable[[Guest], Loaders]:
+    """The same in a guest that the case chooses: `with probe_loaders_in(guest) as loaders`."""
     text = request.config.option.loader
-    command = ForeignLoaderCommand.parse(text) if text else None
+    command = ForeignLoaderProgramAndArguments.parse_command_line(text) if text else None
     return lambda guest: Loaders(guest, breaking(mutant), command)
 
 
@@ -200,12 +204,15 @@ def loaders_in(request: pytest.FixtureRequest, mutant: str) -> Callable[[Guest],
 def sweeps(
     request: pytest.FixtureRequest, layout: Layout, fresh: FreshGuestFactory, mutant: str, sweep_depth: Depth
 ) -> Sweeps:
-    """Sweeps of this VM: `sweeps.sweep_disabled()`, `sweeps.sweep_armed()`; each returns the result of every site."""
+    """Sweeps of this VM; each returns the result of every site.
+
+    `sweeps.sweep_disabled()`, `sweeps.sweep_armed_on_fresh_guests()`
+    """
     return Sweeps(
         layout,
         fresh,
         request.config.stash[RUN].bus,
-        mutant=mutant_by_name(mutant),
+        mutant=mutant_or_honest(mutant),
         depth=sweep_depth,
     )
 
@@ -217,8 +224,11 @@ def sweep_depth(request: pytest.FixtureRequest) -> Depth:
 
 
 @pytest.fixture
-def foreign(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> ForeignProbes:
-    """Modules and commands that report nothing, judged here: `foreign.judge_module(name, site).prove(findings)`."""
+def foreign_probes(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> ForeignProbes:
+    """Modules and commands that report nothing, judged here.
+
+    `foreign_probes.judge_module(name, site).prove_exactly_these_probes(probes)`
+    """
     return ForeignProbes(guest, mutant, request.config.stash[RUN].fleet.build_context)
 
 
@@ -236,10 +246,10 @@ def guest_with_packages(request: pytest.FixtureRequest, vm: str) -> Callable[...
     def begin(*packages: str, suite: str = "") -> Iterator[Guest]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
-        wanted = debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, packages, context, suite)
+        wanted = guest_packages_as_archive_or_disk.obtain_packed_tools(image.recipe, packages, context, suite)
         with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest
-            check_after_cell.record_initial_state(guest)
+            check_after_cell.record_state_before_first_cell(guest)
             try:
                 yield guest
                 check_after_cell.check_after_cell(guest)
@@ -251,10 +261,13 @@ def guest_with_packages(request: pytest.FixtureRequest, vm: str) -> Callable[...
 
 
 @pytest.fixture
-def foreign_tools(
+def foreign_probes_with_packages(
     request: pytest.FixtureRequest, guest_with_packages: Callable[..., AbstractContextManager[Guest]], mutant: str
 ) -> Callable[..., AbstractContextManager[ForeignProbes]]:
-    """Foreign probes in a guest of its own that has Debian packages: `with foreign_tools("bpftrace") as foreign`."""
+    """Foreign probes in a guest of its own that has Debian packages.
+
+    `with foreign_probes_with_packages("bpftrace") as foreign`.
+    """
 
     @contextmanager
     def begin(*packages: str) -> Iterator[ForeignProbes]:
@@ -272,26 +285,29 @@ def upstream_tests(request: pytest.FixtureRequest, vm: str, fresh: FreshGuestFac
 
 
 @pytest.fixture
-def conversions(layout: Layout, mutant: str) -> AddressConverter:
-    """Converts addresses to the closest symbol + offset and back: `conversions.prove_round_trip(sites)`."""
-    return AddressConverter(layout, mutant_by_name(mutant))
+def address_converter(layout: Layout, mutant: str) -> AddressConverter:
+    """Converts addresses to the closest symbol + offset and back: `address_converter.prove_round_trip(sites)`."""
+    return AddressConverter(layout, mutant_or_honest(mutant))
 
 
 @pytest.fixture
 def kernel_symbols(layout: Layout, mutant: str) -> KernelSymbols:
     """Compares the kernel's symbols with other tables in its file: `kernel_symbols.confirm()`."""
-    return KernelSymbols(layout, mutant_by_name(mutant))
+    return KernelSymbols(layout, mutant_or_honest(mutant))
 
 
 @pytest.fixture
-def readings(layout: Layout, mutant: str) -> DataReader:
-    """Reads data by its symbol inside the guest and outside of it: `readings.prove_datum(datum, value)`."""
-    return DataReader(layout, mutant_by_name(mutant))
+def data_reader(layout: Layout, mutant: str) -> DataReader:
+    """Reads data by its symbol inside the guest and outside of it: `data_reader.prove_datum(datum, value)`."""
+    return DataReader(layout, mutant_or_honest(mutant))
 
 
 @pytest.fixture
 def schedules(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Schedules:
-    """Schedules of loading and removal: `schedules.run(schedules.chosen())`, `schedules.play("open remove read")`."""
+    """Schedules of loading and removal, played in this guest.
+
+    `schedules.play_in_order(schedules.schedules_to_play())`, `schedules.play_line("open remove read")`
+    """
     options = request.config.option
     return Schedules(Loaders(guest, breaking(mutant)), options.schedules == "all", options.schedule)
 
@@ -311,8 +327,8 @@ def figure(request: pytest.FixtureRequest, vm: str) -> Callable[..., Figure]:
 
 
 @pytest.fixture
-def keep_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
-    """Record a trial of relocation by hand in the trial table: `keep_trial(trial, headline=True)`."""
+def record_relocation_trial(request: pytest.FixtureRequest, vm: str) -> Callable[..., TrialRow]:
+    """Record a trial of relocation by hand in the trial table: `record_relocation_trial(trial, headline=True)`."""
     return partial(tried_trials.record_trial, request.config.stash[RUN].trial_table, vm)
 
 

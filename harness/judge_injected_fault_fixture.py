@@ -8,7 +8,7 @@ import pytest
 
 from harness.matrix.controller_run import ControllerRun
 from harness.plugin import RUN
-from harness.report.injected_harness_fault_results import Fault, FaultResult, Faults
+from harness.report.injected_harness_fault_results import Fault, Faults, VerdictAndExitStatus
 
 Judge = Callable[..., None]
 
@@ -31,7 +31,9 @@ def judge_fault(request: pytest.FixtureRequest) -> Judge:
         lost: int = 0,
         orphaned: int = 0,
     ) -> None:
-        wanted, found = (FaultResult(verdict=verdict, status=status) for verdict, status in (expected, reported))
+        wanted, found = (
+            VerdictAndExitStatus(verdict=verdict, status=status) for verdict, status in (expected, reported)
+        )
         fault = Fault(fault=name, vm=vm, expected=wanted, reported=found, lost=lost, orphaned=orphaned)
         faults.add(fault)
         if fault.misjudged or lost or orphaned:

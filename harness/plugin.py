@@ -61,20 +61,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize each case that uses `vm`: one cell for each VM and mutant."""
-    selection.parametrize(metafunc, list(metafunc.config.stash[RUN].recipes))
+    selection.parametrize_by_vm_and_mutant(metafunc, list(metafunc.config.stash[RUN].recipes))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """Divide rows before pytest-xdist groups the items; then order the items by row and skip cells without a trait."""
-    xdist_controller_and_worker.mark_rows(config, items)
+    xdist_controller_and_worker.mark_row_parts(config, items)
     yield
     run = config.stash[RUN]
     named = bool(config.option.keyword or any("::" in word for word in config.args))
     selected = selection.without_optional_cells(items, selection.left_out_markers(config.option, named=named))
     if config.option.loader:
-        selected = selection.only_loader_cells(selected)
-        selection.skip_cells_of_own_loader(selected)
+        selected = selection.tests_and_loader_cells(selected)
+        selection.skip_cells_needing_own_loader(selected)
     if run.shard:
         selected = run.keep_own_shard(selected)
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
@@ -92,7 +92,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     run.record_selected_cells(session.items)
     if not isinstance(run, ControllerRun) or xdist_controller_and_worker.distributes_to_workers(config):
         return None
-    run_loop.run(session, run.fleet, run.flush_board)
+    run_loop.run(session, run.fleet, run.print_new_board_lines)
     return True
 
 
@@ -139,14 +139,14 @@ def pytest_runtest_makereport(
         watch.judge(call.excinfo.value)
         if isinstance(call.excinfo.value, cell_phases_and_verdict.REPORTED_PLAINLY):
             report.longrepr = f"{item.nodeid}\n{call.excinfo.value}"
-    strip_report_control_codes.strip_control_codes(report)
+    strip_report_control_codes.strip_control_codes_in_place(report)
     if call.excinfo is not None:
-        run.bundles.gather_evidence(watch, call.excinfo.value, report.longreprtext)
+        run.bundle_writer.gather_evidence(watch, call.excinfo.value, report.longreprtext)
     if report.when == "teardown":
-        survived = cell_phases_and_verdict.fail_if_mutants_survived(watch, run.surviving_mutants(watch))
+        survived = cell_phases_and_verdict.fail_cell_if_mutants_survived(watch, run.mutants_surviving_cell(watch))
         if survived and report.outcome == "passed":
             report.outcome, report.longrepr = "failed", survived
-        run.record_ended_cell(watch)
+        run.record_survivor_and_write_bundle(watch)
         attach_cell(report, watch.as_record())
         watch.drop_references()
     return report

@@ -30,7 +30,7 @@ class UserConfig:
     mirror: str = ""
     cache: str = ""
 
-    def apply(self) -> Mapping[str, Any]:
+    def set_environment_and_get_defaults(self) -> Mapping[str, Any]:
         """Set the environment variables that are not set, and return the commands' default options for click."""
         for key, variable in _VARIABLES.items():
             value = getattr(self, key)

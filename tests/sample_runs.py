@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.report import bundle, jsonl, lost_cells, timeline
-from harness.report.bundle import Bundle
-from harness.report.lost_cells import Lost
+from harness.report.bundle import BundleDescription
+from harness.report.lost_cells import LostCell
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell, Results
-from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
+from harness.report.relocation_by_hand_drawing_records import (
+    FunctionInTwoBuilds,
+    RecordedBytesAroundAddress,
+    RelocatedFunctionExample,
+)
 from harness.report.relocation_by_hand_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
 from harness.report.timeline import Span
@@ -54,7 +58,7 @@ def cell(case: str, vm: str, verdict: Verdict = Verdict.PASS, **changed: object)
 
 def failed(run: RunDirectory, about: Cell, failure: str) -> Cell:
     """A failed cell with a bundle of its own."""
-    described = Bundle(cell=about, file=about.file, items=[f"{about.case}[{about.vm}]"], options=[])
+    described = BundleDescription(cell=about, file=about.file, items=[f"{about.case}[{about.vm}]"], options=[])
     pieces: dict[str, bytes | Path] = {
         "failure.txt": failure.encode(),
         "console.log": b"[    1.000000] Linux version 6.1\n[    2.000000] BUG: kernel NULL pointer dereference\n",
@@ -87,7 +91,7 @@ def small(root: Path) -> RunDirectory:
         results.write(cell(f"test_{verdict.value.replace('-', '_')}", "parisc", verdict, file="cases/test_loader.py"))
     results.write(cell("test_entry", "x86_64-debian", file="cases/test_clean_up.py"))
     results.write(cell("test_entry", "parisc", file="cases/test_clean_up.py"))
-    missing = Lost(
+    missing = LostCell(
         file=FILE,
         case="test_never",
         vm="parisc",
@@ -158,7 +162,7 @@ def _matrix(run: RunDirectory, vms: int, cases: int) -> Iterator[Cell]:
 
 
 def _trial(vm: str, trial: str, functions: int) -> TrialRow:
-    here = Stretch(
+    here = RecordedBytesAroundAddress(
         address=0x1000,
         code="90" * 8 + "5589e5c3" * 4,
         kinds=["in_padding"] * 8 + ["instruction"] * 16,
@@ -181,8 +185,10 @@ def _trial(vm: str, trial: str, functions: int) -> TrialRow:
         table_bytes=968,
         by_hand_bytes=1104,
         by_symbol_bytes=968,
-        drawing=Drawing(function="f+0x0 [m]", by_symbol=here, by_hand=here, place="instruction", distance=24),
-        moved=tuple(Moved(f"function_{each}", 16 * each, 32 * each, 16) for each in range(functions)),
+        drawing=RelocatedFunctionExample(
+            function="f+0x0 [m]", by_symbol=here, by_hand=here, place="instruction", distance=24
+        ),
+        moved=tuple(FunctionInTwoBuilds(f"function_{each}", 16 * each, 32 * each, 16) for each in range(functions)),
     )
 
 

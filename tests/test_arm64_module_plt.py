@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.landing.code import arm64_module_plt
-from harness.landing.code.arm64_module_plt import ENTRY_SIZE, JumpEntry, decode_entry, find_foreign_entries
+from harness.landing.code.arm64_module_plt import ENTRY_SIZE, JumpEntry, decode_entry, find_foreign_entry_offsets
 from harness.landing.verify.loaded_modules import LoadedModule
 
 PLT, TARGET = 0xFFFF_AFB4_0000_1040, 0xFFFF_AFB4_CA66_8AF0
@@ -81,14 +81,14 @@ def test_other_bytes_are_no_entry(piece: bytes) -> None:
 
 def test_only_entries_of_the_loader_are_no_strays() -> None:
     content = entry(TARGET) + bytes(ENTRY_SIZE) + entry(TARGET + 4, PLT + 2 * ENTRY_SIZE) + b"\1"
-    assert list(find_foreign_entries(content, PLT, {TARGET}, lambda _: False)) == [2 * ENTRY_SIZE, 3 * ENTRY_SIZE]
-    assert list(find_foreign_entries(content, PLT, {TARGET, TARGET + 4}, lambda _: False)) == [3 * ENTRY_SIZE]
+    assert list(find_foreign_entry_offsets(content, PLT, {TARGET}, lambda _: False)) == [2 * ENTRY_SIZE, 3 * ENTRY_SIZE]
+    assert list(find_foreign_entry_offsets(content, PLT, {TARGET, TARGET + 4}, lambda _: False)) == [3 * ENTRY_SIZE]
 
 
 def test_a_veneer_that_leaves_its_module_is_a_stray() -> None:
     veneer = entry(TARGET, register=3, jump=0x14000000)
-    assert list(find_foreign_entries(veneer, PLT, {PLT + 8}, lambda _: False)) == [0]
-    assert list(find_foreign_entries(veneer, PLT, set(), lambda at: at == PLT + 8)) == []
+    assert list(find_foreign_entry_offsets(veneer, PLT, {PLT + 8}, lambda _: False)) == [0]
+    assert list(find_foreign_entry_offsets(veneer, PLT, set(), lambda at: at == PLT + 8)) == []
 
 
 def test_the_entries_of_a_module_are_those_of_its_calls(module: Elf) -> None:

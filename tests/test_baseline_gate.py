@@ -10,14 +10,14 @@ from test_export import cell
 from harness import cli
 from harness.matrix.commands import baseline_gate as gates
 from harness.matrix.commands.baseline_gate import Gate, Listener
-from harness.report.compare import Baseline, KnownFailure
+from harness.report.compare import AcceptedFailure, FailureBaseline
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
 
 FAIL, PASS, SKIP = Verdict.FAIL, Verdict.PASS, Verdict.SKIP
 
 
-def gate(old: Baseline | list[Cell] | None, new: list[Cell], **options: object) -> Gate:
+def gate(old: FailureBaseline | list[Cell] | None, new: list[Cell], **options: object) -> Gate:
     listener = Listener()
     listener.cells = new
     listener.selected_keys = {each.key for each in new}
@@ -25,8 +25,10 @@ def gate(old: Baseline | list[Cell] | None, new: list[Cell], **options: object) 
     return Gate(old, listener=listener, **options)  # type: ignore[arg-type]
 
 
-def known(case: str, verdict: Verdict = FAIL) -> Baseline:
-    return Baseline(known=(KnownFailure(case=case, vm=cell(case).vm, verdict=verdict, reason="r", owner="o"),))
+def known(case: str, verdict: Verdict = FAIL) -> FailureBaseline:
+    return FailureBaseline(
+        known=(AcceptedFailure(case=case, vm=cell(case).vm, verdict=verdict, reason="r", owner="o"),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,7 @@ def known(case: str, verdict: Verdict = FAIL) -> Baseline:
     ],
 )
 def test_the_status_is_that_of_what_got_worse(
-    old: Baseline | list[Cell] | None, new: list[Cell], status: int, expected: int
+    old: FailureBaseline | list[Cell] | None, new: list[Cell], status: int, expected: int
 ) -> None:
     assert gate(old, new).judge_and_report(status) == expected
 

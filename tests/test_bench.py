@@ -137,8 +137,10 @@ def test_a_side_that_fails_ends_the_race() -> None:
 
 def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> None:
     figures = Figures(directory)
-    saved_results.save_figure(figures, figure_result(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)}))
-    saved_results.save_figure(figures, figure_result(ALONE, {"a": samples(2.0)}))
+    saved_results.add_figure_and_medians(
+        figures, figure_result(HALF, {"a": samples(1.0, 3.0, 2.0), "b": samples(5.0, 8.0, 9.0)})
+    )
+    saved_results.add_figure_and_medians(figures, figure_result(ALONE, {"a": samples(2.0)}))
     assert [(each.figure, each.value, each.unit, each.goal, each.holds) for each in figures.read()] == [
         ("bench.a_vs_b", 0.25, "ratio", "at most 0.5", True),
         ("bench.a_vs_b.ours", 2.0, "s", "", True),
@@ -150,7 +152,7 @@ def test_figures_are_kept_with_both_sides_medians(directory: RunDirectory) -> No
 def test_of_a_missing_peer_no_figure_is_made_up(directory: RunDirectory) -> None:
     figures = Figures(directory)
     absent = figure_result(HALF, {"a": samples(1.0), "b": UnavailableSide("not installed: no network")})
-    saved_results.save_figure(figures, absent)
+    saved_results.add_figure_and_medians(figures, absent)
     assert [(each.figure, each.value) for each in figures.read()] == [("bench.a_vs_b.ours", 1.0)]
     saved_results.write_bench_json(directory, {}, [absent], {})
     reported = json.loads((directory.path / saved_results.NAME).read_text())["figures"][0]
@@ -199,11 +201,11 @@ def test_every_phase_of_a_run_is_in_the_table_of_where_time_went(directory: RunD
     time_accounts.record_figures(
         Figures(directory), {"parisc": {time_accounts.BODY: 2.0}, "arm64-debian": {time_accounts.BODY: 1.0}}
     )
-    reported = matrices.time_figures(directory.path)
+    reported = matrices.time_figures_summed_over_vms(directory.path)
     assert reported["phase.body_s"] == 3.0
     assert set(reported) <= set(table._PHASES)
     buffer = io.StringIO()
-    Console(file=buffer, width=100).print(table.matrix_time_table({"matrix_wall": [reported]}))
+    Console(file=buffer, width=100).print(table.matrix_time_by_phase_table({"matrix_wall": [reported]}))
     assert re.search(r"cells: bodies +3\.0", buffer.getvalue())
 
 
@@ -263,7 +265,7 @@ def test_only_sides_that_are_compared_are_measured_and_what_is_known_is_kept_at_
 
     groups = [Group((HALF, ALONE), open_sides), Group((ALONE,), broken)]
     with pytest.raises(HostError, match="not available"):
-        bench.measure(context(directory, Bus(), "parisc"), groups)
+        bench.measure_groups(context(directory, Bus(), "parisc"), groups)
     assert opened == ["a", "b"]
     assert [each.figure for each in Figures(directory).read()] == [
         "bench.a_vs_b",

@@ -11,7 +11,7 @@ from test_export import cell
 
 from harness import cli
 from harness.core.errors import UsageError
-from harness.matrix.commands.bisect import Bisection, Ruling, Step, report
+from harness.matrix.commands.bisect import Bisection, Ruling, Step, report_lines
 from harness.matrix.commands.bisect_test import ruling
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -69,7 +69,7 @@ def test_the_right_commit_is_found(first_bad: int, history: tuple[Path, list[str
     assert outcome.good_step is not None
     assert (outcome.bad_step.commit, outcome.good_step.commit) == (commits[first_bad], commits[first_bad - 1])
     assert len(fake.tested) == len(set(fake.tested)) <= 8
-    assert f"change number {first_bad}" in "\n".join(report(outcome))
+    assert f"change number {first_bad}" in "\n".join(report_lines(outcome))
     assert (git(tree, "status", "--porcelain", "--branch"), git(tree, "for-each-ref")) == before
     assert not list((tree / ".git").glob("BISECT*"))
 
@@ -89,7 +89,7 @@ def test_when_only_skipped_commits_are_left_all_candidates_are_named(
     outcome = Bisection(tmp_path, tree, commits[0], commits[-1], Fake(10, broken={9, 10})).run()
     assert outcome.first_bad_commit == ""
     assert set(outcome.candidates) == set(commits[9:12])
-    assert "one of 3" in "\n".join(report(outcome))
+    assert "one of 3" in "\n".join(report_lines(outcome))
 
 
 def test_an_interrupted_bisection_resumes_and_tests_no_commit_twice(
@@ -103,11 +103,11 @@ def test_an_interrupted_bisection_resumes_and_tests_no_commit_twice(
         stream.write('{"commit": "cut o')
     second = Fake(20)
     again = Bisection(tmp_path, tree, commits[0], commits[-1], second)
-    assert again.resumed
+    assert again.has_earlier_steps
     assert again.run().first_bad_commit == commits[20]
     assert not set(first.tested) & set(second.tested)
     again.forget_steps()
-    assert not again.resumed
+    assert not again.has_earlier_steps
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from sample_runs import cell
 
 from harness.core import paths
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.report import live_or_plain_progress_board as board_module
 from harness.report import progress_state as progress
 from harness.report.live_or_plain_progress_board import Board
@@ -38,29 +38,29 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def test_builds_guests_cells_rate_and_time_left(clock: Clock) -> None:
     bus = Bus()
     made = Progress(bus)
-    assert str(made.run_totals(clock.now)) == "0 builds, 0 guests, 0/? cells"
+    assert str(made.run_progress_and_rate(clock.now)) == "0 builds, 0 guests, 0/? cells"
     made.set_expected_cells({"parisc": 10, "arm64-debian": 10})
-    bus.publish(Event("parisc", "kernel", Phase.STARTED))
-    bus.publish(Event("arm64-debian", "thaw", Phase.PROGRESS, worker="gw1"))
-    bus.publish(Event("x86_64-debian", "modules", Phase.FINISHED))
-    assert str(made.run_totals(clock.now)) == "1 build, 1 guest, 0/20 cells"
-    bus.publish(Event("arm64-debian", "thaw", Phase.FINISHED, worker="gw1"))
+    bus.publish(Event("parisc", "kernel", EventKind.STARTED))
+    bus.publish(Event("arm64-debian", "thaw", EventKind.PROGRESS, worker="gw1"))
+    bus.publish(Event("x86_64-debian", "modules", EventKind.FINISHED))
+    assert str(made.run_progress_and_rate(clock.now)) == "1 build, 1 guest, 0/20 cells"
+    bus.publish(Event("arm64-debian", "thaw", EventKind.FINISHED, worker="gw1"))
     for _ in range(5):
         made.count_finished_cell(cell("test_a", "arm64-debian"))
         clock.now += 2.0
     clock.now -= 2.0
     made.count_finished_cell(cell("test_b", "arm64-debian", Verdict.OOPS))
-    tally = made.run_totals(clock.now)
+    tally = made.run_progress_and_rate(clock.now)
     # Six cells ended; five of them in eight seconds since the first.
     assert (tally.active_builds, tally.active_vms, tally.ended_cells, tally.expected_cells) == (1, 1, 6, 20)
     assert tally.cells_per_second == pytest.approx(5 / 8)
     assert tally.seconds_left == pytest.approx(14 / (5 / 8))
     assert str(tally) == "1 build, 1 guest, 6/20 cells, 0.6 cells/s, 22.4s left"
-    assert made.cell_counts_of_vm("arm64-debian") == (6, 10, 1)
+    assert made.ended_expected_and_failed_cells("arm64-debian") == (6, 10, 1)
     # A row whose cells have all ended has no guest.
     for _ in range(4):
         made.count_finished_cell(cell("test_c", "arm64-debian"))
-    assert made.run_totals(clock.now).active_vms == 0
+    assert made.run_progress_and_rate(clock.now).active_vms == 0
 
 
 def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,15 +79,15 @@ def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatc
 
 LIVE = """
 import sys
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.report.live_or_plain_progress_board import Board
 from sample_runs import cell
 from harness.verdict.cell_verdict_enum import Verdict
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
 board.set_expected_cells({"parisc": 4, "arm64-debian": 2})
-bus.publish(Event("parisc", "thaw", Phase.FINISHED, worker="gw0"))
-bus.publish(Event("arm64-debian", "kernel", Phase.PROGRESS, "compiling", 0.41))
+bus.publish(Event("parisc", "thaw", EventKind.FINISHED, worker="gw0"))
+bus.publish(Event("arm64-debian", "kernel", EventKind.PROGRESS, "compiling", 0.41))
 board.count_finished_cell(cell("test_a", "parisc"))
 board.count_finished_cell(cell("test_b", "parisc", Verdict.OOPS))
 sys.stdin.readline()

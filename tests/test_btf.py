@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from harness.pinning.holds.btf_encoder import FUNCTION, BaseBtf, encode_function
+from harness.pinning.holds.btf_encoder import FUNCTION, BaseBtfSizes, encode_function
 
-BASE = BaseBtf(type_count=1000, strings_size=5000)
+BASE = BaseBtfSizes(type_count=1000, strings_size=5000)
 
 
 def test_it_reports_one_function_of_void() -> None:
@@ -23,7 +23,7 @@ def test_it_reports_one_function_of_void() -> None:
 
 
 def test_the_function_is_the_second_type_behind_those_of_vmlinux() -> None:
-    assert BASE.function_type_id == 1002
+    assert BASE.new_function_type_id == 1002
 
 
 def test_it_is_as_long_as_its_section_in_the_target_module() -> None:

@@ -12,10 +12,10 @@ import pytest
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, UsageError
 from harness.report import bundle
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 from harness.report.failure_evidence import reason_not_to_query
 from harness.report.record import Cell
-from harness.report.same_failure import is_same_failure, remove_varying_parts
+from harness.report.same_failure import cells_have_same_failure, remove_varying_parts
 from harness.verdict.cell_verdict_enum import Verdict
 
 ITEM = "test_site[parisc-mutant:one-off-leaf/../../../../etc]"
@@ -40,9 +40,9 @@ def cell(verdict: Verdict = Verdict.FAIL, reason: str = "hex2bin+0x4: the witnes
     )
 
 
-def about(seed: str = "", absent: dict[str, str] | None = None) -> Bundle:
+def about(seed: str = "", absent: dict[str, str] | None = None) -> BundleDescription:
     reported = {"file": "cases/test_sites.py", "items": [ITEM], "options": ["--stress=40"]}
-    return Bundle(cell=cell(), seed=seed, absent=absent or {}, **reported)
+    return BundleDescription(cell=cell(), seed=seed, absent=absent or {}, **reported)
 
 
 def written(tmp_path: Path, **pieces: bytes | Path) -> Path:
@@ -158,7 +158,7 @@ def test_a_bundle_of_another_version_is_refused(tmp_path: Path, changed: dict[st
 )
 def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str) -> None:
     assert remove_varying_parts(first) == remove_varying_parts(second)
-    assert is_same_failure(cell(reason=first), cell(reason=second))
+    assert cells_have_same_failure(cell(reason=first), cell(reason=second))
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str
     ],
 )
 def test_the_cause_of_a_failure_is_a_difference(first: str, second: str) -> None:
-    assert not is_same_failure(cell(reason=first), cell(reason=second))
+    assert not cells_have_same_failure(cell(reason=first), cell(reason=second))
 
 
 def test_another_verdict_is_another_failure() -> None:
-    assert not is_same_failure(cell(Verdict.OOPS), cell(Verdict.PANIC))
+    assert not cells_have_same_failure(cell(Verdict.OOPS), cell(Verdict.PANIC))

@@ -45,7 +45,9 @@ def test_what_a_cell_waited_for_its_guest_is_none_of_its_seconds() -> None:
     cell.began -= 1000
     assert cell.as_record().seconds >= 1000
     image = SimpleNamespace(release="6.1", key="k", recipe=SimpleNamespace(arch="parisc"))
-    cell.start_on(cast(Guest, SimpleNamespace(image=image, qemu_version="", accelerator=SimpleNamespace(name="tcg"))))
+    cell.start_on(
+        cast(Guest, SimpleNamespace(image=image, qemu_version_text="", accelerator=SimpleNamespace(name="tcg")))
+    )
     assert cell.as_record().seconds < 1000
 
 

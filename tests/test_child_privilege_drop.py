@@ -25,7 +25,7 @@ from harness.guest.qemu_process import QemuProcess
 from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kernel import Headers
+from harness.images.kernel import ModuleBuildTrees
 
 ROOT = not os.geteuid()
 TCG = Accelerator("tcg", "a test")
@@ -111,7 +111,7 @@ def test_a_guest_is_frozen_and_thawed(emulator: QemuProcess, directory: Path) ->
 def test_the_child_dies_with_its_parent() -> None:
     code = (
         "import sys, time; from harness.core import child_privilege_drop, process\n"
-        "rights = child_privilege_drop.restricted_rights([])\n"
+        "rights = child_privilege_drop.grant_restricted_rights([])\n"
         "print(process.spawn(['sleep', '60'], rights=rights).pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT)
@@ -138,7 +138,7 @@ def kernel(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Image:
     (real / "Makefile").write_text(KERNEL_MAKEFILE)
     (tree / "Makefile").symlink_to("../elsewhere/Makefile")
     image = Programs(directory).image("a-vm", HANG, "x86_64")
-    return Image(**{**vars(image), "headers": Headers(tree, tree)})
+    return Image(**{**vars(image), "headers": ModuleBuildTrees(tree, tree)})
 
 
 def build(image: Image, directory: Path, recipe: str) -> list[Path]:
@@ -227,7 +227,7 @@ def test_the_switch_keeps_roots_rights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(child_privilege_drop.KEEP_ROOT, "1")
     child_privilege_drop.reason_rights_kept.cache_clear()
     try:
-        assert child_privilege_drop.restricted_rights([]) is None
+        assert child_privilege_drop.grant_restricted_rights([]) is None
         if ROOT:
             assert child_privilege_drop.describe_child_rights().startswith("ROOT'S: PINPOINT_KEEP_ROOT is set")
             assert any("ROOT'S: " in line for line in doctor._facts())

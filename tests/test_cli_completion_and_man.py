@@ -106,7 +106,7 @@ def test_the_manual_has_every_command_and_option() -> None:
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for variable in ("PINPOINT_MIRROR", "PINPOINT_CACHE"):
-        # Set first, so that what apply() sets is taken back.
+        # Set first, so that what set_environment_and_get_defaults() sets is taken back.
         monkeypatch.setenv(variable, "")
     return lambda text: (tmp_path / "pinpoint.toml").write_text(text) and None
 

@@ -16,7 +16,7 @@ from harness.landing.code.closest_symbol import (
 )
 from harness.landing.lookup import data_module
 from harness.landing.lookup.closest_symbol_round_trip import Conversion
-from harness.landing.lookup.data_module import ReadRequest
+from harness.landing.lookup.data_module import AddressReadRequest
 from harness.landing.probe_module import SiteReport
 
 TABLE = ClosestSymbolTable(
@@ -158,8 +158,8 @@ def test_each_disagreement_is_a_complaint(wrong: dict[str, object], complaint: s
 
 
 def test_questions_are_written_as_the_module_reads_them() -> None:
-    assert ReadRequest(0xFFFF0010).spec == "0xffff0010/0"
-    assert ReadRequest(0x35000, 4, cpu=0).spec == "0x35000/4@0"
+    assert AddressReadRequest(0xFFFF0010).spec == "0xffff0010/0"
+    assert AddressReadRequest(0x35000, 4, cpu=0).spec == "0x35000/4@0"
 
 
 def test_answers_are_read_with_their_symbols() -> None:

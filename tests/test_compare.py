@@ -9,7 +9,7 @@ import pytest
 from test_export import cell
 
 from harness import cli
-from harness.report.compare import Baseline, compare, compare_with_baseline
+from harness.report.compare import FailureBaseline, compare, compare_with_baseline
 from harness.report.history import read_history
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
@@ -67,7 +67,7 @@ owner = "somebody@example.org"
 def test_a_baseline_covers_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "baseline.toml"
     path.write_text(KNOWN)
-    baseline = Baseline.read(path)
+    baseline = FailureBaseline.read(path)
     assert not compare_with_baseline(baseline, [cell("a", FAIL, reason="x")]).worse
     assert compare_with_baseline(baseline, [cell("a", OOPS, reason="x")]).worse, "another verdict is not known"
     assert compare_with_baseline(baseline, [cell("a", FAIL, reason="x", mutant="m")]).worse, "another cell is not known"

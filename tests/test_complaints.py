@@ -12,7 +12,7 @@ from kernel_logs import HEALTHY, KASAN, LINES, LOGS, PARISC_FAULT, SLUB_WARNING,
 from harness.images.vm_recipe import BootNoise
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
-from harness.verdict.complaints import confirmed_by_dmesg, read_complaints, sort_by_boot_noise
+from harness.verdict.complaints import confirmed_by_dmesg, read_complaints, sort_by_recipe_boot_noise
 
 CUT_AT_EVERY_BYTE = {"parisc_terminate", "parisc user fault", "x86 BUG_ON", "OOM"}
 
@@ -112,12 +112,12 @@ def test_boot_noise_is_allowed_by_its_exact_place_only() -> None:
     complaints = read_complaints(
         printed(SLUB_WARNING) + printed(SLUB_WARNING.replace("5134", "513"), start=14) + printed(X86_OOPS)
     )
-    sorted_ = sort_by_boot_noise(
+    sorted_ = sort_by_recipe_boot_noise(
         complaints, [BootNoise(place="mm/slub.c:5134", why="QEMU 7.2 firmware reports no cache")]
     )
     assert [complaint.source_place for complaint, _ in sorted_.allowed] == ["mm/slub.c:5134"]
     assert [complaint.source_place for complaint in sorted_.alarming] == ["mm/slub.c:513", "bad_init"]
-    assert sort_by_boot_noise(complaints, []).allowed == ()
+    assert sort_by_recipe_boot_noise(complaints, []).allowed == ()
 
 
 def test_a_complaint_ends_at_its_marker_or_at_a_pause() -> None:

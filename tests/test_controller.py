@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.core.errors import BuildError, HostError
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.matrix.cells.selection import CellId
 from harness.matrix.workers.controller_socket import Controller, ControllerClient
 
@@ -24,7 +24,7 @@ class Site:
         self.news = threading.Event()
         self.image_is_there = threading.Event()
         bus = Bus()
-        bus.subscribe(self.receive)
+        bus.add_listener(self.receive)
         self.controller = Controller(bus, lambda *rows: self.rows.append(rows), self.build)
 
     def receive(self, event: Event) -> None:
@@ -46,7 +46,7 @@ def site() -> Iterator[Site]:
 
 def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None:
     own = Bus()
-    own.subscribe(ControllerClient(site.controller.address).send_event)
+    own.add_listener(ControllerClient(site.controller.address).send_event)
     # There may be thousands of time accounts, so they are sent when the worker ends.
     own.record_seconds("parisc", "body", 1.0)
     with own.step("parisc", "boot") as step:
@@ -55,7 +55,7 @@ def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None
     while [event.detail for event in site.received] != ["", "half", "up"]:
         assert site.news.wait(SOON)
         site.news.clear()
-    assert [(event.vm, event.step, event.phase.value, event.fraction) for event in site.received] == [
+    assert [(event.vm, event.step, event.kind.value, event.fraction) for event in site.received] == [
         ("parisc", "boot", "started", None),
         ("parisc", "boot", "progress", 0.5),
         ("parisc", "boot", "finished", None),
@@ -64,9 +64,9 @@ def test_events_of_a_worker_reach_the_controller_as_they_are(site: Site) -> None
 
 def test_an_image_is_waited_for_while_news_go_on(site: Site) -> None:
     worker = ControllerClient(site.controller.address)
-    waiting = threading.Thread(target=worker.await_image, args=("parisc",))
+    waiting = threading.Thread(target=worker.wait_until_image_is_built, args=("parisc",))
     waiting.start()
-    worker.send_event(Event("parisc", "boot", Phase.STARTED))
+    worker.send_event(Event("parisc", "boot", EventKind.STARTED))
     assert site.news.wait(SOON)
     assert waiting.is_alive()
     site.image_is_there.set()
@@ -76,14 +76,14 @@ def test_an_image_is_waited_for_while_news_go_on(site: Site) -> None:
 
 def test_a_failed_build_is_reported_with_its_output(site: Site) -> None:
     with pytest.raises(BuildError, match="no mirror; see the network"):
-        ControllerClient(site.controller.address).await_image("vax")
+        ControllerClient(site.controller.address).wait_until_image_is_built("vax")
 
 
 def test_only_the_first_workers_rows_count(site: Site) -> None:
     site.image_is_there.set()
     for rows in (["a"], ["b"]):
         worker = ControllerClient(site.controller.address)
-        worker.send_rows(rows, [], {name: CellId("case", name, "", "item") for name in rows})
+        worker.send_rows_and_selected_cells(rows, [], {name: CellId("case", name, "", "item") for name in rows})
         # Requests of one connection are answered in order, different connections in parallel.
         worker._send({"image": "x"})
         assert worker._connection.recv(100)
@@ -95,4 +95,4 @@ def test_a_controller_that_is_gone_costs_no_traceback(site: Site) -> None:
     worker = ControllerClient(site.controller.address)
     site.controller.close()
     with pytest.raises(BuildError, match="controller is gone"):
-        worker.await_image("parisc")
+        worker.wait_until_image_is_built("parisc")

@@ -13,7 +13,7 @@ from harness.core.errors import GuestError
 from harness.landing.code.closest_symbol import ClosestSymbolTable, KernelSymbolOffset, LoadedSymbol
 from harness.landing.lookup import data_symbol_address as addresses
 from harness.landing.lookup.data_check import DataReader
-from harness.landing.lookup.data_symbol_address import Datum, count_shifted_variables
+from harness.landing.lookup.data_symbol_address import Datum, count_variables_shifted_between_kernels
 from harness.landing.mutants import MUTANTS
 
 SLIDE = 0x100000
@@ -29,7 +29,7 @@ class FakeElf:
     byte_order = "little"
 
     def __init__(self, sections: dict[str, tuple[int, int, int]], symbols: list[tuple[str, str, int]]) -> None:
-        self.sections = {
+        self.sections_by_name = {
             name: Section(name, address, offset, size, name == ".text", True, True, 8)
             for name, (address, offset, size) in sections.items()
         }
@@ -39,7 +39,7 @@ class FakeElf:
         return [symbol for symbol in self.symbols if symbol.name == name]
 
     def offset_in_section(self, symbol: Symbol) -> int:
-        return symbol.address - self.sections[symbol.section].address
+        return symbol.address - self.sections_by_name[symbol.section].address
 
 
 MODULE = FakeElf(
@@ -158,9 +158,9 @@ def test_the_module_reports_its_words() -> None:
 
 
 def test_what_offsets_of_another_kernel_miss() -> None:
-    assert count_shifted_variables(kernel(), kernel()) == (4, 0, 0)  # type: ignore[arg-type]
-    assert count_shifted_variables(kernel(), kernel(text=0x2000)) == (4, 4, 0)  # type: ignore[arg-type]
-    assert count_shifted_variables(kernel(), kernel(before=8)) == (4, 2, 2)  # type: ignore[arg-type]
+    assert count_variables_shifted_between_kernels(kernel(), kernel()) == (4, 0, 0)  # type: ignore[arg-type]
+    assert count_variables_shifted_between_kernels(kernel(), kernel(text=0x2000)) == (4, 4, 0)  # type: ignore[arg-type]
+    assert count_variables_shifted_between_kernels(kernel(), kernel(before=8)) == (4, 2, 2)  # type: ignore[arg-type]
 
 
 def test_numbers_are_in_the_guests_order() -> None:

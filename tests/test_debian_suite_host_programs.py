@@ -16,14 +16,14 @@ from harness.core.events import Bus
 from harness.images import debian_suite_host_programs, host_apt_sources
 from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
-from harness.images.debian_suite_host_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
 
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(shutil.which("echo") or "/bin/echo")
-HELLO = SuitePrograms(
+HELLO = WantedSuitePrograms(
     suite="bookworm",
     packages=("hello",),
     kept_paths=("usr/bin/hello", "usr/share/hello"),
@@ -64,7 +64,7 @@ def build_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildConte
 
 
 def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildContext) -> None:
-    entry = debian_suite_host_programs.obtain(HELLO, build_context, vm="vm")
+    entry = debian_suite_host_programs.obtain_launchers(HELLO, build_context, vm="vm")
     launcher = entry.path / debian_suite_host_programs.LAUNCHERS / "hello"
     printed = subprocess.run(
         [launcher, "here"], capture_output=True, text=True, check=True, env={"LD_DEBUG": "libs", "LC_ALL": "C"}
@@ -76,9 +76,11 @@ def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildCont
 
 
 def test_what_is_not_in_the_packages_is_one_line(build_context: BuildContext) -> None:
-    absent = SuitePrograms(suite="bookworm", packages=("hello",), kept_paths=("usr/bin/absent",), launcher_commands={})
+    absent = WantedSuitePrograms(
+        suite="bookworm", packages=("hello",), kept_paths=("usr/bin/absent",), launcher_commands={}
+    )
     with pytest.raises(BuildError, match="no usr/bin/absent in the packages") as caught:
-        debian_suite_host_programs.obtain(absent, build_context, vm="vm")
+        debian_suite_host_programs.obtain_launchers(absent, build_context, vm="vm")
     assert "\n" not in str(caught.value)
 
 

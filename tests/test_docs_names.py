@@ -158,7 +158,7 @@ def test_each_name_of_a_page_exists(page: str) -> None:
         ("`Mutant.in_force` in `harness/landing/mutants.py`", "Mutant.in_force"),
         ("a budget (`Guest.budget()`)", "Guest.budget"),
         ("a member of `CallForm`", "CallForm"),
-        ("| `conversions` | `prove(sites)` |", "prove()"),
+        ("| `address_converter` | `prove(sites)` |", "prove()"),
         ("`kprobes.attempt(spec, ...)`: the errno", "kprobes.attempt"),
         ("`verdict_of()` in `harness/matrix/cells/cell_phases_and_verdict.py`", "verdict_of()"),
     ],

@@ -168,7 +168,7 @@ def test_no_dwarf(build: Build, flags: list[str], strip: str) -> None:
 
 def test_damaged_dwarf(build: Build) -> None:
     elf = build("-g")
-    section = elf.sections[".debug_line"]
+    section = elf.sections_by_name[".debug_line"]
     whole = elf.path.read_bytes()
     for wrong in b"\xff" * section.size, b"\x00" * section.size:
         elf.path.write_bytes(whole[: section.offset] + wrong + whole[section.offset + section.size :])
@@ -180,7 +180,7 @@ def test_damaged_dwarf(build: Build) -> None:
 def test_relocations_nobody_knows(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.core.elf_symbols_and_relocations._ABSOLUTE", {})
     with pytest.raises(PinpointError, match=r"has a relocation of unknown type \d+ for EM_"):
-        line_table.rows(build("-g"))
+        line_table.statement_rows(build("-g"))
 
 
 def test_the_line_that_has_a_text(tmp_path: Path) -> None:

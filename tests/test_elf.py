@@ -87,8 +87,8 @@ def test_symbols_of_a_module_stand_in_their_sections(module: Elf) -> None:
     assert (entry.binding, twice.binding) == ("global", "local")
     assert entry.section == twice.section
     assert not entry.size_includes_padding
-    assert 0 <= entry.address < entry.address + entry.size <= module.sections[entry.section].size
-    assert module.sections[entry.section].executable
+    assert 0 <= entry.address < entry.address + entry.size <= module.sections_by_name[entry.section].size
+    assert module.sections_by_name[entry.section].executable
     [zeroed] = module.symbols_named("zeroed")
     assert (zeroed.kind, zeroed.section, zeroed.size) == ("object", ".bss", 16)
 
@@ -108,7 +108,7 @@ def test_function_sections_are_distinguished(tmp_path: Path, architecture: str) 
 def test_bytes_agree_with_objcopy(linked: Elf, architecture: str, tmp_path: Path) -> None:
     raw = tmp_path / "text"
     _run(_tool(architecture, "objcopy"), "-O", "binary", "--only-section=.text", linked.path, raw)
-    text = linked.sections[".text"]
+    text = linked.sections_by_name[".text"]
     assert linked.section_bytes(".text", 0, text.size) == raw.read_bytes()
     for name in ("entry", "twice", "elsewhere"):
         symbol = linked.function(name)
@@ -127,7 +127,7 @@ def test_data_and_bss_have_their_known_values(linked: Elf) -> None:
 def test_relocations_of_module_and_linked_file_are_counted_alike(module: Elf, linked: Elf) -> None:
     for elf in (module, linked):
         entry = elf.function("entry")
-        mask = elf.relocated_positions(entry.section, elf.offset_in_section(entry), entry.size)
+        mask = elf.relocated_positions_within_range(entry.section, elf.offset_in_section(entry), entry.size)
         calls = [found for found in elf.relocations(entry.section) if found.symbol.name == "elsewhere"]
         assert len(calls) == 1
         at = calls[0].offset - elf.offset_in_section(entry)
@@ -137,14 +137,14 @@ def test_relocations_of_module_and_linked_file_are_counted_alike(module: Elf, li
 
 def test_pointer_relocation_covers_a_whole_word(module: Elf) -> None:
     [pointer] = module.symbols_named("pointer")
-    touched = module.relocated_positions(pointer.section, pointer.address, module.word_bytes)
+    touched = module.relocated_positions_within_range(pointer.section, pointer.address, module.word_bytes)
     assert touched == set(range(module.word_bytes))
 
 
 def test_mask_is_cut_at_the_window(module: Elf) -> None:
     [pointer] = module.symbols_named("pointer")
-    assert module.relocated_positions(pointer.section, pointer.address + 2, 1) == {0}
-    assert module.relocated_positions(pointer.section, pointer.address + module.word_bytes, 8) == set()
+    assert module.relocated_positions_within_range(pointer.section, pointer.address + 2, 1) == {0}
+    assert module.relocated_positions_within_range(pointer.section, pointer.address + module.word_bytes, 8) == set()
 
 
 def test_function_without_size_reaches_to_the_next_symbol(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_empty_sections_do_not_hide_their_namesake(tmp_path: Path) -> None:
 
 
 def test_outside_a_section_or_segment_is_refused(linked: Elf) -> None:
-    size = linked.sections[".text"].size
+    size = linked.sections_by_name[".text"].size
     with pytest.raises(PinpointError, match=r"\.text has no 2 bytes at"):
         linked.section_bytes(".text", size - 1, 2)
     with pytest.raises(PinpointError, match=r"no section is named '\.nowhere'"):
@@ -247,7 +247,7 @@ def test_cut_anywhere_is_one_line_or_read(linked: Elf, tmp_path: Path) -> None:
         try:
             elf = Elf.read(cut)
             elf.function_bytes(elf.function("entry"))
-            elf.relocated_positions(".text", 0, 64)
+            elf.relocated_positions_within_range(".text", 0, 64)
         except PinpointError as error:
             complaints.append(str(error))
     assert len(complaints) > 90

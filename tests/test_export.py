@@ -14,7 +14,7 @@ from harness.report.export.junit import junit
 from harness.report.export.kcidb import kcidb
 from harness.report.export.ktap import ktap
 from harness.report.export.markdown import markdown
-from harness.report.export.results_by_vm_markdown import Run, results_by_vm_markdown
+from harness.report.export.newest_results_of_runs_markdown import Run, results_by_vm_markdown
 from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict

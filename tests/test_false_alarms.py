@@ -8,7 +8,7 @@ import pytest
 from kernel_logs import HEALTHY, SLUB_WARNING, X86_OOPS, printed
 
 from harness.images.vm_recipe import BootNoise, Recipe, select
-from harness.matrix.exit_status_and_counts import record_false_alarm_figures
+from harness.matrix.exit_status_and_counts import record_false_complaint_figures
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
@@ -40,7 +40,7 @@ def test_what_a_case_had_its_own_guests_do_is_no_alarm(tmp_path: Path) -> None:
     (tmp_path / "console").mkdir()
     for name in ("parisc.gw1.log", "parisc.gw1-fresh-1.log", "parisc-fresh-2.log", "parisc-fsections.log"):
         (tmp_path / "console" / name).write_text(HEALTHY)
-    assert [log.name for log in RunDirectory(tmp_path).console_logs("parisc")] == ["parisc.gw1.log"]
+    assert [log.name for log in RunDirectory(tmp_path).console_logs_of_vm("parisc")] == ["parisc.gw1.log"]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_false_alarms_of_a_run(tmp_path: Path, log: str, verdict: Verdict, alarm
     (tmp_path / "console").mkdir()
     (tmp_path / "console" / "parisc.log").write_text(log)
     recipes: dict[str, Recipe] = {"parisc": select(["parisc"])[0].model_copy(update={"boot_noise": (NOISE,)})}
-    record_false_alarm_figures(Figures(directory), directory, recipes, [cell(Verdict.PASS), cell(verdict)])
+    record_false_complaint_figures(Figures(directory), directory, recipes, [cell(Verdict.PASS), cell(verdict)])
     (figure,) = Figures(directory).read()
     assert (figure.figure, figure.value, figure.holds) == ("oops.false_alarms", alarms, alarms == 0)

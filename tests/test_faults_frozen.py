@@ -46,7 +46,7 @@ FAULTS = {faults}
 fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, HANG)
 start._hear = start._become_ready = traits.prove_traits = lambda *_: None
 Guest.copy_all_files = Guest.return_to_provisioning = lambda *_: None
-checkup.record_initial_state = checkup.check_after_cell = lambda guest: ""
+checkup.record_state_before_first_cell = checkup.check_after_cell = lambda guest: ""
 
 
 def strikes(vm, fault):
@@ -112,7 +112,7 @@ def take(self, monitor, frozen, deadline):
     return take_for_real(self, monitor, pipe, deadline)
 
 
-freeze_for_real, start.freeze = start.freeze, freeze
+freeze_for_real, start.freeze_running_guest = start.freeze_running_guest, freeze
 take_for_real, QemuProcess._take = QemuProcess._take, take
 
 

@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 class Guest:
     image = type("Image", (), {{"release": "6.1", "key": "k", "recipe": type("Recipe", (), {{"arch": "parisc"}})}})
     accelerator = type("Accelerator", (), {{"name": "tcg"}})
-    qemu_version = "QEMU emulator version 7.2.22"
+    qemu_version_text = "QEMU emulator version 7.2.22"
 
     def stop(self):
         pass

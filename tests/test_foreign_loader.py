@@ -20,9 +20,14 @@ from harness.landing.landing_judgment import Missed
 from harness.matrix.cells import selection
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands.replay_options import first_unrecorded_option
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
-from harness.pinning.foreign_loader import ForeignLoader, ForeignResult, TargetFacts, probe_parameters
-from harness.pinning.loader import LoaderOrder, LoaderStatus
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
+from harness.pinning.foreign_loader import (
+    ForeignLoader,
+    ForeignResult,
+    TargetAddresses,
+    probe_parameters_except_handles,
+)
+from harness.pinning.loader import LoaderExitStatus, LoaderOrder
 from harness.pinning.loader_fixture import expect_result
 from harness.pinning.mutants import MUTANTS
 
@@ -51,27 +56,27 @@ def script(tmp_path: Path, text: str, name: str = "loader") -> Path:
 
 def refusal(text: str, userland: Path, vm: str = "x86_64-debian") -> str:
     with pytest.raises(UsageError) as caught:
-        ForeignLoaderCommand.parse(text).demand_runs_on(recipe(vm), lambda _: userland)
+        ForeignLoaderProgramAndArguments.parse_command_line(text).demand_runs_on_vm(recipe(vm), lambda _: userland)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_a_program_of_the_guest(userland: Path) -> None:
-    command = ForeignLoaderCommand.parse("insmod -f 'a b'")
-    assert command == ForeignLoaderCommand("insmod", ("-f", "a b"))
-    assert command.text == command.shown == "insmod -f 'a b'"
-    assert command.path_in_guest == "insmod"
-    command.demand_runs_on(recipe(), lambda _: userland)
+    command = ForeignLoaderProgramAndArguments.parse_command_line("insmod -f 'a b'")
+    assert command == ForeignLoaderProgramAndArguments("insmod", ("-f", "a b"))
+    assert command.loader_option_value == command.shown == "insmod -f 'a b'"
+    assert command.program_in_guest == "insmod"
+    command.demand_runs_on_vm(recipe(), lambda _: userland)
 
 
 def test_a_file_of_the_host(tmp_path: Path, userland: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = script(tmp_path, "#!/bin/sh\n")
     monkeypatch.chdir(tmp_path)
-    command = ForeignLoaderCommand.parse("./loader --fast")
-    assert command == ForeignLoaderCommand(str(path), ("--fast",), path)
-    assert command.text == f"{path} --fast"
-    assert (command.shown, command.path_in_guest) == ("loader --fast", "/tmp/pinpoint-foreign-loader")
-    command.demand_runs_on(recipe(), lambda _: userland)
+    command = ForeignLoaderProgramAndArguments.parse_command_line("./loader --fast")
+    assert command == ForeignLoaderProgramAndArguments(str(path), ("--fast",), path)
+    assert command.loader_option_value == f"{path} --fast"
+    assert (command.shown, command.program_in_guest) == ("loader --fast", "/tmp/pinpoint-foreign-loader")
+    command.demand_runs_on_vm(recipe(), lambda _: userland)
 
 
 def test_commands_that_cannot_be_run(tmp_path: Path, userland: Path) -> None:
@@ -98,7 +103,9 @@ def test_a_program_must_be_static_and_for_the_guest(tmp_path: Path, userland: Pa
     other = "parisc"
     for name, flags in (("static", ["-static"]), ("dynamic", [])):
         subprocess.run(["gcc", *flags, "-o", tmp_path / name, source], check=True)
-    ForeignLoaderCommand.parse(str(tmp_path / "static")).demand_runs_on(recipe(vm), lambda _: userland)
+    ForeignLoaderProgramAndArguments.parse_command_line(str(tmp_path / "static")).demand_runs_on_vm(
+        recipe(vm), lambda _: userland
+    )
     assert "dynamically linked" in refusal(str(tmp_path / "dynamic"), userland, vm)
     assert "EM_PARISC" in refusal(str(tmp_path / "static"), userland, other)
 
@@ -124,9 +131,9 @@ def test_a_loader_of_the_project_names_no_tests(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_parameters_are_all_but_the_addresses() -> None:
-    facts = [TargetFacts("a", 0x10, 0x1000, 0), TargetFacts("b", 0x20, 0x2000, 0x2010)]
+    facts = [TargetAddresses("a", 0x10, 0x1000, 0), TargetAddresses("b", 0x20, 0x2000, 0x2010)]
     order = LoaderOrder(targets=["a", "b"], sections=[("a", ".text")], parameters=["site=0+0x4"], gates=["load"])
-    assert probe_parameters(order, facts, [0x1040]) == [
+    assert probe_parameters_except_handles(order, facts, [0x1040]) == [
         "module_names=a,b",
         "module_bases=0x1000,0x2000",
         "module_notes=0x0,0x2010",
@@ -134,7 +141,7 @@ def test_the_parameters_are_all_but_the_addresses() -> None:
         "site=0+0x4",
         "gates=entered",
     ]
-    assert probe_parameters(LoaderOrder(), [], []) == []
+    assert probe_parameters_except_handles(LoaderOrder(), [], []) == []
 
 
 @pytest.mark.parametrize(
@@ -149,18 +156,18 @@ def test_the_parameters_are_all_but_the_addresses() -> None:
 )
 def test_an_order_that_only_our_loader_can_follow(order: LoaderOrder) -> None:
     with pytest.raises(ValueError, match="only Pinpoint's loader can follow this order"):
-        ForeignLoader(cast(Any, None), order, ForeignLoaderCommand("insmod"))
+        ForeignLoader(cast(Any, None), order, ForeignLoaderProgramAndArguments("insmod"))
 
 
 def test_only_success_or_failure_counts() -> None:
-    good = ForeignResult(LoaderStatus.DONE, (), "mine", 0, "", ())
-    bad = ForeignResult(LoaderStatus.FOREIGN, (), "mine", 7, "no such module", None)
-    expect_result(good, LoaderStatus.DONE)
-    expect_result(bad, LoaderStatus.STALE, "ENODEV")
+    good = ForeignResult(LoaderExitStatus.DONE, (), "mine", 0, "", ())
+    bad = ForeignResult(LoaderExitStatus.FOREIGN, (), "mine", 7, "no such module", None)
+    expect_result(good, LoaderExitStatus.DONE)
+    expect_result(bad, LoaderExitStatus.STALE, "ENODEV")
     with pytest.raises(Missed, match="`mine` exited with 7: no such module, not 0"):
-        expect_result(bad, LoaderStatus.DONE)
+        expect_result(bad, LoaderExitStatus.DONE)
     with pytest.raises(Missed, match="exited with 0; in the load it held nothing, not a failure, as ours does with"):
-        expect_result(good, LoaderStatus.STALE, "ENODEV")
+        expect_result(good, LoaderExitStatus.STALE, "ENODEV")
 
 
 class Item:
@@ -185,14 +192,14 @@ class Item:
 def test_only_cases_of_loaders_run_and_those_of_ours_are_skipped_with_the_reason() -> None:
     items = [
         Item(("guest", "kprobes")),
-        Item(("loaders",)),
-        Item(("loaders",), reason="it has gates"),
-        Item(("loaders",), mutant="swaps-handles"),
-        Item(("loaders_in",), mutant="no-build-id"),
+        Item(("probe_loaders",)),
+        Item(("probe_loaders",), reason="it has gates"),
+        Item(("probe_loaders",), mutant="swaps-handles"),
+        Item(("probe_loaders_in",), mutant="no-build-id"),
     ]
-    selected = selection.only_loader_cells(cast(list[pytest.Item], items))
+    selected = selection.tests_and_loader_cells(cast(list[pytest.Item], items))
     assert cast(list[Item], selected) == items[1:]
-    selection.skip_cells_of_own_loader(selected)
+    selection.skip_cells_needing_own_loader(selected)
     assert [item.skips for item in items[1:]] == [
         [],
         ["needs Pinpoint's own loader: it has gates"],
@@ -214,7 +221,7 @@ def test_mutants_of_our_loader() -> None:
 
 
 def test_a_replay_names_the_loader() -> None:
-    item = cast(pytest.Item, Item(("loaders",)))
+    item = cast(pytest.Item, Item(("probe_loaders",)))
     cell = selection.cell_of(item)
     assert isinstance(cell, CellId)
     assert cell.replay == """./pinpoint run --vm a-vm --loader 'my '"'"'loader' -k 'test_case[a-vm]'"""
@@ -225,5 +232,5 @@ def test_a_replay_names_the_loader() -> None:
 def test_the_examples_are_scripts_of_the_shell() -> None:
     for name in ("careful.sh", "reads_once.sh"):
         path = SCRIPTS / name
-        assert ForeignLoaderCommand.parse(str(path)).host_file == path
+        assert ForeignLoaderProgramAndArguments.parse_command_line(str(path)).host_file == path
         subprocess.run(["sh", "-n", path], check=True)

@@ -35,7 +35,7 @@ def cells(run: RunDirectory) -> list[Cell]:
 @pytest.mark.parametrize("name", [*schemas.MODELS, *schemas.PRINTED])
 def test_the_published_schema_is_the_models(name: str) -> None:
     """`python -m harness.report.schemas` writes them again."""
-    assert (schemas.PUBLISHED / f"{name}.schema.json").read_text() == schemas.schema_text(name)
+    assert (schemas.PUBLISHED / f"{name}.schema.json").read_text() == schemas.schema_text_by_name(name)
 
 
 def test_every_published_schema_has_a_model() -> None:
@@ -77,12 +77,12 @@ def test_kunit_counts_what_is_streamed_while_vms_run_in_parallel(
     run: RunDirectory, cells: list[Cell], tmp_path: Path
 ) -> None:
     out = io.StringIO()
-    stream = ktap.KtapStream(out)
+    stream = ktap.KtapCaseStream(out)
     stream.write_plan([*cells, *lost_cells.read_lost_cells(run)])
     seen = []
     # The cells of one VM come in order; those of several are mixed.
     for cell in sorted(cells, key=lambda cell: (cell.case, not cell.mutant, cell.vm)):
-        stream.add_cell(cell)
+        stream.add_cell_to_test(cell)
         seen.append(out.getvalue().count("\nok ") + out.getvalue().count("\nnot ok "))
     assert seen == sorted(seen)
     assert 0 < seen[len(seen) // 2] < seen[-1]

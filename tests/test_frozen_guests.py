@@ -50,7 +50,7 @@ def test_one_guest_thaws_on_the_machine_it_was_frozen_on() -> None:
 
 def test_another_qemu_never_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     before = parts()
-    monkeypatch.setattr(freezer, "qemu_version", lambda _program: "QEMU emulator version 99.0")
+    monkeypatch.setattr(freezer, "qemu_version_line", lambda _program: "QEMU emulator version 99.0")
     assert parts() != before
 
 
@@ -61,11 +61,11 @@ def test_what_no_run_thaws_is_dropped(tmp_path: Path) -> None:
     for entry in (old, other):
         os.utime(entry.path, (time.time() - 2 * DAY,) * 2)
     # This process uses the entry that it obtained, so no other process may drop it; a later run may.
-    Store(tmp_path, Bus()).drop_unused("frozen", DAY)
+    Store(tmp_path, Bus()).remove_unused_of_kind("frozen", DAY)
     assert old.path.exists()
     for handle in store._used.values():
         os.close(handle)
-    Store(tmp_path, Bus()).drop_unused("frozen", DAY)
+    Store(tmp_path, Bus()).remove_unused_of_kind("frozen", DAY)
     assert (fresh.path.exists(), old.path.exists(), other.path.exists()) == (True, False, True)
 
 
@@ -75,7 +75,7 @@ def test_what_a_run_obtains_is_used(tmp_path: Path) -> None:
         entry = store.obtain("frozen", ["x"], vm="a-vm", build=empty)
         os.utime(entry.path, (time.time() - 2 * DAY,) * 2)
     store.obtain("frozen", ["x"], vm="a-vm", build=empty)
-    store.drop_unused("frozen", DAY)
+    store.remove_unused_of_kind("frozen", DAY)
     assert entry.path.exists()
 
 

@@ -46,7 +46,7 @@ OLD, NEW = (6, 1), (6, 12)
     ],
 )
 def test_what_x86_refuses(code: str, version: tuple[int, int], number: int) -> None:
-    found, why = rules_x86.refusal(bytes.fromhex(code), 0, version)
+    found, why = rules_x86.refusal_errno_and_reason(bytes.fromhex(code), 0, version)
     assert found == number
     assert bool(why) == bool(number)
 
@@ -76,7 +76,7 @@ def test_what_x86_refuses(code: str, version: tuple[int, int], number: int) -> N
 )
 def test_what_arm64_refuses(words: list[int], refused: bool) -> None:
     code = b"".join(word.to_bytes(4, "little") for word in words)
-    assert rules_arm64.refusal(code, len(code) - 4, OLD)[0] == (errno.EINVAL if refused else 0)
+    assert rules_arm64.refusal_errno_and_reason(code, len(code) - 4, OLD)[0] == (errno.EINVAL if refused else 0)
 
 
 # A kernel in small: an entry that ftrace patches, a jump label, a static call, a trap of BUG(), a rewritten place, a
@@ -274,7 +274,7 @@ class Silent:
 
 
 def test_all_functions_are_counted_as_each_one_is_described(sites: FunctionSites) -> None:
-    chosen = [sites.find_function(name) for name in ("f", "h")]
+    chosen = [sites.find_function_as_kernel_would(name) for name in ("f", "h")]
     tally = tally_functions(sites, chosen, cast(ProgressStep, Silent()))
     described = [each for symbol in chosen for each in predictions_of_function(sites.describe_function(symbol.name))]
     assert (tally.functions, tally.offsets, tally.left_out) == (2, len(described), [])

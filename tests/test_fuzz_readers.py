@@ -33,7 +33,7 @@ from harness.matrix.guests.guest_state import GuestState
 from harness.matrix.verify import systemtap_run
 from harness.pinning.loader import LoaderLine
 from harness.report import bundle, cell_duration_cache, jsonl
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 from harness.report.record import Cell
 from harness.userspace.ways import UprobesByModule, UprobesByTracefs
 from harness.verdict.complaints import confirmed_by_dmesg, read_complaints
@@ -72,7 +72,7 @@ LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
     "strace": (
         '7 openat(AT_FDCWD, "/sys/module/x/sections/.text", O_RDONLY) = 3</sys/module/x/sections/.text>\n'
         "7 init_module(0x1, 2, 3) = 0\n7 close(3</sys/module/x/sections/.text>) = 0\n",
-        systemtap_run.read_held_files,
+        systemtap_run.parse_held_files_from_strace,
     ),
     "uprobe module": (
         "site=0 errno=0 offset=0x4\nhit=0 pid=7 ip=1000 hits=2 returns=1 func=1000 lost=0\n",
@@ -192,26 +192,26 @@ def module(tmp_path: Path) -> bytes:
 
 def test_a_line_table_that_advances_by_nothing_is_damaged(module: bytes, write: Callable[[bytes], Path]) -> None:
     elf = Elf.read(write(module))
-    lines = bytearray(elf.section_bytes(".debug_line", 0, elf.sections[".debug_line"].size))
+    lines = bytearray(elf.section_bytes(".debug_line", 0, elf.sections_by_name[".debug_line"].size))
     # DWARF 5, 6.2.4: line_range is the fifth byte after header_length, which is at 8; in version 4 it is at 6.
     version = int.from_bytes(lines[4:6], "little")
     lines[16 if version >= 5 else 14] = 0
     damaged = module.replace(elf.section_bytes(".debug_line", 0, len(lines)), bytes(lines))
     assert damaged != module
     with pytest.raises(PinpointError, match="its DWARF is damaged"):
-        line_table.rows(Elf.read(write(damaged)))
+        line_table.statement_rows(Elf.read(write(damaged)))
 
 
 def test_modules(fuzz: Fuzz, module: bytes, write: Callable[[bytes], Path]) -> None:
     def reader(content: bytes) -> None:
         elf = Elf.read(write(content))
-        for name, section in elf.sections.items():
+        for name, section in elf.sections_by_name.items():
             for part in (lambda: elf.section_bytes(name, 0, section.size), lambda: elf.relocations(name)):  # noqa: B023
                 try:
                     part()
                 except PinpointError:
                     continue
-        for part in (kprobe_sites_in_module_file.find_kprobe_sites, patch_sites, line_table.rows):
+        for part in (kprobe_sites_in_module_file.find_kprobe_sites, patch_sites, line_table.statement_rows):
             try:
                 part(elf)
             except PinpointError:
@@ -241,8 +241,8 @@ def test_recipes(fuzz: Fuzz, tmp_path: Path) -> None:
 def test_bundles(fuzz: Fuzz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_replay import FILE, ITEM, cell
 
-    monkeypatch.setattr(bundle_trust, "collect_bundle_cells", lambda _: {})
-    about = Bundle(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"], schedule="open read")
+    monkeypatch.setattr(bundle_trust, "collect_case_file_cells", lambda _: {})
+    about = BundleDescription(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"], schedule="open read")
     place = bundle.write_bundle(tmp_path, about, {"console.log": b"x"})
     description = place / bundle.ABOUT
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from harness.core.events import Bus
 from harness.images.store import Store
 path = Path(sys.argv[1])
-Store(path.parent, Bus()).mark_used(path)
+Store(path.parent, Bus()).hold_until_exit(path)
 print("used", flush=True)
 sys.stdin.read()
 """
@@ -99,7 +99,7 @@ def test_what_another_process_uses_stays(cache: Path, capsys: pytest.CaptureFixt
     child = using(oldest)
     age(oldest, 100)
     store = Store(cache / "store", Bus())
-    store.drop_unused("kernel", 5 * DAY)
+    store.remove_unused_of_kind("kernel", 5 * DAY)
     assert left(cache) == [0, 100]
     assert cli.main(["gc", "--size", "0"]) == 0
     assert left(cache) == [100]
@@ -132,14 +132,14 @@ def test_an_empty_cache_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_an_entry_that_cannot_be_used_is_dropped_unless_another_process_uses_it(cache: Path) -> None:
     store = Store(cache / "store", Bus())
     path = store.entry_path("kernel", ["0"])
-    store.mark_used(path)
+    store.hold_until_exit(path)
     child = using(path)
-    store.drop("kernel", ["0"])
+    store.remove("kernel", ["0"])
     assert path.is_dir()
     child.kill()
     child.communicate()
     # This process's own use is no obstacle.
-    store.drop("kernel", ["0"])
+    store.remove("kernel", ["0"])
     assert not path.exists()
-    store.drop("kernel", ["0"])
+    store.remove("kernel", ["0"])
     assert not path.exists()

@@ -152,7 +152,7 @@ class Pretender:
 
 @pytest.fixture
 def pretender(tmp_path: Path) -> Iterator[Pretender]:
-    accelerator.qemu_version("qemu-system-aarch64")
+    accelerator.qemu_version_line("qemu-system-aarch64")
     yield Pretender(tmp_path)
     assert emulators(tmp_path) == set()
 

@@ -21,7 +21,7 @@ class Shell:
         self.answers = True
         self.given: list[float] = []
 
-    def run(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool) -> Result:
+    def run_program(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool) -> Result:
         assert not in_place
         self.given.append(round(deadline.remaining()))
         if not self.answers:

@@ -15,7 +15,7 @@ from harness.core.errors import GuestError
 from harness.guest import read_guest_memory as room
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.monitor import Json, Monitor
-from harness.guest.parisc_tables import PariscPageTables
+from harness.guest.parisc_page_table_walk import PariscVirtualMemory
 from harness.guest.read_guest_memory import Memory, SharedFile
 
 BASE = 0xFFFFFFFF81000000
@@ -54,7 +54,7 @@ class Monitored:
 
 @pytest.fixture
 def monitored() -> Iterator[Monitored]:
-    shared = SharedFile.make()
+    shared = SharedFile.make_empty()
     yield Monitored(shared)
     shared.close()
 
@@ -126,27 +126,27 @@ class Parisc:
         self.reads += 1
         return bytes(self.ram[address : address + size])
 
-    def tables(self) -> PariscPageTables:
-        return PariscPageTables(self.directory, self.physical)
+    def tables(self) -> PariscVirtualMemory:
+        return PariscVirtualMemory(self.directory, self.physical)
 
 
 def test_parisc_kernel_memory_is_linear() -> None:
     parisc = Parisc()
     parisc.ram[0x100000:0x100004] = b"\x03\xff\x80\x1f"
-    assert parisc.tables().read((0x10100000, 4)) == b"\x03\xff\x80\x1f"
+    assert parisc.tables().read_span((0x10100000, 4)) == b"\x03\xff\x80\x1f"
     assert parisc.reads == 1
 
 
 def test_parisc_module_memory_goes_through_the_tables() -> None:
     parisc = Parisc()
-    assert parisc.tables().read((parisc.page + 0xFFE, 4)) == b"\x01\x01\x02\x02"
+    assert parisc.tables().read_span((parisc.page + 0xFFE, 4)) == b"\x01\x01\x02\x02"
     assert parisc.reads == 4
 
 
 @pytest.mark.parametrize("address", [Parisc.page + 0x2000, Parisc.page + (1 << 22)], ids=["no page", "no table"])
 def test_parisc_unmapped_memory_is_an_error(address: int) -> None:
     with pytest.raises(GuestError, match=f"{address:#x}"):
-        Parisc().tables().read((address, 4))
+        Parisc().tables().read_span((address, 4))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -59,7 +59,7 @@ def shell(server: Server) -> Shell:
 
 
 def script(shell: Shell, text: str) -> tuple[int, str, str]:
-    result = shell.run(("sh", "-c", text), Deadline.after(SOON))
+    result = shell.run_program(("sh", "-c", text), Deadline.after(SOON))
     return result.rc, result.stdout, result.stderr
 
 
@@ -67,7 +67,7 @@ def test_results_are_those_of_the_commands(shell: Shell) -> None:
     assert script(shell, "echo out; echo err >&2; exit 7") == (7, "out\n", "err\n")
     assert script(shell, "printf 'no line end'") == (0, "no line end", "")
     assert script(shell, "false") == (1, "", "")
-    words = shell.run(("printf", "%s|", "a b", "$HOME; it's", ""), Deadline.after(SOON))
+    words = shell.run_program(("printf", "%s|", "a b", "$HOME; it's", ""), Deadline.after(SOON))
     assert words.stdout == "a b|$HOME; it's||"
 
 
@@ -78,7 +78,7 @@ def test_commands_leave_each_other_alone(shell: Shell) -> None:
 
 def test_in_place_needs_no_process_and_keeps_the_status(shell: Shell) -> None:
     def in_place(text: str) -> tuple[int, str]:
-        result = shell.run(("sh", "-c", text), Deadline.after(SOON), in_place=True)
+        result = shell.run_program(("sh", "-c", text), Deadline.after(SOON), in_place=True)
         return result.rc, result.stdout
 
     assert in_place("echo one; false") == (1, "one\n")
@@ -89,7 +89,7 @@ def test_in_place_needs_no_process_and_keeps_the_status(shell: Shell) -> None:
 
 
 def test_a_word_of_the_shell_does_not_end_it(shell: Shell) -> None:
-    assert shell.run(("exit", "3"), Deadline.after(SOON)).rc == 3
+    assert shell.run_program(("exit", "3"), Deadline.after(SOON)).rc == 3
     assert script(shell, "echo on") == (0, "on\n", "")
 
 
@@ -111,7 +111,7 @@ def test_both_outputs_may_be_large(shell: Shell) -> None:
 
 def test_slow_command_costs_only_itself(shell: Shell) -> None:
     with pytest.raises(DeadlineExceeded, match="sleep"):
-        shell.run(("sleep", "3"), Deadline.after(0.3))
+        shell.run_program(("sleep", "3"), Deadline.after(0.3))
     assert script(shell, "echo on") == (0, "on\n", "")
 
 
@@ -125,7 +125,7 @@ def test_concurrent_commands_have_channels_of_their_own(shell: Shell, tmp_path: 
         while not begun.exists():
             deadline.require_time_left("the other command")
             time.sleep(0.02)
-        assert shell.run(("echo", "on"), Deadline.after(SOON)).stdout == "on\n"
+        assert shell.run_program(("echo", "on"), Deadline.after(SOON)).stdout == "on\n"
         assert slow.is_alive()
     finally:
         released.touch()
@@ -143,5 +143,5 @@ def test_lost_guest_is_reported_at_once(server: Server, shell: Shell) -> None:
     threading.Timer(0.2, server.die).start()
     began = time.monotonic()
     with pytest.raises(GuestLost):
-        shell.run(("sleep", "60"), Deadline.after(120))
+        shell.run_program(("sleep", "60"), Deadline.after(120))
     assert time.monotonic() - began < 40

@@ -14,7 +14,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded
 from harness.guest import heartbeat as heart_module
-from harness.guest.heartbeat import CpuSample, Heartbeat, MissedHeartbeatsRecord, parse_cpu_samples
+from harness.guest.heartbeat import CpuRegisterSample, Heartbeat, MissedHeartbeatsRecord, parse_cpu_register_samples
 from harness.guest.monitor import MonitorEvent
 from harness.guest.steal_time import GuestTime
 from harness.verdict.cell_verdict_enum import Verdict
@@ -30,9 +30,9 @@ REGISTERS = {
     "parisc": "IA_F 00000000:008534c8 IA_B 00000000:008534cc\nPSW  0006ff0f CB   00000000 -------CRQPDI\n",
 }
 LOOKS = {
-    "x86_64": [CpuSample(0, 0xFFFFFFFFC024A8B3, False), CpuSample(1, 0xFFFFFFFF81000010, True)],
-    "arm64": [CpuSample(0, 0xFFFF800008010000, False)],
-    "parisc": [CpuSample(0, 0x008534C8, True)],
+    "x86_64": [CpuRegisterSample(0, 0xFFFFFFFFC024A8B3, False), CpuRegisterSample(1, 0xFFFFFFFF81000010, True)],
+    "arm64": [CpuRegisterSample(0, 0xFFFF800008010000, False)],
+    "parisc": [CpuRegisterSample(0, 0x008534C8, True)],
 }
 
 
@@ -106,7 +106,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("name", REGISTERS)
 def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
-    assert parse_cpu_samples(REGISTERS[name], ARCHITECTURES[name].kprobe_traits.register_parser) == LOOKS[name]
+    assert parse_cpu_register_samples(REGISTERS[name], ARCHITECTURES[name].kprobe_traits.register_parser) == LOOKS[name]
 
 
 def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +153,7 @@ def test_a_slow_guest_has_long_beats(scene: Scene, monkeypatch: pytest.MonkeyPat
 
 
 def silent(*takes_interrupts: bool) -> MissedHeartbeatsRecord:
-    return MissedHeartbeatsRecord(4.1, 3.0, tuple(CpuSample(0, 0x1000, takes) for takes in takes_interrupts))
+    return MissedHeartbeatsRecord(4.1, 3.0, tuple(CpuRegisterSample(0, 0x1000, takes) for takes in takes_interrupts))
 
 
 PANIC = "[    9.505260] Kernel panic - not syncing: asked to\n"

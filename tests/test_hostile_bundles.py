@@ -18,7 +18,7 @@ from harness.core import paths
 from harness.core.files import sha256
 from harness.matrix.commands import replay
 from harness.report import bundle
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 
 EVIL = "from pathlib import Path\nPath({place!r}).touch()\n\ndef test_evil(vm):\n    pass\n"
 Change = dict[str, Any]
@@ -28,7 +28,7 @@ Change = dict[str, Any]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a bundle as a run of Pinpoint writes it."""
     monkeypatch.setattr(replay, "image_key", lambda *_: "0123")
-    about = Bundle(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"])
+    about = BundleDescription(cell=cell(), file=FILE, items=[ITEM], options=["--stress=7"])
     return bundle.write_bundle(tmp_path, about, {"console.log": b"boot\n", "modules/x.ko": b"\x7fELF"})
 
 

@@ -18,10 +18,10 @@ from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.landing.code.system_map import SystemMap
 from harness.matrix.verify import plan
-from harness.matrix.verify.systemtap_run import read_held_files
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
+from harness.matrix.verify.systemtap_run import parse_held_files_from_strace
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.report import merged_records_for_report
-from harness.report.compare import Baseline
+from harness.report.compare import FailureBaseline
 from harness.report.page.case_docstrings import read_claims
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
@@ -70,7 +70,7 @@ def test_results(tmp_path: Path, make: Make, name: str, capfd: pytest.CaptureFix
     assert name in refused
 
 
-@pytest.mark.parametrize("read", [SystemMap.read, Baseline.read], ids=["System.map", "baseline"])
+@pytest.mark.parametrize("read", [SystemMap.read, FailureBaseline.read], ids=["System.map", "baseline"])
 def test_maps_and_baselines(tmp_path: Path, make: Make, read: Callable[[Path], object]) -> None:
     make(tmp_path / "file.toml")
     with pytest.raises(UsageError, match=r"file\.toml"):
@@ -119,13 +119,13 @@ def test_a_loader_that_is_no_path(text: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     Path("loop").symlink_to("loop")
     with pytest.raises(UsageError, match="--loader"):
-        ForeignLoaderCommand.parse(text)
+        ForeignLoaderProgramAndArguments.parse_command_line(text)
 
 
 def test_a_trace_of_a_guest_without_line_ends() -> None:
     unit = ") = 1</sys/module/x/sections/.text"
     for size in (1 << 16, 1 << 22):
-        assert read_held_files("1 open(" + unit * (size // len(unit))).paths == ()
+        assert parse_held_files_from_strace("1 open(" + unit * (size // len(unit))).paths == ()
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def fenceable(line: Line, listing: str) -> Guest:
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
     monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
-    check_after_cell.record_initial_state(guest)
+    check_after_cell.record_state_before_first_cell(guest)
     line.send(OOPS)
     for _ in range(17):
         line.send(b"[    9.500000] an ordinary line that the kernel prints\r\n" * (MIB // 56))
@@ -214,7 +214,7 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
     monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
     bit = guest_state._TAINTS.index(letter)
     clean = fenceable(line, STATE.format(taint=4096))
-    check_after_cell.record_initial_state(clean)
+    check_after_cell.record_state_before_first_cell(clean)
     tainted = fenceable(line, STATE.format(taint=4096 | 1 << bit))
     check_after_cell._clean[tainted] = check_after_cell._clean[clean]
     with pytest.raises(UnexplainedTaint, match=f"new taint {letter}") as caught:
@@ -225,7 +225,7 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
     clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
-    check_after_cell.record_initial_state(clean)
+    check_after_cell.record_state_before_first_cell(clean)
     check_after_cell._clean[forced] = check_after_cell._clean[clean]
     assert check_after_cell.check_after_cell(forced) == "taint R"
 

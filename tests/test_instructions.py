@@ -14,9 +14,9 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc
 from harness.landing.code.instructions import (
+    addresses_of_words_read,
     ftrace_site_offset,
     instruction_boundaries,
-    loaded_addresses,
     offsets_inside_instructions,
     once_per_call_boundaries,
 )
@@ -336,4 +336,4 @@ def test_constant_loads(tmp_path: Path) -> None:
     _run(gcc, "-nostdlib", "-static", "-o", made, source)
     elf = Elf.read(made)
     decoder = ARCHITECTURES["arm64"].kprobe_traits.decoder
-    assert loaded_addresses(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}
+    assert addresses_of_words_read(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}

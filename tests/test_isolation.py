@@ -19,7 +19,7 @@ from harness.core.errors import GuestLost
 from harness.guest.accelerator import TCG, Accelerator
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
-from harness.guest.process_listening_sockets import Listener, listeners
+from harness.guest.process_listening_sockets import NetworkListener, network_listeners
 from harness.guest.provisioning_line import format_provisioning_line
 from harness.guest.qemu_process import QemuProcess
 from harness.report.failure_evidence import gather_evidence
@@ -38,7 +38,7 @@ STAND_STILL = b"\x00\x00\x00\x14" * 4  # arm64: a branch to itself
     ],
 )
 def test_whatever_listens_is_seen(family: int, kind: int, address: str) -> None:
-    before = listeners(os.getpid())
+    before = network_listeners(os.getpid())
     with socket.socket(family, kind) as one:
         try:
             one.bind((address, 0))
@@ -47,13 +47,15 @@ def test_whatever_listens_is_seen(family: int, kind: int, address: str) -> None:
         if kind == socket.SOCK_STREAM:
             one.listen()
         name = ("tcp" if kind == socket.SOCK_STREAM else "udp") + ("6" if family == socket.AF_INET6 else "")
-        assert listeners(os.getpid()) - before == {Listener(name, ip_address(address), one.getsockname()[1])}
-    assert listeners(os.getpid()) == before
+        assert network_listeners(os.getpid()) - before == {
+            NetworkListener(name, ip_address(address), one.getsockname()[1])
+        }
+    assert network_listeners(os.getpid()) == before
 
 
 def test_a_connection_is_no_listener() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
-        assert client.getsockname()[1] not in {each.port for each in listeners(os.getpid())}
+        assert client.getsockname()[1] not in {each.port for each in network_listeners(os.getpid())}
 
 
 def test_another_process_is_asked_about_itself() -> None:
@@ -63,7 +65,7 @@ def test_another_process_is_asked_about_itself() -> None:
     child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdout
     port = int(child.stdout.readline())
-    assert listeners(child.pid) == {Listener("tcp", ip_address("0.0.0.0"), port)}
+    assert network_listeners(child.pid) == {NetworkListener("tcp", ip_address("0.0.0.0"), port)}
     child.communicate("\n")
 
 
@@ -126,7 +128,7 @@ def test_what_a_bundle_is_made_of_holds_no_private_key(guest: Guest, keys: RunKe
 
 @pytest.mark.slow
 def test_a_qemu_listens_on_loopback_alone_and_is_confined(guest: Guest) -> None:
-    found = listeners(guest.pid)
+    found = network_listeners(guest.pid)
     assert [(each.kind, each.address.is_loopback) for each in found] == [("tcp", True)]
     status = Path(f"/proc/{guest.pid}/status").read_text().split()
     assert status[status.index("Seccomp:") + 1] == "2"

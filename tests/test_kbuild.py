@@ -20,7 +20,7 @@ NATIVE = next(architecture for architecture in ARCHITECTURES.values() if archite
 
 def test_commands_are_counted_and_reported_with_a_fraction() -> None:
     bus, events = Bus(), list[Event]()
-    bus.subscribe(events.append)
+    bus.add_listener(events.append)
     output = kbuild.MakeProgress(ProgressStep(bus, "vm", "kernel"), expected_command_count=4)
     for line in (
         "make[1]: Entering directory '/objects'",
@@ -78,7 +78,7 @@ def recipe(name: str, **kernel: object) -> Recipe:
 @pytest.fixture
 def one_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use the same compiler for every architecture, installed or not."""
-    monkeypatch.setattr(object_tree, "compiler_version", lambda _architecture: "gcc 12")
+    monkeypatch.setattr(object_tree, "compiler_and_linker_versions", lambda _architecture: "gcc 12")
 
 
 @pytest.mark.usefixtures("one_compiler")

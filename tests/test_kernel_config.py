@@ -78,7 +78,7 @@ def test_an_option_asked_for_twice_in_one_fragment(tmp_path: Path) -> None:
     ],
 )
 def test_options_of_our_patches_change_no_object(tmp_path: Path, text: str, compiles: bool) -> None:
-    assert kernel_config.affects_compilation(fragment(tmp_path, "part", text)) is compiles
+    assert kernel_config.fragment_affects_compilation(fragment(tmp_path, "part", text)) is compiles
 
 
 def test_only_linker_scripts_read_the_options_of_our_patches() -> None:
@@ -90,7 +90,7 @@ def test_only_linker_scripts_read_the_options_of_our_patches() -> None:
 
 def test_a_config_is_read_as_written() -> None:
     text = '# comment\nCONFIG_NET=y\nCONFIG_TULIP=m\n# CONFIG_SMP is not set\nCONFIG_HZ=250\nCONFIG_LOCALVERSION="-x"\n'
-    assert kernel_config.parse(text) == {
+    assert kernel_config.parse_set_options(text) == {
         "CONFIG_NET": "y",
         "CONFIG_TULIP": "m",
         "CONFIG_HZ": "250",
@@ -130,5 +130,5 @@ def test_all_that_did_not_come_true_are_named(tmp_path: Path, source: Path) -> N
 def test_an_overlay_replaces_earlier_values_of_its_options(tmp_path: Path) -> None:
     wishes = merged(tmp_path, "CONFIG_A=y\nCONFIG_B=n\n")
     text = kernel_config.overlay("# CONFIG_A is not set\nCONFIG_B=y\nCONFIG_AB=y\n", wishes)
-    assert kernel_config.parse(text) == {"CONFIG_A": "y", "CONFIG_AB": "y"}
+    assert kernel_config.parse_set_options(text) == {"CONFIG_A": "y", "CONFIG_AB": "y"}
     assert text.count("CONFIG_B ") == 1

@@ -128,12 +128,12 @@ def test_outcome_in_words() -> None:
 @pytest.mark.parametrize("arguments", [["-n", "4"], ["-n4"], ["--dist=loadgroup"]])
 def test_runs_in_one_process(arguments: list[str]) -> None:
     with pytest.raises(UsageError, match="one process"):
-        kernel_mutant_run.run_kernel_mutants_on([], "1", arguments)
+        kernel_mutant_run.run_kernel_mutants_from_options([], "1", arguments)
 
 
 def test_vm_without_the_patch() -> None:
     with pytest.raises(UsageError, match="kernel-mutants"):
-        kernel_mutant_run.run_kernel_mutants_on(["x86_64-debian"], "1", [])
+        kernel_mutant_run.run_kernel_mutants_from_options(["x86_64-debian"], "1", [])
 
 
 @pytest.mark.parametrize(("answer", "in_force"), [("7\n", True), ("0\n", False), ("", False)])

@@ -61,12 +61,12 @@ def test_places_are_of_added_lines() -> None:
 
 def test_chosen() -> None:
     """Mutants are selected by number, list or range; by default all, except rules of older kernels."""
-    assert [mutant.number for mutant in kernel_mutant_table.parse_mutant_numbers("3,1")] == [3, 1]
-    assert [mutant.number for mutant in kernel_mutant_table.parse_mutant_numbers("101-103")] == [101, 102, 103]
-    assert not any(mutant.is_older_kernel_rule for mutant in kernel_mutant_table.parse_mutant_numbers(""))
+    assert [mutant.number for mutant in kernel_mutant_table.parse_mutants("3,1")] == [3, 1]
+    assert [mutant.number for mutant in kernel_mutant_table.parse_mutants("101-103")] == [101, 102, 103]
+    assert not any(mutant.is_older_kernel_rule for mutant in kernel_mutant_table.parse_mutants(""))
     for wrong in ("0", "x", "3,", "1-x", "201"):
         with pytest.raises(UsageError):
-            kernel_mutant_table.parse_mutant_numbers(wrong)
+            kernel_mutant_table.parse_mutants(wrong)
 
 
 def test_demand() -> None:
@@ -75,9 +75,9 @@ def test_demand() -> None:
     mutants = [recipe for recipe in recipes.values() if kernel_mutant_table.takes_mutants(recipe)]
     assert mutants
     for recipe in mutants:
-        kernel_mutant_table.demand_kernel_mutants(recipe)
+        kernel_mutant_table.demand_takes_mutants(recipe)
     with pytest.raises(UsageError, match="kernel-mutants"):
-        kernel_mutant_table.demand_kernel_mutants(recipes["x86_64-debian"])
+        kernel_mutant_table.demand_takes_mutants(recipes["x86_64-debian"])
 
 
 def test_why_equivalent() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from harness import doctor
 from harness.core import paths
-from harness.doctor import PACKAGES, requirements
+from harness.doctor import PACKAGES, parse_requirements
 
 PROJECT = paths.PROJECT
 # A package imports only packages to its left. Modules outside of these packages are to the right of them all.
@@ -118,17 +118,17 @@ def test_host_packages_are_named_once_and_documented() -> None:
     assert all(len(words) == 4 for words in lines)
     names = [words[0] for words in lines]
     assert sorted(set(names)) == sorted(names)
-    on_x86 = {each.package for each in requirements(text, "x86_64")}
-    on_arm = {each.package for each in requirements(text, "aarch64")}
+    on_x86 = {each.package for each in parse_requirements(text, "x86_64")}
+    on_arm = {each.package for each in parse_requirements(text, "aarch64")}
     assert on_x86 - on_arm == {"gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"}
     assert on_arm - on_x86 == {"gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross"}
 
 
 def test_what_is_optional_is_reported_and_never_required(capsys: pytest.CaptureFixture[str]) -> None:
     text = PACKAGES.read_text()
-    named = {each.package for each in doctor.optional_requirements(text)}
+    named = {each.package for each in doctor.parse_optional_requirements(text)}
     assert named == {"gdb-multiarch", "git", "openssh-client"}
-    assert not named & {each.package for machine in ("x86_64", "aarch64") for each in requirements(text, machine)}
+    assert not named & {each.package for machine in ("x86_64", "aarch64") for each in parse_requirements(text, machine)}
     doctor.main()
     assert any("gdb-multiarch" in line for line in capsys.readouterr().out.splitlines())
 

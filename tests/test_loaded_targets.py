@@ -40,7 +40,7 @@ class Row:
         targets = [loaded_targets.acquire(self.guest, build) for build in builds]
         for target in reversed(targets):
             target.previous = {".text": 1}
-            loaded_targets.keep_loaded_or_unload(target, alone=len(builds) == 1)
+            loaded_targets.keep_if_alone_or_unload(target, alone=len(builds) == 1)
         return targets
 
 

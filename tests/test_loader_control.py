@@ -14,7 +14,7 @@ from ssh_server import SOON, Server, end
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.pexpect_over_ssh import Dialogue
-from harness.pinning.loader import LoaderLine, LoaderOrder, LoaderResult, LoaderStatus
+from harness.pinning.loader import LoaderExitStatus, LoaderLine, LoaderOrder, LoaderResult
 from harness.pinning.mutants import MUTANTS
 
 
@@ -98,9 +98,9 @@ def test_how_it_ended_is_reported() -> None:
         LoaderLine("did", "begin", "probe", {"pid": "7"}),
         LoaderLine("failed", "load", "probe", {"errno": "ESTALE"}),
     )
-    assert str(LoaderResult(LoaderStatus.LOAD, steps)) == "LOAD probe ESTALE"
-    assert str(LoaderResult(LoaderStatus.KILLED, steps[:1])) == "KILLED"
-    assert LoaderResult(LoaderStatus.DONE, steps[:1]).errno_name == ""
+    assert str(LoaderResult(LoaderExitStatus.LOAD, steps)) == "LOAD probe ESTALE"
+    assert str(LoaderResult(LoaderExitStatus.KILLED, steps[:1])) == "KILLED"
+    assert LoaderResult(LoaderExitStatus.DONE, steps[:1]).errno_name == ""
 
 
 def test_mutants_break_orders_and_leave_the_rest() -> None:

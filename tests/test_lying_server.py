@@ -22,7 +22,7 @@ Request = Callable[[SshConnection, Deadline], Any]
 REQUESTS: dict[str, Request] = {
     "command": lambda link, deadline: link.run(("true",), deadline),
     "input": lambda link, deadline: link.run(("cat",), deadline, stdin=b"x" * (16 << 20)),
-    "shell": lambda link, deadline: Shell("a-vm", link).run(("true",), deadline),
+    "shell": lambda link, deadline: Shell("a-vm", link).run_program(("true",), deadline),
     "dialogue": lambda link, deadline: Dialogue("a-vm", link, ("cat",), deadline).read_line(deadline),
 }
 
@@ -119,7 +119,7 @@ def test_an_honest_server_is_not_cut_later(server: Server) -> None:
     assert link.run(("echo", "x"), Deadline.after(SOON)).stdout == "ran echo x\n"
     channel = link.open_channel(Deadline.after(SOON))
     server.behaviour = lambda *_: None
-    with link.limit_request(channel, Deadline.after(0.5)):
+    with link.close_channel_at_deadline(channel, Deadline.after(0.5)):
         channel.exec_command("sh")
     time.sleep(1)
     assert not channel.closed

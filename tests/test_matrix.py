@@ -24,7 +24,7 @@ class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
     image.build_id, image.modules = "b1d", {}
     accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
-    qemu_version = "QEMU emulator version 7.2.22"
+    qemu_version_text = "QEMU emulator version 7.2.22"
     argv, boot_seconds, copied_files, heartbeat, frozen = ["qemu"], 1.0, {}, None, "frozen-0123"
 
     def stop(self):
@@ -40,7 +40,7 @@ def boot(self, name):
 fleet.Fleet._prepare_and_start = boot
 fleet.Fleet.start_building = lambda self, names, compared: None
 import harness.matrix.guests.check_after_cell as checkup
-checkup.record_initial_state = lambda guest: None
+checkup.record_state_before_first_cell = lambda guest: None
 checkup.check_after_cell = lambda guest: ""
 import harness.matrix.cells.failure_bundles as bundling
 from harness.report.failure_evidence import Evidence

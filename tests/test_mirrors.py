@@ -11,7 +11,7 @@ from harness.images import host_apt_sources
 from harness.images.host_apt_sources import (
     HostSource,
     default_suites,
-    find_mirror,
+    find_mirror_of_suite,
     host_sources,
     repositories_of_suites,
 )
@@ -55,7 +55,7 @@ def test_the_hosts_sources_are_read_whatever_their_format(tmp_path: Path, monkey
     ],
 )
 def test_which_mirror_serves_a_suite(suite: str, known: list[HostSource], expected: str) -> None:
-    assert find_mirror(suite, known) == expected
+    assert find_mirror_of_suite(suite, known) == expected
 
 
 def test_a_named_mirror_is_used_together_with_security(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -87,14 +87,16 @@ def test_parameters_go_to_the_module_that_has_them(tmp_path: Path) -> None:
     module = compiled(tmp_path, MODULE + MODINFO["parm"] + MODINFO["type"])
     elf = Elf.read(module)
     assert modinfo_and_load_checks.parameters(elf) == {"site": "string, the function to probe"}
-    assert modinfo_and_load_checks.demand_parameters({"site": "a b"}, {"my_probe": elf}) == {"my_probe": ["site=a b"]}
-    assert modinfo_and_load_checks.demand_parameters({"my_probe.site": "x"}, {"my_probe": elf}) == {
+    assert modinfo_and_load_checks.assign_parameters_to_modules({"site": "a b"}, {"my_probe": elf}) == {
+        "my_probe": ["site=a b"]
+    }
+    assert modinfo_and_load_checks.assign_parameters_to_modules({"my_probe.site": "x"}, {"my_probe": elf}) == {
         "my_probe": ["site=x"]
     }
     with pytest.raises(UsageError, match="no parameter is named 'sight'; it has site"):
-        modinfo_and_load_checks.demand_parameters({"sight": "x"}, {"my_probe": elf})
+        modinfo_and_load_checks.assign_parameters_to_modules({"sight": "x"}, {"my_probe": elf})
     with pytest.raises(UsageError, match="no parameter"):
-        modinfo_and_load_checks.demand_parameters({"other.site": "x"}, {"my_probe": elf})
+        modinfo_and_load_checks.assign_parameters_to_modules({"other.site": "x"}, {"my_probe": elf})
 
 
 def test_a_tree_that_was_built_in_is_told_how_to_be_cleaned(tmp_path: Path) -> None:

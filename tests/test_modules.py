@@ -23,7 +23,7 @@ from harness.core.events import Bus
 from harness.images import modules
 from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
-from harness.images.kernel import Headers, KernelBuild
+from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.store import Store
 from harness.images.vm_recipe import Recipe
 
@@ -69,7 +69,7 @@ def kernel(tmp_path: Path) -> KernelBuild:
         kernel=vmlinux,
         bootable_elf=vmlinux,
         vmlinux=vmlinux,
-        headers=Headers(source, source),
+        headers=ModuleBuildTrees(source, source),
         drivers=(),
         config={},
         facts={},
@@ -139,8 +139,8 @@ def test_a_directory_that_builds_no_module_is_named(
 def test_the_kernels_flags_reach_its_modules(kernel: KernelBuild, build_context: BuildContext) -> None:
     plain = obtain(recipe(), kernel, build_context)["shape"]
     sections = obtain(recipe("-ffunction-sections"), kernel, build_context)["shape"]
-    assert ".text.leaf" not in Elf.read(plain).sections
-    assert ".text.leaf" in Elf.read(sections).sections
+    assert ".text.leaf" not in Elf.read(plain).sections_by_name
+    assert ".text.leaf" in Elf.read(sections).sections_by_name
 
 
 @pytest.mark.usefixtures("probes")

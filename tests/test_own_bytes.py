@@ -181,7 +181,7 @@ def test_absolute_addresses_grow_by_the_slide_and_by_nothing_else() -> None:
 
 def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
     window = Window(START, CODE, patched(5, b"\xcc"), CODE)
-    seen = five_address_witnesses.outside_statement(window, START + 5, X86, own(frozenset(range(5))))
+    seen = five_address_witnesses.qemu_memory_statement(window, START + 5, X86, own(frozenset(range(5))))
     assert (seen.address, seen.contradicts) == (START + 5, False)
     assert seen.detail == "55 became cc; 11 bytes around are the ELF's, 5 masked"
 
@@ -190,14 +190,14 @@ def test_memory_that_equals_the_elf_reports_how_much_was_compared() -> None:
 def test_a_byte_that_is_not_the_elfs_contradicts_and_both_are_shown(when: str) -> None:
     states = {"before": CODE, "with": patched(5, b"\xcc"), "after": CODE}
     states[when] = patched(8, b"\x90", states[when])
-    seen = five_address_witnesses.outside_statement(Window(START, *states.values()), START + 5, X86, own())
+    seen = five_address_witnesses.qemu_memory_statement(Window(START, *states.values()), START + 5, X86, own())
     assert seen.contradicts
     assert f"at 0x1008 the ELF has e55dc390909090cc, memory 905dc390909090cc {when} the probe" in seen.detail
 
 
 def test_masked_bytes_may_be_anything() -> None:
     before = patched(0, bytes.fromhex("e811223344"))
-    seen = five_address_witnesses.outside_statement(
+    seen = five_address_witnesses.qemu_memory_statement(
         Window(START, before, patched(5, b"\xcc", before), before), START + 5, X86, own(frozenset(range(5)))
     )
     assert not seen.contradicts
@@ -205,7 +205,7 @@ def test_masked_bytes_may_be_anything() -> None:
 
 def test_too_little_to_compare_makes_no_statement() -> None:
     few = frozenset(range(len(CODE) - own_bytes.FEWEST + 1))
-    seen = five_address_witnesses.outside_statement(
+    seen = five_address_witnesses.qemu_memory_statement(
         Window(START, CODE, patched(5, b"\xcc"), CODE), START + 5, X86, own(few)
     )
     assert seen.address is None
@@ -220,7 +220,7 @@ def test_memory_that_is_being_patched_is_read_again() -> None:
 
 
 def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:
-    seen = five_address_witnesses.outside_statement(
+    seen = five_address_witnesses.qemu_memory_statement(
         Window(START, CODE, patched(5, b"\xcc\1\2\3\4"), CODE), START + 5, X86, own()
     )
     assert seen.contradicts
@@ -229,8 +229,8 @@ def test_the_breakpoint_accounts_for_its_own_byte_only() -> None:
 def test_a_breakpoint_that_the_kernel_does_not_list_contradicts() -> None:
     window = Window(START, CODE, patched(8, b"\xcc", patched(5, b"\xcc")), CODE)
     listed = {START + 5, START + 8}
-    assert not five_address_witnesses.outside_statement(window, START + 5, X86, own(), (), listed).contradicts
-    seen = five_address_witnesses.outside_statement(window, START + 5, X86, own(), (), {START + 5})
+    assert not five_address_witnesses.qemu_memory_statement(window, START + 5, X86, own(), (), listed).contradicts
+    seen = five_address_witnesses.qemu_memory_statement(window, START + 5, X86, own(), (), {START + 5})
     assert seen.contradicts
     assert "at 0x1008 the ELF has e5" in seen.detail
 
@@ -238,7 +238,7 @@ def test_a_breakpoint_that_the_kernel_does_not_list_contradicts() -> None:
 def test_a_snapshot_of_another_life_shows_the_probe_elsewhere() -> None:
     stale = patched(6, b"\xcc")
     assert (
-        five_address_witnesses.outside_statement(Window(START, CODE, stale, CODE), START + 5, X86, own()).address
+        five_address_witnesses.qemu_memory_statement(Window(START, CODE, stale, CODE), START + 5, X86, own()).address
         == START + 6
     )
 
@@ -246,5 +246,5 @@ def test_a_snapshot_of_another_life_shows_the_probe_elsewhere() -> None:
 def test_a_probe_that_stood_there_before_need_not_change_memory() -> None:
     probed = patched(5, b"\xcc")
     window = Window(START, probed, probed, probed)
-    assert five_address_witnesses.outside_statement(window, START + 5, X86, own(), [START + 5]).address == START + 5
-    assert five_address_witnesses.outside_statement(window, START + 5, X86, own()).contradicts
+    assert five_address_witnesses.qemu_memory_statement(window, START + 5, X86, own(), [START + 5]).address == START + 5
+    assert five_address_witnesses.qemu_memory_statement(window, START + 5, X86, own()).contradicts

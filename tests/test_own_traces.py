@@ -45,7 +45,7 @@ WARNING = """\
 
 def intended(log: str, *modules: str) -> list[bool]:
     return [
-        deliberate_dump_stack.has_only_intended_backtraces(complaint, modules)
+        deliberate_dump_stack.complaint_is_intended_backtraces(complaint, modules)
         for complaint in read_complaints(log, timed=True)
     ]
 
@@ -81,7 +81,7 @@ def test_only_a_module_that_refers_to_it_can_print_a_backtrace() -> None:
         def __init__(self, *symbols: tuple[str, str]) -> None:
             self.symbols = [Symbol(name, 0, 0, section, "notype", "global") for name, section in symbols]
 
-    answer = deliberate_dump_stack.can_print_backtraces
+    answer = deliberate_dump_stack.module_can_print_backtraces
     assert answer(File(("dump_stack", "")))  # type: ignore[arg-type]
     assert not answer(File(("printk", ""), ("dump_stack_of_mine", "")))  # type: ignore[arg-type]
     assert not answer(File(("dump_stack", ".text")))  # type: ignore[arg-type]

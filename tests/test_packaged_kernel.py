@@ -114,7 +114,7 @@ def flat(tmp_path: Path) -> Path:
     path = tmp_path / "vmlinux"
     path.write_bytes(
         write_recovered_symbols_elf.with_symbols(
-            write_recovered_symbols_elf.elf_from_flat_image(
+            write_recovered_symbols_elf.elf_bytes_from_flat_image(
                 image, BASE, places, 183, write_recovered_symbols_elf.Form(8, little_endian=True)
             ),
             symbols,
@@ -176,7 +176,7 @@ def test_every_form_of_elf_is_written(tmp_path: Path, word_bytes: int, little_en
     form = write_recovered_symbols_elf.Form(word_bytes, little_endian)
     base = 0xC0100000
     places = [write_recovered_symbols_elf.FlatSection(".text", base, base + 0x1000, executable=True)]
-    written = write_recovered_symbols_elf.elf_from_flat_image(bytes(range(256)) * 16, base, places, 18, form)
+    written = write_recovered_symbols_elf.elf_bytes_from_flat_image(bytes(range(256)) * 16, base, places, 18, form)
     assert write_recovered_symbols_elf.count_symbols(written) == 0
     written = write_recovered_symbols_elf.with_symbols(
         written, [RecoveredSymbol(base + 0x10, "t", "one"), RecoveredSymbol(base + 0x20, "T", "two")]
@@ -253,7 +253,7 @@ def test_drivers_come_in_loading_order_with_what_they_need(modules: Path, tmp_pa
     kept = drivers.copy_modules(modules, ["virt_bus", "virt_net", "base"], tmp_path / "kept")
     assert kept == ["00-virt_ring.ko", "01-virt_bus.ko", "02-virt_net.ko"]
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == kept
-    assert Elf.read(tmp_path / "kept/00-virt_ring.ko").sections[".modinfo"]
+    assert Elf.read(tmp_path / "kept/00-virt_ring.ko").sections_by_name[".modinfo"]
 
 
 def test_a_driver_the_kernel_lacks_is_one_line(modules: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def events() -> list[Event]:
 def packages(tmp_path: Path, events: list[Event] | None = None) -> Packages:
     bus = Bus()
     if events is not None:
-        bus.subscribe(events.append)
+        bus.add_listener(events.append)
     return Packages(tmp_path / "apt", bus, suites=["bookworm"])
 
 
@@ -72,23 +72,23 @@ def test_a_package_is_described_fetched_and_unpacked(tmp_path: Path, repository:
 
 def test_one_file_comes_out_of_a_package(repository: Repository) -> None:
     file = repository.add("many", {"boot/a": "first", "boot/b": "second", "lib/c": "third" * 100_000})
-    assert deb.read_first_matching_file([file], ["boot/b"]) == b"second"
+    assert deb.read_first_file_named([file], ["boot/b"]) == b"second"
     with pytest.raises(HostError, match="has no file boot/c") as caught:
-        deb.read_first_matching_file([file], ["boot/c"])
+        deb.read_first_file_named([file], ["boot/c"])
     assert one_line(caught)
 
 
 def test_a_file_is_looked_for_in_several_packages_by_several_names(repository: Repository) -> None:
     empty = repository.add("empty", {"usr/share/doc/empty": "nothing"})
     full = repository.add("full", {"usr/lib/modules/1/vmlinuz": "kernel"})
-    assert deb.read_first_matching_file([empty, full], ["boot/vmlinuz-1", "usr/lib/modules/1/vmlinuz"]) == b"kernel"
+    assert deb.read_first_file_named([empty, full], ["boot/vmlinuz-1", "usr/lib/modules/1/vmlinuz"]) == b"kernel"
 
 
 def test_a_damaged_package_is_one_line(tmp_path: Path, repository: Repository) -> None:
     file = repository.add("many", {"lib/c": "third" * 100_000})
     file.write_bytes(file.read_bytes()[:100])
     for use in (
-        lambda: deb.read_first_matching_file([file], ["lib/c"]),
+        lambda: deb.read_first_file_named([file], ["lib/c"]),
         lambda: deb.unpack(file, tmp_path / "unpacked"),
     ):
         with pytest.raises(HostError, match="many") as caught:
@@ -117,7 +117,7 @@ def test_a_closure_that_cannot_be_had_is_one_line(tmp_path: Path, repository: Re
     repository.add("dropbear", {"bin/dropbear": "d"}, depends="nonesuch")
     repository.publish()
     with pytest.raises(RecipeError, match="no way to install dropbear for amd64") as caught:
-        packages(tmp_path).closure(["dropbear"], "amd64")
+        packages(tmp_path).closure_hashes(["dropbear"], "amd64")
     assert one_line(caught)
 
 
@@ -132,20 +132,20 @@ def test_a_kept_file_that_changed_is_fetched_again(tmp_path: Path, repository: R
 
 def test_a_source_package_comes_with_all_its_files(tmp_path: Path, repository: Repository) -> None:
     ours = packages(tmp_path)
-    source = ours.fetch_source("busybox", deadline=soon())
+    source = ours.fetch_source_package("busybox", deadline=soon())
     assert (source.name, source.version, source.dsc.name) == ("busybox", "1.0-1", "busybox_1.0-1.dsc")
     assert {path.name for path in source.files} == {"busybox_1.0-1.dsc", "busybox_1.0-1.tar.gz"}
     assert (source.dsc.parent / "busybox_1.0-1.tar.gz").read_text() == "a tarball"
-    assert ours.fetch_source("busybox", deadline=soon()) == source
+    assert ours.fetch_source_package("busybox", deadline=soon()) == source
     repository.add_source("busybox", "another tarball", version="1.0-2")
     repository.publish()
     later = packages(tmp_path / "later")
-    assert later.fetch_source("busybox", deadline=soon()).sha256 != source.sha256
-    older = later.fetch_source("busybox=1.0-1", deadline=soon())
+    assert later.fetch_source_package("busybox", deadline=soon()).sha256 != source.sha256
+    older = later.fetch_source_package("busybox=1.0-1", deadline=soon())
     assert (older.version, older.sha256) == (source.version, source.sha256)
-    assert later.source_hash("busybox=1.0-1") == source.sha256
+    assert later.source_files_hash("busybox=1.0-1") == source.sha256
     with pytest.raises(RecipeError, match=r"no source package 'busybox=0\.9-1'"):
-        later.source_hash("busybox=0.9-1")
+        later.source_files_hash("busybox=0.9-1")
 
 
 @pytest.mark.usefixtures("repository")
@@ -155,7 +155,7 @@ def test_no_such_package_is_one_line(tmp_path: Path) -> None:
         ours.version("nonesuch", "amd64")
     assert one_line(caught)
     with pytest.raises(RecipeError, match="no source package 'nonesuch'"):
-        ours.fetch_source("nonesuch", deadline=soon())
+        ours.fetch_source_package("nonesuch", deadline=soon())
 
 
 def test_lists_signed_by_another_key_are_refused(tmp_path: Path, repository: Repository) -> None:
@@ -252,14 +252,14 @@ def test_packages_of_another_suite_have_a_state_of_their_own(tmp_path: Path, rep
     backports = Repository(repository.root, repository.signer, suite="bookworm-backports")
     backports.add("kernel", {"boot/vmlinuz": "a newer kernel"}, version="2.0-1")
     backports.publish()
-    assert ours.for_suite("") is ours is ours.for_suite("bookworm")
-    assert ours.for_suite("bookworm-backports") is ours.for_suite("bookworm-backports")
-    assert (ours.version("kernel", "amd64"), ours.for_suite("bookworm-backports").version("kernel", "amd64")) == (
+    assert ours.with_suite("") is ours is ours.with_suite("bookworm")
+    assert ours.with_suite("bookworm-backports") is ours.with_suite("bookworm-backports")
+    assert (ours.version("kernel", "amd64"), ours.with_suite("bookworm-backports").version("kernel", "amd64")) == (
         "1.0-1",
         "2.0-1",
     )
-    newer = ours.for_suite("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
-    assert deb.read_first_matching_file([newer], ["boot/vmlinuz"]) == b"a newer kernel"
+    newer = ours.with_suite("bookworm-backports").fetch("kernel", "amd64", deadline=soon())
+    assert deb.read_first_file_named([newer], ["boot/vmlinuz"]) == b"a newer kernel"
     assert newer.is_relative_to(tmp_path / "apt/bookworm-backports")
 
 
@@ -269,8 +269,8 @@ def test_a_backport_comes_with_what_its_release_has(tmp_path: Path, repository: 
     backports = Repository(repository.root, repository.signer, suite="bookworm-backports")
     backports.add("kernel", {"boot/vmlinuz": "a newer kernel"}, depends="libc", version="2.0-1")
     backports.publish()
-    together = packages(tmp_path).for_suite_with_release("bookworm-backports")
-    assert set(together.closure(["kernel"], "amd64")) == {"libc_2.36-1_amd64.deb", "kernel_2.0-1_amd64.deb"}
+    together = packages(tmp_path).with_suite_and_base_release("bookworm-backports")
+    assert set(together.closure_hashes(["kernel"], "amd64")) == {"libc_2.36-1_amd64.deb", "kernel_2.0-1_amd64.deb"}
     assert packages(tmp_path).version("kernel", "amd64") == "1.0-1"
     assert together.fetch("kernel", "amd64", deadline=soon()).is_relative_to(
         tmp_path / "apt/bookworm-backports+bookworm"
@@ -288,7 +288,7 @@ def test_updates_whose_list_does_not_match_are_reported_and_left_out(tmp_path: P
     updates.add("kernel", {"boot/vmlinuz": "an update"}, version="3.0-1")
     updates.publish()
     bus, events = Bus(), list[Event]()
-    bus.subscribe(events.append)
+    bus.add_listener(events.append)
     whole = Packages(tmp_path / "whole", bus, suites=["bookworm", "bookworm-updates"])
     assert whole.version("kernel", "amd64") == "3.0-1"
     assert not [event for event in events if "without" in str(event)]
@@ -310,7 +310,7 @@ def test_a_release_whose_list_does_not_match_is_one_line(tmp_path: Path, reposit
 @pytest.mark.usefixtures("repository")
 def test_a_suite_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="nonesuch-backports") as caught:
-        packages(tmp_path).for_suite("nonesuch-backports").version("kernel", "amd64")
+        packages(tmp_path).with_suite("nonesuch-backports").version("kernel", "amd64")
     assert one_line(caught)
 
 

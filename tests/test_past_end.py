@@ -12,11 +12,11 @@ from harness.core.elf import Elf
 from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.core.single_step_defect_types import Defect, Symptom
 from harness.landing.checks.probe_flags import select_sites_apart
-from harness.landing.checks.single_step import CpuAddress, SingleStepResult
+from harness.landing.checks.single_step import MostFrequentCpuAddress, SingleStepResult
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed, prove_landings
 from harness.landing.layout import Layout
-from harness.landing.past_end import describe_outside_address, expect_escape, is_in_function, next_function
+from harness.landing.past_end import describe_outside_address, expect_escape, is_in_any_function, next_function
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -61,7 +61,7 @@ class FakeElf:
     """A module's file: .text.leaf of 0x50 bytes, .text.calls after it, and .init.text, whose memory leaf reuses."""
 
     symbols = (GONE, LEAF, CALLS)
-    sections = {name: Section(name, 0, 0, 0x50, True, True, True, 4) for name in LOADED}  # noqa: RUF012 - read only
+    sections_by_name = {name: Section(name, 0, 0, 0x50, True, True, True, 4) for name in LOADED}  # noqa: RUF012 - read only
 
     def function(self, name: str) -> Symbol:
         return next(symbol for symbol in self.symbols if symbol.name == name)
@@ -85,7 +85,7 @@ class FakeLayout(SimpleNamespace):
 def layout(*, stubs: bool) -> Layout:
     target = Target.__new__(Target)
     target.elf, target.sections = cast(Elf, FakeElf()), LOADED
-    kernel = SimpleNamespace(symbols=(), sections=())
+    kernel = SimpleNamespace(symbols=(), sections_by_name=())
     guest = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
     return cast(Layout, FakeLayout(guest=guest, targets={"target": target}, kernel=kernel, slide=0))
 
@@ -110,11 +110,11 @@ def test_the_next_function_is_not_one_that_was_freed() -> None:
 
 
 def test_in_a_function_or_not() -> None:
-    assert is_in_function(layout(stubs=True), 0x1090)
-    assert not is_in_function(layout(stubs=True), 0x1050)
+    assert is_in_any_function(layout(stubs=True), 0x1090)
+    assert not is_in_any_function(layout(stubs=True), 0x1050)
 
 
-def outcome(probed: str, hits: int, missed: int = 0, stands: CpuAddress | None = None) -> SingleStepResult:
+def outcome(probed: str, hits: int, missed: int = 0, stands: MostFrequentCpuAddress | None = None) -> SingleStepResult:
     return SingleStepResult(SITE, 8, "0xfeed", probed, hits, missed, stands)
 
 
@@ -122,7 +122,7 @@ EXACT = outcome("0xfeed", 8)
 SHOWS = {
     Symptom.WRONG_RESULT: outcome("0xbad", 8),
     Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
-    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=CpuAddress("leaf+0x30", 12, 24, in_function=False)),
+    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
 
 

@@ -43,7 +43,7 @@ def compile_it(directory: Path, source: str, made: str, *flags: str) -> None:
 
 def compiled(directory: Path, *flags: str) -> bytes:
     """Generate the table, compile it as a module would, and return the object's content."""
-    precompiled_table.write(directory, directory)
+    precompiled_table.write_c_table(directory, directory)
     (directory / "linux").mkdir(exist_ok=True)
     (directory / "linux/kernel.h").write_text("#define ARRAY_SIZE(list) (sizeof(list) / sizeof((list)[0]))\n")
     compile_it(directory, precompiled_table.TABLE, "table.o", f"-I{HEADERS}", "-I.", *flags)
@@ -74,10 +74,10 @@ def test_with_symbols_it_has_every_function(target: Path) -> None:
 def test_a_target_without_a_build_id(target: Path) -> None:
     subprocess.run(["ld", "-r", "shape.o", "-o", "shape.ko"], cwd=target, check=True)
     with pytest.raises(BuildError, match="no build-id"):
-        precompiled_table.write(target, target)
+        precompiled_table.write_c_table(target, target)
 
 
 def test_a_place_that_the_build_lacks(target: Path) -> None:
     (target / "shape.c").write_text(SOURCE.replace("0x5a", "0x5b"))
     with pytest.raises(PinpointError, match="0 lines have"):
-        precompiled_table.write(target, target)
+        precompiled_table.write_c_table(target, target)

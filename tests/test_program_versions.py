@@ -21,10 +21,10 @@ def install(directory: Path, version: str) -> None:
 def test_a_version_is_asked_once_of_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     install(tmp_path, "version 7.2")
-    assert [program_versions.first_line("thing") for _ in range(3)] == ["thing version 7.2"] * 3
+    assert [program_versions.first_version_line("thing") for _ in range(3)] == ["thing version 7.2"] * 3
     assert (tmp_path / "starts").read_text().count("started") == 1
     install(tmp_path, "version 9.0")
-    assert program_versions.first_line("thing") == "thing version 9.0"
+    assert program_versions.first_version_line("thing") == "thing version 9.0"
     assert (tmp_path / "starts").read_text().count("started") == 2
 
 
@@ -32,4 +32,4 @@ def test_a_program_that_is_not_there_is_an_error_each_time(tmp_path: Path, monke
     monkeypatch.setenv("PATH", str(tmp_path))
     for _ in range(2):
         with pytest.raises(HostError, match="thing is not installed"):
-            program_versions.first_line("thing")
+            program_versions.first_version_line("thing")

@@ -48,10 +48,10 @@ class ModelStage:
 
     def take_step(self, step: ScheduleStep, _now: World) -> str:
         place = f"place {self._world.instance_count}" if self._moves and step.verb in LOADS else None
-        self._world, outcome = self._world.world_after(step, place)
+        self._world, outcome = self._world.world_and_outcome_after(step, place)
         return outcome
 
-    def target_place(self) -> str:
+    def last_target_place(self) -> str:
         assert self._world.target is not None
         return self._world.target.place
 
@@ -63,7 +63,7 @@ def outcomes(rule: KernelRules, text: str) -> list[str]:
     """Return the outcome of each step in the model."""
     world, found = initial_world(rule), []
     for step in parse_schedule(text):
-        world, outcome = world.world_after(step)
+        world, outcome = world.world_and_outcome_after(step)
         found.append(outcome)
     return found
 
@@ -168,7 +168,7 @@ def inserted(rule: KernelRules, most: int) -> set[str]:
             found.add(format_schedule(done))
             continue
         for each in (verb, *((Verb.REMOVE, Verb.RELOAD) if left else ())):
-            after, outcome = world.world_after(ScheduleStep(each))
+            after, outcome = world.world_and_outcome_after(ScheduleStep(each))
             if each is verb or outcome not in ("ENOENT", "EEXIST"):
                 ahead.append(((*done, ScheduleStep(each)), after, left - (each is not verb)))
     return found
@@ -266,7 +266,7 @@ def test_the_machine_agrees_with_a_kernel_of_its_rule(rule: KernelRules, moves: 
 
 def test_every_long_schedule_is_a_schedule() -> None:
     def parsed(played: PlayedSchedule) -> Schedule:
-        return parse_schedule(played.replay_line)
+        return parse_schedule(played.schedule_line)
 
     for each in explore_schedules(
         lambda: staged(TOKEN_RULES), TOKEN_RULES, schedules=10, steps=20, shrinks=False, varied=False

@@ -79,7 +79,7 @@ def test_no_link_leads_to_a_file_of_the_host(own: Path, packages: Path, tmp_path
 def test_scripts_of_other_interpreters_are_known(own: Path, line: str, foreign: list[str]) -> None:
     script = own / "usr/bin/script"
     script.write_text(f"{line}\n")
-    assert prune_unpacked_debian_packages.programs_lacking_interpreter(own) == foreign
+    assert prune_unpacked_debian_packages.scripts_lacking_interpreter(own) == foreign
     assert prune_unpacked_debian_packages.has_programs(own)
 
 

@@ -13,7 +13,7 @@ from harness.core.events import Bus
 from harness.images import debian_suite_host_programs, qemu_program
 from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
-from harness.images.debian_suite_host_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.store import Entry, Store
 from harness.images.vm_recipe import Recipe, load
 
@@ -42,19 +42,19 @@ def build_context(tmp_path: Path) -> BuildContext:
 
 
 @pytest.fixture
-def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuitePrograms]:
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[WantedSuitePrograms]:
     """Pretend a host with QEMU 7.2 and a suite with QEMU 11.1; return what is requested of the suite."""
-    requested: list[SuitePrograms] = []
+    requested: list[WantedSuitePrograms] = []
 
-    def obtain(wanted: SuitePrograms, _context: BuildContext, *, vm: str) -> Entry:
+    def obtain(wanted: WantedSuitePrograms, _context: BuildContext, *, vm: str) -> Entry:
         requested.append(wanted)
         return Entry(debian_suite_host_programs.KIND, "key", tmp_path / vm, {})
 
     def first_line(program: str) -> str:
         return f"QEMU emulator version {'11.1.3' if '/' in program else '7.2.22'} (Debian)"
 
-    monkeypatch.setattr(debian_suite_host_programs, "obtain", obtain)
-    monkeypatch.setattr(program_versions, "first_line", first_line)
+    monkeypatch.setattr(debian_suite_host_programs, "obtain_launchers", obtain)
+    monkeypatch.setattr(program_versions, "first_version_line", first_line)
     monkeypatch.setattr(debian_suite_host_programs, "key_parts", lambda *_: ["parts"])
     monkeypatch.delenv(qemu_program.HOST_QEMU_VARIABLE, raising=False)
     return requested
@@ -62,31 +62,31 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[SuiteProgra
 
 @pytest.mark.parametrize("need", ["", ">= 7", ">= 7.2", ">=7.2"])
 def test_a_host_that_has_it_fetches_nothing(
-    tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], need: str
+    tmp_path: Path, build_context: BuildContext, fetched: list[WantedSuitePrograms], need: str
 ) -> None:
-    found = qemu_program.with_qemu(recipe(tmp_path, need), build_context)
+    found = qemu_program.with_required_qemu(recipe(tmp_path, need), build_context)
     assert not fetched
     assert found.architecture.qemu_machine == ARCHITECTURES["parisc"].qemu_machine
-    assert qemu_program.qemu_program_name(recipe(tmp_path, need), build_context) == "qemu-system-hppa"
+    assert qemu_program.required_qemu_program(recipe(tmp_path, need), build_context) == "qemu-system-hppa"
 
 
 @pytest.mark.parametrize("need", [">= 7.3", ">= 11"])
 def test_a_newer_one_comes_of_the_suite(
-    tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], need: str
+    tmp_path: Path, build_context: BuildContext, fetched: list[WantedSuitePrograms], need: str
 ) -> None:
-    found = qemu_program.with_qemu(recipe(tmp_path, need), build_context)
+    found = qemu_program.with_required_qemu(recipe(tmp_path, need), build_context)
     assert [wanted.packages for wanted in fetched] == [("qemu-system-misc",)]
     assert found.architecture.qemu_machine.qemu == str(tmp_path / "vm/bin/qemu-system-hppa")
     assert found.architecture.qemu_machine.machine == "B160L"
-    assert qemu_program.qemu_program_name(recipe(tmp_path, need), build_context).endswith("/bin/qemu-system-hppa")
-    assert not qemu_program.is_qemu_present(recipe(tmp_path, need), build_context)
+    assert qemu_program.required_qemu_program(recipe(tmp_path, need), build_context).endswith("/bin/qemu-system-hppa")
+    assert not qemu_program.is_required_qemu_present(recipe(tmp_path, need), build_context)
 
 
 def test_the_hosts_is_forced(
-    tmp_path: Path, build_context: BuildContext, fetched: list[SuitePrograms], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, build_context: BuildContext, fetched: list[WantedSuitePrograms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(qemu_program.HOST_QEMU_VARIABLE, "1")
-    found = qemu_program.with_qemu(recipe(tmp_path, ">= 11"), build_context)
+    found = qemu_program.with_required_qemu(recipe(tmp_path, ">= 11"), build_context)
     assert not fetched
     assert found.architecture.qemu_machine == ARCHITECTURES["parisc"].qemu_machine
 
@@ -94,7 +94,7 @@ def test_the_hosts_is_forced(
 @pytest.mark.usefixtures("fetched")
 def test_a_suite_that_is_too_old_is_one_line(tmp_path: Path, build_context: BuildContext) -> None:
     with pytest.raises(HostError, match="has no QEMU >= 12") as caught:
-        qemu_program.with_qemu(recipe(tmp_path, ">= 12"), build_context)
+        qemu_program.with_required_qemu(recipe(tmp_path, ">= 12"), build_context)
     assert "\n" not in str(caught.value)
 
 

@@ -14,7 +14,7 @@ from harness.landing.checks.relocation_by_hand_trial import RelocatedFunction, T
 from harness.landing.code.closest_symbol import SymbolOffset
 from harness.landing.landing_judgment import Missed
 from harness.landing.mutants import MUTANTS
-from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
+from harness.landing.probe_module import ListedProbe, ProbeModuleRequest, ProbeView, SiteReport
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_plan import Depth
 
@@ -36,8 +36,8 @@ def trial(*functions: RelocatedFunction) -> Trial:
         SimpleNamespace(
             layout=layout,
             functions=functions,
-            by_hand=SimpleNamespace(build_request=lambda sites, *_: Request([site.spec for site in sites])),
-            classifier=SimpleNamespace(is_inside_instruction=lambda _: True, site_at=lambda _: None),
+            by_hand=SimpleNamespace(build_request=lambda sites, *_: ProbeModuleRequest([site.spec for site in sites])),
+            classifier=SimpleNamespace(is_inside_instruction=lambda _: True, function_site_at=lambda _: None),
         ),
     )
 
@@ -52,7 +52,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, address: int, errno: int = 0, listed
     monkeypatch.setattr(register_by_hand.probe_module, "load_probe_module", load)
     monkeypatch.setattr(register_by_hand.probe_module, "unload_probe_module", lambda *_: None)
     refusals = SimpleNamespace(reason=lambda *_: "blacklisted" if errno == 22 else "")
-    monkeypatch.setattr(register_by_hand, "Refusals", lambda _: refusals)
+    monkeypatch.setattr(register_by_hand, "RefusalReasonFinder", lambda _: refusals)
 
 
 def test_a_function_that_lands_is_listed_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,14 +15,14 @@ from harness.guest.guest import Guest
 from harness.guest.result import Result
 from harness.landing.landing_judgment import Landing
 from harness.landing.site import Site
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.reload_probed_modules import reload_probed_modules
 from harness.matrix.verify.subjects import PINNED, Command, CommandWithModules, Modules, SubjectRefused
 
-STANDING = JudgedProbe("leaf+0x0", "kprobe", Finding.LANDED, 0x10, "leaf+0x0 [target]", owner="bpftrace")
-GONE = JudgedProbe("target:leaf+0x0", "kprobe", Finding.GONE, 0x10, "nothing known")
+STANDING = JudgedProbe("leaf+0x0", "kprobe", ProbeVerdict.LANDED, 0x10, "leaf+0x0 [target]", owner="bpftrace")
+GONE = JudgedProbe("target:leaf+0x0", "kprobe", ProbeVerdict.GONE, 0x10, "nothing known")
 FREED = replace(GONE, landing=Landing(Site("leaf", 0, "target"), [], 0, hex))
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from harness.core.architecture import Decoder
+from harness.core.architecture import DecoderKind
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
-from harness.landing.checks.embedded_symbol_table_cost import measure_relocation_data_sizes
-from harness.landing.code.instructions import instruction_starts, is_padding_at, is_stub_at
+from harness.landing.checks.embedded_symbol_table_cost import measure_compiled_relocation_data
+from harness.landing.code.instructions import instruction_starts_of_function, is_padding_instruction_at, is_stub_at
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
 from harness.landing.site import Site
 from harness.landing.systemtap_relocation_by_hand import RelocationByHandCalculator
-from harness.report.html import write_html
+from harness.report.html import write_report_of_run
 from harness.report.metrics_with_goals import Figures
 from harness.report.relocation_by_hand_table import TrialRow, Trials
 from harness.report.run_dir import RunDirectory
@@ -33,7 +33,7 @@ class FakeElf:
 
     def __init__(self, symbols: dict[str, tuple[str, int, int]], sections: dict[str, tuple[int, int, bytes]]) -> None:
         self.path, self.linked = Path("fake"), True
-        self.sections = {
+        self.sections_by_name = {
             name: Section(name, address, offset, len(code), True, True, True, 4)
             for name, (address, offset, code) in sections.items()
         }
@@ -102,7 +102,7 @@ def test_another_order_moves_what_stands_there() -> None:
     here = layout(kernel("abc"))
     by_hand = RelocationByHandCalculator(here, vmlinux=kernel("cab"))  # type: ignore[arg-type]
     assert by_hand.address(Site("a")) == 0x1010 + SLIDE
-    assert AddressClassifier(here).site_at(by_hand.address(Site("a"))) == Site("b")
+    assert AddressClassifier(here).function_site_at(by_hand.address(Site("a"))) == Site("b")
 
 
 def test_a_link_time_address_knows_no_slide() -> None:
@@ -173,22 +173,22 @@ def test_stubs_of_a_parisc_kernel() -> None:
 
 def test_veneers_of_an_arm64_module() -> None:
     veneer = bytes.fromhex("704d1df010423f9100021fd6")  # as the loader of Debian's 6.1 wrote one
-    seen = [is_stub_at(b"\0" * 4 + veneer + b"\0" * 4, offset, Decoder.AARCH64) for offset in range(0, 20, 4)]
+    seen = [is_stub_at(b"\0" * 4 + veneer + b"\0" * 4, offset, DecoderKind.AARCH64) for offset in range(0, 20, 4)]
     assert seen == [False, True, True, True, False]
 
 
 def test_a_call_through_another_register_is_no_stub() -> None:
     other = struct.pack(">2I", 0x20404000, 0xE0402002)
-    assert not is_stub_at(other, 0, Decoder.PARISC)
-    assert not is_stub_at(struct.pack(">2I", LDIL, BE), 0, Decoder.AARCH64)
+    assert not is_stub_at(other, 0, DecoderKind.PARISC)
+    assert not is_stub_at(struct.pack(">2I", LDIL, BE), 0, DecoderKind.AARCH64)
 
 
 def test_starts_are_found_without_knowing_what_each_does() -> None:
     elf = kernel("a")
-    assert list(instruction_starts(elf, elf.function("a"), Decoder.X86_64))[-2:] == [10, 11]  # type: ignore[arg-type]
-    assert list(instruction_starts(elf, elf.function("a"), Decoder.PARISC)) == [0, 4, 8, 12]  # type: ignore[arg-type]
-    assert is_padding_at(b"\x90\xb8\1\0\0\0", 0, Decoder.X86_64)
-    assert not is_padding_at(b"\x90\xb8\1\0\0\0", 1, Decoder.X86_64)
+    assert list(instruction_starts_of_function(elf, elf.function("a"), DecoderKind.X86_64))[-2:] == [10, 11]  # type: ignore[arg-type]
+    assert list(instruction_starts_of_function(elf, elf.function("a"), DecoderKind.PARISC)) == [0, 4, 8, 12]  # type: ignore[arg-type]
+    assert is_padding_instruction_at(b"\x90\xb8\1\0\0\0", 0, DecoderKind.X86_64)
+    assert not is_padding_instruction_at(b"\x90\xb8\1\0\0\0", 1, DecoderKind.X86_64)
 
 
 def test_names_are_taken_as_the_kernel_takes_them() -> None:
@@ -202,7 +202,7 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
 
 def test_tables_are_measured_as_compiled() -> None:
     by_hand = RelocationByHandCalculator(layout(kernel("abc")))
-    carried = measure_relocation_data_sizes(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
+    carried = measure_compiled_relocation_data(ARCHITECTURES["x86_64"], by_hand, [Site("a"), Site("b"), Site("c")])
     # A word and a pointer for each name of two bytes; a word for each site; a pointer and a padded int for each site.
     assert carried == (3 * (8 + 8 + 2), 3 * (8 + 8 + 2) + 3 * 8, 3 * (8 + 8 + 2))
 
@@ -249,6 +249,6 @@ def test_the_table_is_in_the_summary_and_in_the_report(tmp_path: Path) -> None:
     write_summary(lines.append, [], {}, [], trials=[ROW])
     (shown,) = [line for line in lines if "its-sibling" in line]
     assert shown.split()[:6] == ["parisc", "other-order", "its-sibling", "14,584", "14,500", "14,000"]
-    page = write_html(directory).read_text()
+    page = write_report_of_run(directory).read_text()
     assert '<td class="number">14,500</td>' in page
     assert "into stub" in " ".join(page.split())

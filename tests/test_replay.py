@@ -19,7 +19,7 @@ from harness.core import paths
 from harness.core.files import sha256
 from harness.matrix.commands import replay
 from harness.report import bundle
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -78,7 +78,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     ) -> Path:
         digest = "0" * 64 if changed else sha256(paths.PROJECT / FILE)
         reported: dict[str, Any] = {"file": file, "items": [ITEM], "options": [option], "hashes": {FILE: digest}}
-        about = Bundle(cell=cell(), schedule=schedule, frozen=frozen, **reported)
+        about = BundleDescription(cell=cell(), schedule=schedule, frozen=frozen, **reported)
         return bundle.write_bundle(tmp_path, about, {"console.log": b""})
 
     return write

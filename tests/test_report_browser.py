@@ -16,7 +16,7 @@ import sample_runs
 from harness.core import paths
 from harness.plugin import RUN
 from harness.report import bundle
-from harness.report.html import write_html
+from harness.report.html import write_report_of_run
 from harness.report.run_dir import RunDirectory
 
 LARGEST_BYTES = 3 << 20
@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     made = sample_runs.small(tmp_path_factory.mktemp("report"))
-    write_html(made, [])
+    write_report_of_run(made, [])
     return made
 
 
@@ -296,7 +296,7 @@ def test_a_full_matrix_is_small_and_opens(opened: Open, tmp_path: Path, request:
     """12 VMs, 150 cases, two mutants each: below 3 MiB. Its seconds are figures of the run; they fail no test."""
     made = sample_runs.full(tmp_path)
     began = time.monotonic()
-    page_file = write_html(made)
+    page_file = write_report_of_run(made)
     rendered = time.monotonic() - began
     page = opened()
     session = page.context.new_cdp_session(page)

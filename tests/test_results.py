@@ -16,7 +16,7 @@ from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.report import live_or_plain_progress_board as board_module
-from harness.report.html import write_html
+from harness.report.html import write_report_of_run
 from harness.report.live_or_plain_progress_board import Board
 from harness.report.metrics_with_goals import Figures, meets_goal
 from harness.report.pivot import CaseName, Pivot, format_verdict_counts
@@ -65,7 +65,7 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     assert (tmp_path / "latest").resolve() == runs[-1].path
     assert str((tmp_path / "latest").readlink()) == runs[-1].name
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert runs[0].console_logs("parisc") == []
+    assert runs[0].console_logs_of_vm("parisc") == []
 
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: RunDirectory) -> None:
@@ -154,12 +154,12 @@ def test_pivot() -> None:
     pivot = Pivot(matrix())
     assert (pivot.cases, pivot.vms) == ((case("test_entry"), case("test_stubs[a]")), ("x86_64-debian", "parisc"))
     square = pivot.square(case("test_entry"), "x86_64-debian")
-    assert (square.verdict, square.mutants_caught, square.mutants_tried) == (Verdict.PASS, 1, 1)
-    assert pivot.square(case("test_entry"), "nowhere").verdict is None
-    assert [group[0].verdict for group in pivot.failures()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
+    assert (square.honest_or_worst_verdict, square.mutants_caught, square.mutants_tried) == (Verdict.PASS, 1, 1)
+    assert pivot.square(case("test_entry"), "nowhere").honest_or_worst_verdict is None
+    assert [group[0].verdict for group in pivot.failure_groups()] == [Verdict.PANIC, Verdict.FAIL, Verdict.FAIL]
     assert format_verdict_counts(pivot.totals()) == "2 pass, 1 skip, 2 fail, 1 panic"
     again = Pivot([*matrix(), cell("test_entry", "parisc")])
-    assert again.square(case("test_entry"), "parisc").verdict is Verdict.PASS
+    assert again.square(case("test_entry"), "parisc").honest_or_worst_verdict is Verdict.PASS
 
 
 def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
@@ -170,7 +170,9 @@ def test_cases_of_one_name_in_two_files_are_two_rows() -> None:
     pivot = Pivot(cells)
     assert [pivot.case_label(each) for each in pivot.cases] == ["test_entry (test_a)", "test_entry (test_b)"]
     assert pivot.coverage.selected == 2
-    assert [group[0].verdict for group in pivot.failures()] == [Verdict.FAIL], "the later one does not hide the first"
+    assert [group[0].verdict for group in pivot.failure_groups()] == [Verdict.FAIL], (
+        "the later one does not hide the first"
+    )
 
 
 @pytest.mark.parametrize("color", [False, True])
@@ -208,7 +210,7 @@ def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
     Figures(directory).add("run.wall_s", 12, "s", goal="at most 10")
     (directory.path / "console" / "parisc.log").write_text("boot\n")
     (directory.path / "console" / "parisc-fsections.log").write_text("boot\n")
-    page = write_html(directory).read_text()
+    page = write_report_of_run(directory).read_text()
     assert "./pinpoint repro" not in page
     assert "Kernel panic &lt;script&gt; gone" in page
     assert page.count("<script") == page.count("</script") == 2
@@ -222,8 +224,8 @@ def test_html_stands_alone_and_trusts_nobody(directory: RunDirectory) -> None:
 
 def test_what_never_ran_is_in_the_html_and_no_run_is_green_with_it(directory: RunDirectory) -> None:
     Results(directory).write(cell("test_entry", "parisc"))
-    assert "every cell held" in write_html(directory).read_text()
-    page = write_html(
+    assert "every cell held" in write_report_of_run(directory).read_text()
+    page = write_report_of_run(
         directory, [cell("test_never", "parisc"), cell("test_entry", "parisc", mutant="one-off")]
     ).read_text()
     assert "every cell held" not in page
@@ -235,9 +237,9 @@ def test_what_never_ran_is_in_the_html_and_no_run_is_green_with_it(directory: Ru
 
 
 def test_html_of_a_run_without_cells_or_with_mutants_only(directory: RunDirectory) -> None:
-    assert "no cell ran" in write_html(directory).read_text()
+    assert "no cell ran" in write_report_of_run(directory).read_text()
     Results(directory).write(cell("test_entry", "parisc", mutant="one-off"))
-    assert "every cell held" in write_html(directory).read_text()
+    assert "every cell held" in write_report_of_run(directory).read_text()
 
 
 def test_plain_board_prints_begins_ends_and_sometimes_progress(monkeypatch: pytest.MonkeyPatch) -> None:

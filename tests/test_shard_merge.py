@@ -55,12 +55,12 @@ def test_all_shards_make_one_run(runs: list[RunDirectory]) -> None:
     found = merged(runs, *(ExpectedShard(vm="parisc", shard=f"{number}/3") for number in (1, 2, 3)))
     assert (found.status, found.problems, found.missing) == (0, [], [])
     assert Counter(cell.case for cell in Results(found.directory).read_cells()) == Counter(CASES)
-    assert found.directory.junit_file.read_text().count("<testcase") == 6
+    assert found.directory.pytest_junit_file.read_text().count("<testcase") == 6
     assert found.directory.html_report_file.exists()
     assert [log.read_text() for log in sorted((found.directory.path / "console").iterdir())] == [
         f"console of {number}\n" for number in (1, 2, 3)
     ]
-    assert len(found.directory.console_logs("parisc")) == 3
+    assert len(found.directory.console_logs_of_vm("parisc")) == 3
 
 
 @pytest.mark.parametrize("absent", [1, 2, 3])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from harness.matrix.cells.selection import CellId
-from harness.matrix.vm_order_and_row_division import divide_row
-from harness.report.cell_duration_cache import seconds_key
+from harness.matrix.vm_order_and_row_division import part_index_of_each_cell
+from harness.report.cell_duration_cache import case_and_mutant_key
 
 
 def row(*cases: tuple[str, int]) -> list[CellId]:
@@ -17,13 +17,13 @@ def row(*cases: tuple[str, int]) -> list[CellId]:
 
 
 def test_one_part_is_the_whole_row() -> None:
-    assert set(divide_row(row(("a", 2), ("b", 0)), 1, {})) == {0}
+    assert set(part_index_of_each_cell(row(("a", 2), ("b", 0)), 1, {})) == {0}
 
 
 def test_a_case_and_its_mutants_stay_together() -> None:
     cells = row(("a", 3), ("b", 1), ("c", 5), ("d", 0), ("e", 2))
     for parts in range(2, 8):
-        found = divide_row(cells, parts, {})
+        found = part_index_of_each_cell(cells, parts, {})
         assert found == sorted(found)
         assert all(0 <= part < parts for part in found)
         for case in "abcde":
@@ -35,17 +35,21 @@ def test_the_cells_of_a_case_need_not_be_adjacent() -> None:
     cases = [f"case[{number}]" for number in range(5)]
     cells = [CellId(case, "a-vm", mutant, "") for mutant in ("m0", "") for case in cases]
     for parts in range(2, 6):
-        found = divide_row(cells, parts, {})
+        found = part_index_of_each_cell(cells, parts, {})
         assert found[:5] == found[5:] == sorted(found[:5])
         assert len(set(found)) == parts
 
 
 def test_parts_take_about_as_long_as_each_other() -> None:
     cells = row(*((f"case{number}", 1) for number in range(40)))
-    seconds = {seconds_key(cell.case, cell.mutant): 1.0 + (number % 7) for number, cell in enumerate(cells)}
-    found = divide_row(cells, 4, seconds)
+    seconds = {case_and_mutant_key(cell.case, cell.mutant): 1.0 + (number % 7) for number, cell in enumerate(cells)}
+    found = part_index_of_each_cell(cells, 4, seconds)
     sums = [
-        sum(seconds[seconds_key(cell.case, cell.mutant)] for cell, part in zip(cells, found, strict=True) if part == p)
+        sum(
+            seconds[case_and_mutant_key(cell.case, cell.mutant)]
+            for cell, part in zip(cells, found, strict=True)
+            if part == p
+        )
         for p in range(4)
     ]
     assert max(sums) < 1.25 * min(sums)
@@ -53,4 +57,4 @@ def test_parts_take_about_as_long_as_each_other() -> None:
 
 def test_a_case_that_takes_longest_by_far_has_a_part_of_its_own() -> None:
     cells = row(("quick", 0), ("slow", 0), ("brief", 0))
-    assert divide_row(cells, 3, {"slow": 1000.0}) == [0, 1, 2]
+    assert part_index_of_each_cell(cells, 3, {"slow": 1000.0}) == [0, 1, 2]

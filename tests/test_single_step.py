@@ -47,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(single_step, "_PATIENCE", 0.05)
     monkeypatch.setattr(single_step, "_LOOK_PAUSE", 0.001)
     monkeypatch.setattr(single_step, "_LOOKS", 100)
-    monkeypatch.setattr(past_end, "is_in_function", lambda _, address: address == FUNCTION)
+    monkeypatch.setattr(past_end, "is_in_any_function", lambda _, address: address == FUNCTION)
 
 
 def test_a_call_that_comes_back_is_its_answer() -> None:
@@ -59,12 +59,12 @@ def test_a_call_that_comes_back_is_its_answer() -> None:
 def test_an_endless_trap_is_ended_though_its_handler_is_seen_more_often() -> None:
     scene = Scene(NOWHERE, FUNCTION, FUNCTION)
     probed, stands = single_step._called(scene.layout, scene.hang)
-    assert (probed, stands and stands.is_stuck, scene.stopped.is_set()) == ("", True, True)
+    assert (probed, stands and stands.is_stuck_outside_functions, scene.stopped.is_set()) == ("", True, True)
 
 
 def test_one_that_is_only_slow_is_waited_for() -> None:
     scene = Scene(FUNCTION)
     threading.Timer(0.5, scene.stopped.set).start()
     probed, stands = single_step._called(scene.layout, scene.hang)
-    assert (probed, stands and stands.is_stuck) == ("", False)
+    assert (probed, stands and stands.is_stuck_outside_functions) == ("", False)
     assert "in a function" in str(stands)

@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, ProgressStep
 from harness.images import kernel_source_trees
-from harness.images.debian_packages_by_name import Packages, SourcePackage
+from harness.images.debian_packages_by_name import FetchedSourcePackage, Packages
 from harness.images.vm_recipe import Recipe
 
 PATCH = """\
@@ -40,7 +40,7 @@ class TarballPackages:
         assert deadline.remaining() > 0
         return Path(f"{package}.deb")
 
-    def unpack(self, deb: Path, into: Path) -> None:
+    def unpack_deb(self, deb: Path, into: Path) -> None:
         self.unpacked += 1
         tree = into / "linux-source-6.1" / "kernel"
         tree.mkdir(parents=True)
@@ -58,7 +58,7 @@ class SourcePackages(TarballPackages):
         super().__init__()
         self._directory = directory
 
-    def fetch_source(self, package: str, *, deadline: Deadline) -> SourcePackage:
+    def fetch_source_package(self, package: str, *, deadline: Deadline) -> FetchedSourcePackage:
         assert deadline.remaining() > 0
         name, _, version = package.partition("=")
         tree = self._directory / f"{name}-{version}"
@@ -73,7 +73,7 @@ class SourcePackages(TarballPackages):
             (tree / place).write_text(content)
         subprocess.run(["dpkg-source", "--build", tree.name], cwd=self._directory, check=True, capture_output=True)
         dsc = self._directory / f"{name}_{version}.dsc"
-        return SourcePackage(name, version, dsc, (dsc,), "ab12")
+        return FetchedSourcePackage(name, version, dsc, (dsc,), "ab12")
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def patch(directory: Path, text: str = PATCH, name: str = "some") -> Path:
 
 
 def unpack(source: kernel_source_trees.Source, packages: TarballPackages, step: ProgressStep) -> Path:
-    return kernel_source_trees.unpack(source, cast(Packages, packages), step)
+    return kernel_source_trees.obtain_source_tree(source, cast(Packages, packages), step)
 
 
 def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step: ProgressStep) -> None:
@@ -170,7 +170,7 @@ def test_a_package_that_is_no_kernel_source(step: ProgressStep) -> None:
 
 def test_a_broken_tarball_is_reported_with_tars_error(step: ProgressStep) -> None:
     class Broken(TarballPackages):
-        def unpack(self, deb: Path, into: Path) -> None:
+        def unpack_deb(self, deb: Path, into: Path) -> None:
             (into / "usr/src").mkdir(parents=True)
             (into / f"usr/src/{deb.stem}.tar.xz").write_bytes(b"not xz")
 
@@ -190,7 +190,7 @@ def test_a_tree_of_ones_own_is_built_where_it_stands_and_known_by_its_files(tmp_
     (tmp_path / "linux/Kbuild").write_text("")
     packages = cast(Packages, TarballPackages())
     before = kernel_source_trees.source_tree_of_recipe(own_tree(tmp_path / "linux"), packages)
-    assert kernel_source_trees.unpack(before, packages, step) == tmp_path / "linux"
+    assert kernel_source_trees.obtain_source_tree(before, packages, step) == tmp_path / "linux"
     (tmp_path / "linux/Kbuild").write_text("obj-y += more.o\n")
     kernel_source_trees.listing_digest.cache_clear()
     assert (

@@ -33,7 +33,7 @@ def events() -> list[Event]:
 @pytest.fixture
 def store(tmp_path: Path, events: list[Event]) -> Store:
     bus = Bus()
-    bus.subscribe(events.append)
+    bus.add_listener(events.append)
     return Store(tmp_path / "store", bus)
 
 
@@ -176,7 +176,7 @@ ANOTHER_RUN = textwrap.dedent(
 
     root = Path(sys.argv[1])
     bus = Bus()
-    bus.subscribe(lambda event: print(event.detail, flush=True))
+    bus.add_listener(lambda event: print(event.detail, flush=True))
 
     def build(directory, step):
         (root.parent / "builds").open("a").write("one\\n")

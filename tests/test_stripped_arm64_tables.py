@@ -26,7 +26,7 @@ class Image:
     content: bytes
 
     @property
-    def sections(self) -> dict[str, Section]:
+    def sections_by_name(self) -> dict[str, Section]:
         end = BASE + len(self.content)
         return {
             ".head.text": Section(".head.text", BASE, 0, 0x1000, False, True, True, 1),
@@ -82,7 +82,7 @@ def kernel(rows: int = ROWS) -> tuple[Arm64TableFinder, dict[str, RowRange]]:
 @pytest.mark.parametrize("table", [ALTERNATIVES, JUMPS, FTRACE])
 def test_a_table_is_found_among_noise_and_to_its_ends(table: str) -> None:
     tables, found = kernel()
-    assert tables.find_row_ranges(table) == [found[table]]
+    assert tables.find_row_ranges_of_table(table) == [found[table]]
 
 
 def test_relocations_hold_what_the_words_in_the_file_lack() -> None:
@@ -94,4 +94,4 @@ def test_relocations_hold_what_the_words_in_the_file_lack() -> None:
 @pytest.mark.parametrize("table", [ALTERNATIVES, JUMPS, FTRACE])
 def test_few_rows_are_no_table(table: str) -> None:
     tables, _ = kernel(rows=20)
-    assert tables.find_row_ranges(table) == []
+    assert tables.find_row_ranges_of_table(table) == []

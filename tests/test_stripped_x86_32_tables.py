@@ -30,7 +30,7 @@ class Kernel:
     symbols: dict[str, int] = field(default_factory=lambda: {"__fentry__": FENTRY})
 
     @property
-    def sections(self) -> dict[str, Section]:
+    def sections_by_name(self) -> dict[str, Section]:
         return {
             name: Section(name, address, 0, len(content), name == ".text", True, True, 1)
             for name, (address, content) in self.content.items()
@@ -77,19 +77,19 @@ def kernel(sites: int = SITES) -> tuple[Kernel, dict[str, RowRange]]:
 @pytest.mark.parametrize("table", [JUMPS, FTRACE, ALTERNATIVES])
 def test_each_table_is_found_whole(table: str) -> None:
     made, expected = kernel()
-    assert X86TableFinder(cast(Elf, made)).find_row_ranges(table) == [expected[table]]
+    assert X86TableFinder(cast(Elf, made)).find_row_ranges_of_table(table) == [expected[table]]
 
 
 @pytest.mark.parametrize("table", [JUMPS, FTRACE])
 def test_few_rows_are_not_a_table(table: str) -> None:
     made, _ = kernel(200)
-    assert X86TableFinder(cast(Elf, made)).find_row_ranges(table) == []
+    assert X86TableFinder(cast(Elf, made)).find_row_ranges_of_table(table) == []
 
 
 def test_a_call_of_another_function_is_no_ftrace_site() -> None:
     made, _ = kernel()
     made.symbols["__fentry__"] += 1
-    assert X86TableFinder(cast(Elf, made)).find_row_ranges(FTRACE) == []
+    assert X86TableFinder(cast(Elf, made)).find_row_ranges_of_table(FTRACE) == []
 
 
 def test_a_kernel_with_symbols_needs_no_search() -> None:

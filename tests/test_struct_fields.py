@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import PinpointError
-from harness.core.struct_fields import Field, fields_of
+from harness.core.struct_fields import FieldOffsetAndStruct, fields_by_struct
 
 SOURCE = """
 struct list_head { struct list_head *next, *prev; };
@@ -24,14 +24,14 @@ struct thing {
 struct thing thing;
 """
 FIELDS = {
-    "first": Field(0, ""),
-    "a": Field(4, ""),
-    "b": Field(4, ""),
-    "c": Field(6, ""),
-    "list": Field(16, "list_head"),
-    "kind": Field(32, ""),
-    "other": Field(40, ""),
-    "end": Field(48, ""),
+    "first": FieldOffsetAndStruct(0, ""),
+    "a": FieldOffsetAndStruct(4, ""),
+    "b": FieldOffsetAndStruct(4, ""),
+    "c": FieldOffsetAndStruct(6, ""),
+    "list": FieldOffsetAndStruct(16, "list_head"),
+    "kind": FieldOffsetAndStruct(32, ""),
+    "other": FieldOffsetAndStruct(40, ""),
+    "end": FieldOffsetAndStruct(48, ""),
 }
 
 
@@ -46,13 +46,13 @@ def described(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_fields(described: Path) -> None:
-    found = fields_of(described, ("thing",))["thing"]
+    found = fields_by_struct(described, ("thing",))["thing"]
     assert {name: field for name, field in found.items() if name != "bits"} == FIELDS
 
 
 def test_unknown_struct(described: Path) -> None:
     with pytest.raises(PinpointError, match="describes struct other"):
-        fields_of(described, ("thing", "other"))
+        fields_by_struct(described, ("thing", "other"))
 
 
 def test_without_types(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_without_types(tmp_path: Path) -> None:
     source.write_text(SOURCE)
     subprocess.run(["gcc", "-shared", "-o", str(made), str(source)], check=True, timeout=60)
     with pytest.raises(PinpointError, match="no BTF and no DWARF"):
-        fields_of(made, ("thing",))
+        fields_by_struct(made, ("thing",))
 
 
 def test_broken_btf(tmp_path: Path) -> None:
@@ -72,4 +72,4 @@ def test_broken_btf(tmp_path: Path) -> None:
     content[place + 24 : place + 64] = b"\xff" * 40
     made.write_bytes(bytes(content))
     with pytest.raises(PinpointError, match="cannot be read"):
-        fields_of(made, ("thing",))
+        fields_by_struct(made, ("thing",))

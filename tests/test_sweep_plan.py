@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from harness.core.architecture import Decoder
+from harness.core.architecture import DecoderKind
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus, Event
 from harness.core.single_step_defect_types import Defect, Symptom
@@ -23,12 +23,12 @@ from harness.landing.layout import Layout
 from harness.landing.lookup import find_addresses_refusing_kprobes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.sweep import sweep_guests, sweep_plan, sweep_refusals
+from harness.landing.sweep import documented_refusal_reasons, sweep_past_deadly_sites, sweep_plan
 from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, ReservedSite, SweepResult
-from harness.landing.sweep.sweep_guests import FreshGuests
+from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
 from harness.landing.sweep.sweep_module import KprobesListing
+from harness.landing.sweep.sweep_past_deadly_sites import FreshGuests
 from harness.landing.sweep.sweep_plan import Depth
-from harness.landing.sweep.sweep_refusals import Refusals
 
 SITES = [Site(f"f{number}") for number in range(40)]
 
@@ -43,11 +43,11 @@ def test_listing_finds_the_closest_on_either_side() -> None:
 
 
 def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
-    parts = sweep_plan.divide_into_batches(SITES, 16)
+    parts = sweep_plan.divide_into_spread_batches(SITES, 16)
     assert [len(part) for part in parts] == [14, 13, 13]
     assert list(parts[0][:3]) == [SITES[0], SITES[3], SITES[6]]
     assert {site for part in parts for site in part} == set(SITES)
-    assert sweep_plan.divide_into_batches([], 16) == []
+    assert sweep_plan.divide_into_spread_batches([], 16) == []
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_how_much_a_depth_sweeps(
     functions: int, depth: Depth, resolved: int, armed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     symbols = [SimpleNamespace(name=f"f{number}") for number in range(functions)]
-    monkeypatch.setattr(sweep_plan, "unique_functions", lambda _kernel: symbols)
+    monkeypatch.setattr(sweep_plan, "text_functions_named_once", lambda _kernel: symbols)
     monkeypatch.setattr(sweep_plan, "_sample", lambda _layout: SITES[:1] * 300)
     layout = cast(Layout, SimpleNamespace(kernel=None, targets={}))
     assert len(sweep_plan.sites_to_register_disabled(layout, depth)) == resolved
@@ -85,7 +85,7 @@ def test_only_reasonless_refusals_misses_and_deaths_are_unexplained() -> None:
         )
     )
     assert swept.site_count == 9
-    assert len(swept.describe_unexplained_sites) == 3
+    assert len(swept.unexplained_site_descriptions) == 3
     with pytest.raises(Missed, match="3 of 9 sites are unexplained") as caught:
         swept.prove()
     assert "f2+0x0: refused with errno 84" in str(caught.value)
@@ -130,12 +130,12 @@ def no_recorder(_: Sequence[Site]) -> list[int]:
 
 def hunt(monkeypatch: pytest.MonkeyPatch, deadly: Deadly) -> tuple[FreshGuests, SweepResult, list[Event]]:
     for name in ("Target", "SweepModule", "Layout", "Sweep"):
-        monkeypatch.setattr(sweep_guests, name, deadly)
+        monkeypatch.setattr(sweep_past_deadly_sites, name, deadly)
     bus, events = Bus(), []
-    bus.subscribe(events.append)
+    bus.add_listener(events.append)
     with bus.step("vm", "armed") as step:
         guests = FreshGuests(a_guest, step)
-        swept = guests.sweep(sweep_plan.divide_into_batches(SITES, 20))
+        swept = guests.sweep_batches(sweep_plan.divide_into_spread_batches(SITES, 20))
     return guests, swept, events
 
 
@@ -177,9 +177,9 @@ class FakeKernel:
         return struct.pack("<iiq", 0x700 - address, 0, 0)[:size]
 
 
-def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusals:
-    monkeypatch.setattr(sweep_refusals, "read_blacklist_ranges", lambda _: [(0x100500, 0x100600)])
-    kprobes = SimpleNamespace(decoder=Decoder.X86_64)
+def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> RefusalReasonFinder:
+    monkeypatch.setattr(documented_refusal_reasons, "read_blacklist_ranges", lambda _: [(0x100500, 0x100600)])
+    kprobes = SimpleNamespace(decoder=DecoderKind.X86_64)
     guest = SimpleNamespace(
         image=SimpleNamespace(config={}),
         architecture=SimpleNamespace(kprobe_traits=kprobes),
@@ -190,7 +190,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
         find_addresses_refusing_kprobes, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
     )
     layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
-    return Refusals(cast(Layout, layout))
+    return RefusalReasonFinder(cast(Layout, layout))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_refusals_are_counted_by_reason() -> None:
 def test_only_a_documented_defect_is_a_reason_for_death(
     monkeypatch: pytest.MonkeyPatch, kind: InstructionKind, cause: str
 ) -> None:
-    kprobes = SimpleNamespace(defects={"call": Defect(Symptom.WRONG_RESULT, "skipped")}, decoder=Decoder.PARISC)
+    kprobes = SimpleNamespace(defects={"call": Defect(Symptom.WRONG_RESULT, "skipped")}, decoder=DecoderKind.PARISC)
     memory = SimpleNamespace(read_many=lambda spans: [b"1234" for _ in spans])
     guest = SimpleNamespace(architecture=SimpleNamespace(kprobe_traits=kprobes), memory=memory)
     layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))

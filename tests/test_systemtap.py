@@ -13,7 +13,7 @@ from harness.core.events import Bus
 from harness.images import systemtap
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kernel import Headers
+from harness.images.kernel import ModuleBuildTrees
 from harness.images.vm_recipe import Recipe
 from harness.matrix.verify import plan, systemtap_run
 from harness.matrix.verify.plan import VerifyRequest
@@ -44,7 +44,9 @@ def image(tmp_path: Path) -> Image:
         }
     )
     files = (tmp_path / "vmlinux",) * 3
-    return Image(recipe, "key", *files, {}, "6.1.0", "", {"CONFIG_RELAY": "y"}, {}, headers=Headers(tmp_path, tmp_path))
+    return Image(
+        recipe, "key", *files, {}, "6.1.0", "", {"CONFIG_RELAY": "y"}, {}, headers=ModuleBuildTrees(tmp_path, tmp_path)
+    )
 
 
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildContext:
@@ -88,7 +90,7 @@ def test_a_modules_name_is_one_that_the_kernel_takes() -> None:
 
 
 def test_held_files_are_named_with_the_modules_that_they_pin() -> None:
-    held = systemtap_run.read_held_files(TRACE)
+    held = systemtap_run.parse_held_files_from_strace(TRACE)
     assert held.paths == tuple(HELD)
     line = held.describe([])
     assert line.startswith("staprun holds open sections/.gnu.linkonce.this_module of 2 modules (virtio, virtio_net)")
@@ -100,13 +102,13 @@ def test_held_files_are_named_with_the_modules_that_they_pin() -> None:
 def test_a_file_that_was_closed_is_not_open_at_once_with_the_next() -> None:
     second = '7 openat(AT_FDCWD</>, "sections/x"'
     closed = TRACE.replace(second, f"7 close(5<{HELD[0]}>) = 0\n{second}")
-    assert systemtap_run.read_held_files(closed).paths == (HELD[0],)
+    assert systemtap_run.parse_held_files_from_strace(closed).paths == (HELD[0],)
 
 
 def test_files_open_when_staprun_loads_are_counted() -> None:
     before = "\n".join(sorted(TRACE.splitlines(), key=lambda line: "init_module" in line))
-    assert "2 of them when it loads its own" in systemtap_run.read_held_files(before).describe([])
+    assert "2 of them when it loads its own" in systemtap_run.parse_held_files_from_strace(before).describe([])
 
 
 def test_a_load_that_was_not_seen_is_reported() -> None:
-    assert "not known" in systemtap_run.read_held_files("").describe([])
+    assert "not known" in systemtap_run.parse_held_files_from_strace("").describe([])

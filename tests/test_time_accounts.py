@@ -39,8 +39,8 @@ def test_what_rows_spend_is_summed_up_by_vm_and_thing() -> None:
     bus.record_seconds("parisc", time_accounts.GUEST, 1.0)
     with bus.step("parisc", time_accounts.BODY) as step:
         step.publish_progress("a step is no account")
-    kept.add({"parisc": {time_accounts.BODY: 1.0}, "arm64-debian": {time_accounts.THAW: 2.0}})
-    assert kept.spent == {
+    kept.merge_accounts({"parisc": {time_accounts.BODY: 1.0}, "arm64-debian": {time_accounts.THAW: 2.0}})
+    assert kept.seconds_by_vm_and_activity == {
         "parisc": {time_accounts.BODY: 1.75, time_accounts.GUEST: 1.0},
         "arm64-debian": {time_accounts.THAW: 2.0},
     }
@@ -51,7 +51,7 @@ def test_what_is_clocked_counts_however_it_ends() -> None:
     kept = Ledger(bus)
     with pytest.raises(ValueError, match="no"), bus.timed("parisc", time_accounts.CHECK_UP):
         raise ValueError("no")
-    assert 0 < kept.spent["parisc"][time_accounts.CHECK_UP] < 5
+    assert 0 < kept.seconds_by_vm_and_activity["parisc"][time_accounts.CHECK_UP] < 5
 
 
 def test_each_second_of_a_cell_is_kept_once(tmp_path: Path) -> None:

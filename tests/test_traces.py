@@ -11,7 +11,7 @@ import pytest
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.verdict.complaints import read_complaints
-from harness.verdict.traces import Frame, frames, source_of
+from harness.verdict.traces import Frame, frames, source_of_function_offset
 
 LOGS = Path(__file__).with_name("console_logs")
 NATIVE = next(name for name, architecture in ARCHITECTURES.items() if architecture.native)
@@ -54,8 +54,8 @@ def test_lines_of_source(tmp_path: Path) -> None:
         elf.symbols_named("first")[0]
     )
     # A return address is after its call and may be the first instruction of the next line; the call's line is wanted.
-    assert source_of(module, "first", behind - 1).endswith("one.c:4")
-    assert source_of(module, "first", behind).endswith("one.c:5")
+    assert source_of_function_offset(module, "first", behind - 1).endswith("one.c:4")
+    assert source_of_function_offset(module, "first", behind).endswith("one.c:5")
     (returned,) = frames([f" first+{behind:#x}/0x20 [mod]"], {"mod": module})
     (trapped,) = frames([f"RIP: 0010:first+{behind:#x}/0x20 [mod]"], {"mod": module})
     assert (returned.source[-8:], trapped.source[-8:]) == ("/one.c:4", "/one.c:5")
@@ -66,5 +66,5 @@ def test_what_is_not_known_has_no_line(tmp_path: Path) -> None:
     (tmp_path / "one.c").write_text(SOURCE)
     compiler = f"{ARCHITECTURES[NATIVE].cross_prefix}gcc"
     subprocess.run([compiler, "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
-    assert source_of(tmp_path / "mod.o", "first", 1) == ""
-    assert source_of(tmp_path / "mod.o", "second", 1) == ""
+    assert source_of_function_offset(tmp_path / "mod.o", "first", 1) == ""
+    assert source_of_function_offset(tmp_path / "mod.o", "second", 1) == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli, cli_images
-from harness.core import paths, unexpected
+from harness.core import exception_as_pinpoint_error, paths
 
 pytest_plugins = ["pytester"]
 _PROGRAM = [sys.executable, "-P", "-m", "harness.cli"]
@@ -59,9 +59,11 @@ def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatc
     (tmp_path / "file").touch()
     monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert f"the traceback is in {tmp_path}/traceback-" in str(unexpected.as_one_line_error(ValueError()))
+    assert f"the traceback is in {tmp_path}/traceback-" in str(
+        exception_as_pinpoint_error.as_pinpoint_error(ValueError())
+    )
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
-    assert "no file" in str(unexpected.as_one_line_error(ValueError()))
+    assert "no file" in str(exception_as_pinpoint_error.as_pinpoint_error(ValueError()))
 
 
 @pytest.mark.slow

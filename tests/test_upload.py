@@ -13,7 +13,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.result import Result
 from harness.guest.ssh import SshConnection
-from harness.guest.upload import HostFile, put_all
+from harness.guest.upload import HostFileWithMode, put_all
 
 
 class Here:
@@ -31,16 +31,16 @@ class Here:
 
 
 @pytest.fixture
-def pieces(tmp_path: Path) -> dict[str, HostFile]:
+def pieces(tmp_path: Path) -> dict[str, HostFileWithMode]:
     (tmp_path / "there").mkdir()
     made = {}
     for name, mode in (("module.ko", 0o644), ("a program", 0o755)):
         (tmp_path / name).write_bytes(name.encode() * 1000)
-        made[str(tmp_path / "there" / name)] = HostFile(tmp_path / name, mode)
+        made[str(tmp_path / "there" / name)] = HostFileWithMode(tmp_path / name, mode)
     return made
 
 
-def test_all_arrive_in_one_round_trip(pieces: dict[str, HostFile]) -> None:
+def test_all_arrive_in_one_round_trip(pieces: dict[str, HostFileWithMode]) -> None:
     link = Here()
     put_all(cast(SshConnection, link), pieces, "here", Deadline.after(120))
     assert link.trips == 1
@@ -49,7 +49,7 @@ def test_all_arrive_in_one_round_trip(pieces: dict[str, HostFile]) -> None:
         assert Path(path).stat().st_mode & 0o777 == piece.mode
 
 
-def test_what_arrives_damaged_is_named(pieces: dict[str, HostFile]) -> None:
+def test_what_arrives_damaged_is_named(pieces: dict[str, HostFileWithMode]) -> None:
     damaged = next(path for path in pieces if path.endswith(".ko"))
     with pytest.raises(GuestError, match=r"arrived damaged: \S+module.ko$"):
         put_all(cast(SshConnection, Here(f"echo >>{damaged}")), pieces, "here", Deadline.after(120))

@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from harness.core.errors import GuestError
-from harness.core.struct_fields import Field
+from harness.core.struct_fields import FieldOffsetAndStruct
 from harness.guest.guest import Guest
 from harness.userspace.uprobes_tree import _Walker
 
@@ -37,18 +37,18 @@ class _Memory:
 
 def walker(memory: _Memory, *, listed: bool) -> _Walker:
     """A walker of a kernel whose consumers are a list (since 6.12) or a chain."""
-    consumers = Field(32, "list_head" if listed else "")
+    consumers = FieldOffsetAndStruct(32, "list_head" if listed else "")
     structs = {
         "uprobe": {
-            "rb_node": Field(0, "rb_node"),
+            "rb_node": FieldOffsetAndStruct(0, "rb_node"),
             "consumers": consumers,
-            "inode": Field(48, ""),
-            "offset": Field(56, ""),
+            "inode": FieldOffsetAndStruct(48, ""),
+            "offset": FieldOffsetAndStruct(56, ""),
         },
-        "uprobe_consumer": {"next": Field(24, "")},
-        "inode": {"i_ino": Field(64, ""), "i_sb": Field(40, "")},
-        "super_block": {"s_dev": Field(16, "")},
-        "rb_node": {"rb_right": Field(8, ""), "rb_left": Field(16, "")},
+        "uprobe_consumer": {"next": FieldOffsetAndStruct(24, "")},
+        "inode": {"i_ino": FieldOffsetAndStruct(64, ""), "i_sb": FieldOffsetAndStruct(40, "")},
+        "super_block": {"s_dev": FieldOffsetAndStruct(16, "")},
+        "rb_node": {"rb_right": FieldOffsetAndStruct(8, ""), "rb_left": FieldOffsetAndStruct(16, "")},
     }
     guest = cast(Guest, SimpleNamespace(name="made", memory=memory))
     return _Walker(guest, ROOT, structs, 8, "little")

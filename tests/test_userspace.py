@@ -14,7 +14,7 @@ from sample_runs import cell
 
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
-from harness.landing.landing_judgment import Landing, NotInForceError
+from harness.landing.landing_judgment import Landing, MutantNotInForceError
 from harness.landing.site import Site
 from harness.matrix.cells.cell_phases_and_verdict import first_line_of_error, verdict_of_error
 from harness.matrix.exit_status_and_counts import record_mutant_figures
@@ -23,7 +23,7 @@ from harness.report.run_dir import RunDirectory
 from harness.userspace import debug_files, mutants, witness
 from harness.userspace.mapped_pages import FileView, Mapping, Page
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import Hit, RegistrationResult, UprobesByModule, UprobesByTracefs, _errors
+from harness.userspace.ways import Hit, OffsetRegistrationResult, UprobesByModule, UprobesByTracefs, _errors
 from harness.userspace.witness import BreakpointEncoding
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -56,12 +56,12 @@ def landing(
 ) -> Landing:
     reported = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
     statements = (
-        witness.registered_statement(RegistrationResult(0, offset)),
+        witness.registered_statement(OffsetRegistrationResult(0, offset)),
         witness.Statement("elf", PLACE),
-        witness.resolved_statement(None, seen),
-        witness.trapped_statement(reported, seen),
-        witness.inside_statement(seen, CONTENT, PLACE, INT3, expected),
-        witness.outside_statement(seen, CONTENT, PLACE, INT3, expected),
+        witness.process_pointer_statement(None, seen),
+        witness.hit_address_statement(reported, seen),
+        witness.proc_memory_statement(seen, CONTENT, PLACE, INT3, expected),
+        witness.qemu_memory_statement(seen, CONTENT, PLACE, INT3, expected),
         witness.tree_statement({offset: 1} if probed is None else probed, PLACE, expected),
     )
     return Landing(Site("f", module="lib.so"), statements, hits, hex)
@@ -117,7 +117,7 @@ def test_tree(probed: dict[int, int], complaint: str) -> None:
 def test_mutant_that_aims_at_the_site_itself_is_counted_as_not_in_force(tmp_path: Path) -> None:
     """The figure counts reasons by their first words, so the error's message must begin with them."""
     file = SimpleNamespace(offset_of_site=lambda _: PLACE, next_instruction_site=lambda site: site)
-    with pytest.raises(NotInForceError) as raised:
+    with pytest.raises(MutantNotInForceError) as raised:
         mutants.MUTANTS["user-one-instruction-off"].offsets_to_register(cast(UserFile, file), (Site("pinpoint_one_1"),))
     run = RunDirectory.create(tmp_path)
     ended = cell(
@@ -134,7 +134,7 @@ def test_mutant_that_aims_at_the_site_itself_is_counted_as_not_in_force(tmp_path
 
 
 def test_trapped_outside_of_the_file() -> None:
-    assert witness.trapped_statement([Hit(0, 7, 0x1000)], view()).contradicts
+    assert witness.hit_address_statement([Hit(0, 7, 0x1000)], view()).contradicts
 
 
 def test_words_that_share_bytes_begin_at_their_instruction() -> None:
@@ -142,11 +142,11 @@ def test_words_that_share_bytes_begin_at_their_instruction() -> None:
     memory[8:12] = BRK.code
     own = bytearray(CONTENT[:64])
     own[8:10] = BRK.code[:2]
-    assert witness.changed_offsets(bytes(memory), bytes(own) + CONTENT[64:], 0, BRK) == [8]
+    assert witness.offsets_differing_from_file(bytes(memory), bytes(own) + CONTENT[64:], 0, BRK) == [8]
 
 
 def test_file_ends_in_the_page() -> None:
-    assert witness.changed_offsets(CONTENT[:16] + bytes(16), CONTENT[:16], 0, INT3) == []
+    assert witness.offsets_differing_from_file(CONTENT[:16] + bytes(16), CONTENT[:16], 0, INT3) == []
 
 
 def test_trace_is_read() -> None:
@@ -186,14 +186,14 @@ def stripped(tmp_path: Path) -> Path:
 
 
 def test_debug_link_is_followed(stripped: Path) -> None:
-    assert debug_files.find_symbol_file(stripped).function("f").size > 0
+    assert debug_files.find_elf_with_symbols(stripped).function("f").size > 0
 
 
 def test_debug_file_of_another_build_is_refused(stripped: Path) -> None:
     debug = stripped.parent / ".debug" / "f.debug"
     debug.write_bytes(debug.read_bytes() + b"\0")
     with pytest.raises(debug_files.WrongDebugFileError, match="CRC"):
-        debug_files.find_symbol_file(stripped)
+        debug_files.find_elf_with_symbols(stripped)
 
 
 def test_debug_file_by_build_id_must_have_it(stripped: Path) -> None:
@@ -205,7 +205,7 @@ def test_debug_file_by_build_id_must_have_it(stripped: Path) -> None:
     words = ["gcc", "-shared", "-fPIC", "-Wl,--build-id=sha1", "-o", str(place), str(source)]
     subprocess.run(words, check=True, timeout=60)
     with pytest.raises(debug_files.WrongDebugFileError, match="of build"):
-        debug_files.find_by_build_id(elf, stripped.parent)
+        debug_files.find_elf_by_build_id(elf, stripped.parent)
 
 
 def test_file_offset_is_by_the_segment(stripped: Path) -> None:

@@ -17,13 +17,13 @@ from harness.guest.guest import Guest
 from harness.images import external_ko_elf_check, modinfo_and_load_checks
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kernel import Headers
+from harness.images.kernel import ModuleBuildTrees
 from harness.images.vm_recipe import Recipe
 from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify.guest_text_changes import TextRegion
-from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict, judged_table
 from harness.matrix.verify import guest_start_and_kernel_complaints as guests
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
@@ -220,9 +220,9 @@ def test_text_tells_where_it_differs() -> None:
 
 def test_the_table_has_a_line_for_each_probe() -> None:
     landed = JudgedProbe(
-        "good+0x4", "kprobe", Finding.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",)
+        "good+0x4", "kprobe", ProbeVerdict.LANDED, 0x1004, "good+0x4", "55 became cc", notes=("first of 2",)
     )
-    missed = JudgedProbe("bad+0x4", "fentry", Finding.MISSED, reason="no call")
+    missed = JudgedProbe("bad+0x4", "fentry", ProbeVerdict.MISSED, reason="no call")
     header, first, second = judged_table([landed, missed]).splitlines()
     assert header.split() == ["probe", "address", "means", "memory", "owner", "verdict"]
     assert " ".join(first.split()) == "good+0x4 0x1004 good+0x4 55 became cc - landed (first of 2)"
@@ -230,10 +230,10 @@ def test_the_table_has_a_line_for_each_probe() -> None:
 
 
 def test_what_a_loop_registers_is_one_line() -> None:
-    first = JudgedProbe("f+0x0", "kprobe", Finding.GONE, 0x10, "f+0x0", seconds_since_start=1.0)
+    first = JudgedProbe("f+0x0", "kprobe", ProbeVerdict.GONE, 0x10, "f+0x0", seconds_since_start=1.0)
     again = replace(first, notes=("registered 2.0 s later",), seconds_since_start=2.0)
-    late = replace(again, finding=Finding.LATE)
-    landed = replace(first, finding=Finding.LANDED)
+    late = replace(again, verdict=ProbeVerdict.LATE)
+    landed = replace(first, verdict=ProbeVerdict.LANDED)
     lines = [" ".join(line.split()) for line in judged_table([first, again, late, again, landed, landed]).splitlines()]
     assert lines[1:] == [
         "f+0x0 0x10 f+0x0 - - gone, 3 times",
@@ -325,7 +325,7 @@ def with_symvers(image: Image, tmp_path: Path) -> Image:
     tree = tmp_path / "tree"
     tree.mkdir()
     (tree / "Module.symvers").write_text("0x00000000\tvirtio_init\tdrivers/virtio/virtio\tEXPORT_SYMBOL\t\n")
-    return replace(image, headers=Headers(source=tree, objects=tree))
+    return replace(image, headers=ModuleBuildTrees(source=tree, objects=tree))
 
 
 def test_two_modules_of_a_name_are_refused(image: Image, module: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, listed_probes_and_modules, registrations, traced_functions
 from harness.landing.verify.ftrace_call_target import call_target
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
 from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.registrations import Registration
@@ -49,9 +49,13 @@ def test_registrations_are_read_with_what_was_refused() -> None:
     records = registrations.parse_registrations(RECORDS)
     assert (len(records.registrations), records.lost_count, records.read_at_nanoseconds) == (3, 3, 71033445908)
     landed, refused, by_address = records.registrations
-    assert (landed.asked, landed.refusal, landed.address) == ("uptime_proc_show+0x0", "", 0xFFFFFFFF81411C80)
+    assert (landed.asked_symbol_offset, landed.refusal, landed.address) == (
+        "uptime_proc_show+0x0",
+        "",
+        0xFFFFFFFF81411C80,
+    )
     assert (refused.symbol, refused.command, refused.refusal) == ("no such", "kworker/0:1 x", "ENOENT")
-    assert (by_address.asked, by_address.disabled) == ("", True)
+    assert (by_address.asked_symbol_offset, by_address.disabled) == ("", True)
 
 
 def test_registrations_of_uprobes_are_read_with_their_files() -> None:
@@ -146,16 +150,16 @@ F, F_4, IN_MODULE = Site("f"), Site("f", 4), Site("f", 0, "mod")
 @pytest.mark.parametrize(
     ("site", "addresses", "probe", "stands"),
     [
-        (F, [0x10], JudgedProbe("alias+0x0", "kprobe", Finding.LANDED, 0x10), True),
-        (F_4, [0x14], JudgedProbe("_text+0x14", "kprobe", Finding.DISABLED, 0x14), True),
-        (F_4, [0x14], JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10), False),
-        (F, [0x10], JudgedProbe("f+0x0", "kprobe", Finding.MISSED, 0x10), False),
-        (F, [0x10], JudgedProbe("f+0x0", "kprobe", Finding.LATE, 0x10), False),
-        (F, [0x10], JudgedProbe("f", "fentry", Finding.LANDED, 0x14), True),
-        (F_4, [0x14], JudgedProbe("f", "fentry", Finding.LANDED, 0x18), False),
-        (IN_MODULE, [0x10], JudgedProbe("f [mod]", "fprobe", Finding.LANDED, 0x14), True),
-        (IN_MODULE, [0x10], JudgedProbe("f", "fprobe", Finding.LANDED, 0x14), False),
-        (F, [], JudgedProbe("f+0x0", "kprobe", Finding.LANDED, None), False),
+        (F, [0x10], JudgedProbe("alias+0x0", "kprobe", ProbeVerdict.LANDED, 0x10), True),
+        (F_4, [0x14], JudgedProbe("_text+0x14", "kprobe", ProbeVerdict.DISABLED, 0x14), True),
+        (F_4, [0x14], JudgedProbe("f+0x0", "kprobe", ProbeVerdict.LANDED, 0x10), False),
+        (F, [0x10], JudgedProbe("f+0x0", "kprobe", ProbeVerdict.MISSED, 0x10), False),
+        (F, [0x10], JudgedProbe("f+0x0", "kprobe", ProbeVerdict.LATE, 0x10), False),
+        (F, [0x10], JudgedProbe("f", "fentry", ProbeVerdict.LANDED, 0x14), True),
+        (F_4, [0x14], JudgedProbe("f", "fentry", ProbeVerdict.LANDED, 0x18), False),
+        (IN_MODULE, [0x10], JudgedProbe("f [mod]", "fprobe", ProbeVerdict.LANDED, 0x14), True),
+        (IN_MODULE, [0x10], JudgedProbe("f", "fprobe", ProbeVerdict.LANDED, 0x14), False),
+        (F, [], JudgedProbe("f+0x0", "kprobe", ProbeVerdict.LANDED, None), False),
     ],
 )
 def test_what_is_expected_stands_by_address_or_by_an_ftrace_name(

@@ -12,22 +12,26 @@ from test_verify import MODULE, compiled
 
 from harness.core.elf import Elf
 from harness.landing.code import kprobe_sites_in_module_file
-from harness.landing.verify.judged import Finding, JudgedProbe
-from harness.matrix.verify.report import Report, as_json, write_junit
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
+from harness.matrix.verify.report import Report, reports_as_json, write_reports_as_junit
 from harness.report.schemas import PUBLISHED
 
-LANDED = JudgedProbe("f+0x0", "kprobe", Finding.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds_since_start=1.0)
-MISSED = JudgedProbe("g+0x8", "kprobe", Finding.MISSED, reason="the witnesses disagree")
-UNKNOWN = JudgedProbe("h+0x0 [m]", "kretprobe", Finding.NOT_JUDGED, reason="no ELF file of the module m is at hand")
+LANDED = JudgedProbe(
+    "f+0x0", "kprobe", ProbeVerdict.LANDED, 0x10, "f+0x0", "55 became cc", "mod", seconds_since_start=1.0
+)
+MISSED = JudgedProbe("g+0x8", "kprobe", ProbeVerdict.MISSED, reason="the witnesses disagree")
+UNKNOWN = JudgedProbe(
+    "h+0x0 [m]", "kretprobe", ProbeVerdict.NOT_JUDGED, reason="no ELF file of the module m is at hand"
+)
 
 
 def report(*probes: JudgedProbe, wrongs: tuple[str, ...] = (), notes: tuple[str, ...] = ()) -> Report:
     return Report("vm", "6.1", "a.ko", probes, wrongs, notes, {"guest": 1.0}, Path("/log"))
 
 
-@pytest.mark.parametrize("finding", list(Finding))
-def test_only_missed_fails(finding: Finding) -> None:
-    assert report(JudgedProbe("f+0x0", "kprobe", finding)).exit_status == (1 if finding is Finding.MISSED else 0)
+@pytest.mark.parametrize("verdict", list(ProbeVerdict))
+def test_only_missed_fails(verdict: ProbeVerdict) -> None:
+    assert report(JudgedProbe("f+0x0", "kprobe", verdict)).exit_status == (1 if verdict is ProbeVerdict.MISSED else 0)
 
 
 def test_anything_wrong_fails_and_a_note_does_not() -> None:
@@ -45,7 +49,7 @@ def test_the_text_counts_names_and_explains() -> None:
 
 
 def test_json_has_every_probe() -> None:
-    (record,) = json.loads(as_json([report(LANDED, MISSED)]))
+    (record,) = json.loads(reports_as_json([report(LANDED, MISSED)]))
     assert record["status"] == 1
     assert [(each["asked"], each["verdict"], each["address"]) for each in record["probes"]] == [
         ("f+0x0", "landed", "0x10"),
@@ -58,7 +62,7 @@ def test_json_is_valid_by_the_published_schema(change: dict[str, object] | None)
     locked_tools.install()
     from jsonschema import Draft202012Validator
 
-    (record,) = json.loads(as_json([report(LANDED, MISSED, UNKNOWN, wrongs=("bad",), notes=("good",))]))
+    (record,) = json.loads(reports_as_json([report(LANDED, MISSED, UNKNOWN, wrongs=("bad",), notes=("good",))]))
     validator = Draft202012Validator(json.loads((PUBLISHED / "verify.schema.json").read_text()))
     validator.check_schema(validator.schema)
     assert validator.is_valid({**record, **(change or {})}) == (change is None)
@@ -66,7 +70,7 @@ def test_json_is_valid_by_the_published_schema(change: dict[str, object] | None)
 
 def test_junit_has_a_case_for_each_probe_and_one_for_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
-    write_junit([report(LANDED, MISSED, UNKNOWN, wrongs=("oops \x01",))], path)
+    write_reports_as_junit([report(LANDED, MISSED, UNKNOWN, wrongs=("oops \x01",))], path)
     (suite,) = ElementTree.parse(path).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
     assert [case.get("name") for case in suite] == [

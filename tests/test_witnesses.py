@@ -104,31 +104,31 @@ def test_no_hits_are_right_when_none_are_due() -> None:
     [(b"\xcc", "0f became cc"), (b"\xe9\1\2\3\4", "0f1f440000 became e901020304"), (b"\xe8\1\2\3\4", "became e8")],
 )
 def test_outside_reads_every_kind_of_patch(patch: bytes, detail: str) -> None:
-    seen = five_address_witnesses.outside_statement(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
+    seen = five_address_witnesses.qemu_memory_statement(Window(0x1000, CODE, patched(CODE, 0, patch)), 0x1000, X86)
     assert seen.address == 0x1000
     assert detail in seen.detail
 
 
 def test_outside_reports_the_change_closest_to_the_site() -> None:
     during = patched(patched(CODE, 0, b"\xcc"), 6, b"\xcc")
-    assert five_address_witnesses.outside_statement(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
-    assert five_address_witnesses.outside_statement(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
+    assert five_address_witnesses.qemu_memory_statement(Window(0x1000, CODE, during), 0x1006, X86).address == 0x1006
+    assert five_address_witnesses.qemu_memory_statement(Window(0x1000, CODE, during), 0x1000, X86).address == 0x1000
 
 
 def test_outside_detects_a_probe_one_byte_off() -> None:
     window = Window(0x1000, CODE, patched(CODE, 6, b"\xcc"))
-    assert five_address_witnesses.outside_statement(window, 0x1005, X86).address == 0x1006
+    assert five_address_witnesses.qemu_memory_statement(window, 0x1005, X86).address == 0x1006
 
 
 def test_outside_contradicts_when_nothing_changed() -> None:
-    seen = five_address_witnesses.outside_statement(Window(0x1000, CODE, CODE), 0x1000, X86)
+    seen = five_address_witnesses.qemu_memory_statement(Window(0x1000, CODE, CODE), 0x1000, X86)
     assert seen.address is None
     assert seen.contradicts
     assert "nothing changed" in seen.detail
 
 
 def test_outside_does_not_take_any_change_for_a_probe() -> None:
-    seen = five_address_witnesses.outside_statement(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
+    seen = five_address_witnesses.qemu_memory_statement(Window(0x1000, CODE, patched(CODE, 0, b"\x90")), 0x1000, X86)
     assert seen.contradicts
     assert "no probe" in seen.detail
 
@@ -137,7 +137,7 @@ def test_outside_aligns_on_fixed_width() -> None:
     # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
     window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
-    assert five_address_witnesses.outside_statement(window, 0x1004, PARISC).address == 0x1004
+    assert five_address_witnesses.qemu_memory_statement(window, 0x1004, PARISC).address == 0x1004
 
 
 def test_restored_compares_after_with_before() -> None:
@@ -148,8 +148,8 @@ def test_restored_compares_after_with_before() -> None:
 
 def test_trapped_takes_off_what_the_breakpoint_moved_the_ip_on() -> None:
     report = SiteReport("leaf", 0, 0x1000, 1, 0x1001)
-    assert five_address_witnesses.trapped_statement(report, X86).address == 0x1000
-    assert five_address_witnesses.trapped_statement(report, PARISC).address == 0x1001
+    assert five_address_witnesses.hit_address_statement(report, X86).address == 0x1000
+    assert five_address_witnesses.hit_address_statement(report, PARISC).address == 0x1001
 
 
 def test_a_refused_site_reports_no_address() -> None:
@@ -184,8 +184,8 @@ def test_list_lines_are_read() -> None:
 
 def test_an_optimized_probe_has_no_instruction_pointer_of_its_own() -> None:
     hit = SiteReport("leaf", 0, 0x1004, 3, 0x1005)
-    assert five_address_witnesses.trapped_statement(hit, X86).address == 0x1004
-    optimized = five_address_witnesses.trapped_statement(hit, X86, optimized=True)
+    assert five_address_witnesses.hit_address_statement(hit, X86).address == 0x1004
+    optimized = five_address_witnesses.hit_address_statement(hit, X86, optimized=True)
     assert (optimized.address, optimized.contradicts) == (None, False)
 
 

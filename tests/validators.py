@@ -52,7 +52,7 @@ def kunit(ktap: Path) -> tuple[int, Counter[str]]:
     package = "linux-source-6.1"
     version, digest = context.packages.version(package, "all"), context.packages.hash(package, "all")
     with context.bus.step("host", "kernel source") as step:
-        tree = sources.unpack(sources.package_source(package, version, digest, []), context.packages, step)
+        tree = sources.obtain_source_tree(sources.package_source(package, version, digest, []), context.packages, step)
     done = subprocess.run(
         [sys.executable, "-E", "-B", tree / _PARSER, "parse", ktap],
         capture_output=True,

@@ -28,7 +28,7 @@ _UNBOUNDED = 1000
 _NARROWEST = 100
 
 
-def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
+def run_bench_command(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     """Measure figures on these VMs; return 0 when all that this host allows was measured, whether or not goals are met.
 
     Raises UsageError for an unknown figure; HostError, BuildError and what a measure raises.
@@ -42,7 +42,7 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     context = BenchContext(recipes, runs, directory, build_context, bus, fleet)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="bench") as aside:
         try:
-            measured = aside.submit(measure, context, groups)
+            measured = aside.submit(measure_groups, context, groups)
             board.follow_jobs([measured])
         finally:
             board.close()
@@ -52,7 +52,7 @@ def bench(recipes: Sequence[Recipe], runs: int, names: Sequence[str]) -> int:
     return 0
 
 
-def measure(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult]:
+def measure_groups(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult]:
     """Measure group after group; the results so far are written after each."""
     figures = Figures(context.directory)
     before = host.host_facts(context.recipes)
@@ -60,7 +60,7 @@ def measure(context: BenchContext, groups: Sequence[Group]) -> list[FigureResult
     for group in groups:
         new = _measured(context, group)
         for each in new:
-            saved_results.save_figure(figures, each)
+            saved_results.add_figure_and_medians(figures, each)
         found += new
         about = {**before, "runs": context.runs, "load_after": host.load_average()}
         saved_results.write_bench_json(context.directory, about, found, context.matrix_time_figures)
@@ -89,5 +89,5 @@ def _show(outcomes: Sequence[FigureResult], context: BenchContext) -> None:
     print_line: Callable[..., None] = console.print
     print_line(table.figures_table(outcomes))
     if context.matrix_time_figures:
-        print_line(table.matrix_time_table(context.matrix_time_figures))
+        print_line(table.matrix_time_by_phase_table(context.matrix_time_figures))
     print_line(f"results: {context.directory.path}", soft_wrap=True)

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.guest.accelerator import choose, qemu_version
+from harness.guest.accelerator import choose, qemu_version_line
 from harness.images.vm_recipe import Recipe
 
 
@@ -20,7 +20,7 @@ def host_facts(recipes: Sequence[Recipe]) -> Mapping[str, object]:
         "kernel": platform.release(),
         "load": load_average(),
         "accelerators": {recipe.name: choose(recipe.architecture).name for recipe in recipes},
-        "qemu": {recipe.name: qemu_version(recipe.architecture.qemu_machine.qemu) for recipe in recipes},
+        "qemu": {recipe.name: qemu_version_line(recipe.architecture.qemu_machine.qemu) for recipe in recipes},
     }
 
 

@@ -81,7 +81,11 @@ class _Runs:
         # A failed cell takes little or no more time than one that holds; the log names it.
         if done.rc not in (0, 1):
             raise HostError(f"./pinpoint run ended with status {done.rc}", where=str(log))
-        self._latest = {**time_figures(self._results / LATEST), "run.cpu_s": _used() - before, "run.status": done.rc}
+        self._latest = {
+            **time_figures_summed_over_vms(self._results / LATEST),
+            "run.cpu_s": _used() - before,
+            "run.status": done.rc,
+        }
         self._ground.matrix_time_figures.setdefault(self._name, []).append(self._latest)
         return done.seconds
 
@@ -90,7 +94,7 @@ class _Runs:
         return self._latest[_GUEST_CPU] / self._ground.build_context.slots.cores
 
 
-def time_figures(results: Path) -> dict[str, float]:
+def time_figures_summed_over_vms(results: Path) -> dict[str, float]:
     """Return the figures of where a run's time went, by name, summed over all VMs."""
     summed: dict[str, float] = {}
     for figure in Figures(RunDirectory(results.resolve())).read():

@@ -19,7 +19,7 @@ _DIGITS = 4
 Profile = Mapping[str, float]
 
 
-def save_figure(figures: Figures, outcome: FigureResult) -> None:
+def add_figure_and_medians(figures: Figures, outcome: FigureResult) -> None:
     """Write a figure and the median of each side, as far as they were measured."""
     name = f"bench.{outcome.definition.name}"
     if outcome.value is not None:
@@ -42,12 +42,12 @@ def write_bench_json(
         "run": directory.name,
         "host": host,
         "figures": [_figure(outcome) for outcome in outcomes],
-        "profiles": {name: {"medians": medians(runs), "runs": list(runs)} for name, runs in profiles.items()},
+        "profiles": {name: {"medians": medians_over_runs(runs), "runs": list(runs)} for name, runs in profiles.items()},
     }
     write_text(directory.path / NAME, json.dumps(content, indent=1) + "\n")
 
 
-def medians(runs: Sequence[Profile]) -> dict[str, float]:
+def medians_over_runs(runs: Sequence[Profile]) -> dict[str, float]:
     """Return the median of each figure that every run has."""
     common = set.intersection(*(set(run) for run in runs)) if runs else set()
     return {name: round(statistics.median(run[name] for run in runs), 3) for name in sorted(common)}

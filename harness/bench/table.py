@@ -10,7 +10,7 @@ from rich.text import Text
 
 from harness.bench.measured_ratio_and_goal import FigureResult, UnavailableSide
 from harness.bench.samples import Samples
-from harness.bench.saved_results import Profile, medians
+from harness.bench.saved_results import Profile, medians_over_runs
 
 # In the order of a run.
 _PHASES = {
@@ -50,9 +50,9 @@ def figures_table(outcomes: Sequence[FigureResult]) -> Table:
     return table
 
 
-def matrix_time_table(profiles: Mapping[str, Sequence[Profile]]) -> Table:
+def matrix_time_by_phase_table(profiles: Mapping[str, Sequence[Profile]]) -> Table:
     """Return a table of where the time of matrix runs went: medians in seconds, one column for each kind of run."""
-    found = {name: medians(runs) for name, runs in profiles.items()}
+    found = {name: medians_over_runs(runs) for name, runs in profiles.items()}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("seconds of a matrix run")
     for name in found:

@@ -37,7 +37,7 @@ _LIBRARIES = "LD_LIBRARY_PATH"
 def virtme_measure(image: Image, build_context: BuildContext, scratch: Path, log: Path) -> Measure | UnavailableSide:
     """Return the measure that boots the image's packaged kernel with the package's own modules, unpacked to `scratch`.
 
-    Returns Absent if vng cannot be installed or does not boot this kernel here; `log` has the details.
+    Returns UnavailableSide if vng cannot be installed or does not boot this kernel here; `log` has the details.
     """
     try:
         program = _program(log)
@@ -119,7 +119,7 @@ def _kernel(image: Image, build_context: BuildContext, scratch: Path) -> Path:
     package = build_context.packages.fetch(
         f"linux-image-{image.release}", str(architecture), deadline=Deadline.after(_FETCHING)
     )
-    build_context.packages.unpack(package, root)
+    build_context.packages.unpack_deb(package, root)
     return root / f"boot/vmlinuz-{image.release}"
 
 
@@ -138,7 +138,7 @@ def _surroundings(image: Image, build_context: BuildContext, scratch: Path, own:
     unpacked = scratch / "kmod"
     for package in ("kmod", "libkmod2"):
         file = build_context.packages.fetch(package, host_debian_architecture(), deadline=Deadline.after(_FETCHING))
-        build_context.packages.unpack(file, unpacked)
+        build_context.packages.unpack_deb(file, unpacked)
     for name in _KMOD:
         (programs / name).symlink_to(unpacked / "bin/kmod")
     library = next(unpacked.rglob("libkmod.so.2"), None)

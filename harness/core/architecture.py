@@ -11,7 +11,7 @@ from harness.core.qemu_registers import RegisterParser
 from harness.core.single_step_defect_types import Defect
 
 
-class Decoder(Enum):
+class DecoderKind(Enum):
     """The decoder that finds the instruction boundaries of an architecture."""
 
     X86_64 = "x86_64"
@@ -95,7 +95,7 @@ class KprobeTraits:
     trap_offset: int
     mid_instruction_errno: int
     instruction_alignment: int
-    decoder: Decoder
+    decoder: DecoderKind
     address_translation: AddressTranslation
     first_argument_pt_regs_offset: int
     second_argument_pt_regs_offset: int
@@ -124,7 +124,7 @@ class CompatPrograms:
     cross_prefix: str
     library_directory: str
     dynamic_linker: str
-    decoder: Decoder | None = None
+    decoder: DecoderKind | None = None
     uprobe_errno: int = 0
     compiler_flags: tuple[str, ...] = ()
 

@@ -13,7 +13,7 @@ from harness.core.architecture import (
     AddressTranslation,
     Architecture,
     CompatPrograms,
-    Decoder,
+    DecoderKind,
     FtraceCallInstruction,
     KprobeTraits,
     QemuMachine,
@@ -73,7 +73,7 @@ _X86_KPROBES = KprobeTraits(
     trap_offset=1,
     mid_instruction_errno=errno.EILSEQ,
     instruction_alignment=1,
-    decoder=Decoder.X86_32,
+    decoder=DecoderKind.X86_32,
     address_translation=AddressTranslation.QEMU,
     first_argument_pt_regs_offset=6 * 4,  # ax: -mregparm=3 (arch/x86/Makefile, 6.1)
     second_argument_pt_regs_offset=2 * 4,  # dx
@@ -104,7 +104,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             kprobe_traits=replace(
                 _X86_KPROBES,
-                decoder=Decoder.X86_64,
+                decoder=DecoderKind.X86_64,
                 first_argument_pt_regs_offset=14 * 8,  # di
                 second_argument_pt_regs_offset=13 * 8,  # si
                 register_parser=RegisterParser(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
@@ -116,7 +116,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 cross_prefix="i686-linux-gnu-",
                 library_directory="/usr/i686-linux-gnu/lib",
                 dynamic_linker="ld-linux.so.2",
-                decoder=Decoder.X86_32,
+                decoder=DecoderKind.X86_32,
             ),
         ),
         Architecture(
@@ -156,7 +156,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,
-                decoder=Decoder.AARCH64,
+                decoder=DecoderKind.AARCH64,
                 address_translation=AddressTranslation.QEMU,
                 first_argument_pt_regs_offset=0,  # regs[0]
                 second_argument_pt_regs_offset=8,  # regs[1]
@@ -206,7 +206,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,
-                decoder=Decoder.PARISC,
+                decoder=DecoderKind.PARISC,
                 address_translation=AddressTranslation.PARISC_TABLES,
                 first_argument_pt_regs_offset=26 * 4,  # gr[26]
                 second_argument_pt_regs_offset=25 * 4,  # gr[25]

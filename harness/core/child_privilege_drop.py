@@ -79,7 +79,7 @@ class Rights:
             os.close(descriptor)
 
 
-def restricted_rights(
+def grant_restricted_rights(
     reads: Sequence[Path],
     writes: Sequence[Path] = (),
     *,
@@ -116,7 +116,7 @@ def reason_rights_kept() -> str:
         return ""
     if os.environ.get(KEEP_ROOT):
         return f"{KEEP_ROOT} is set"
-    with tempfile.TemporaryDirectory(prefix="pinpoint-rights-", dir=qemu_temporary_directory()) as directory:
+    with tempfile.TemporaryDirectory(prefix="pinpoint-rights-", dir=temporary_directory_qemu_may_enter()) as directory:
         private = Path(directory, "private")
         private.mkdir(0o700)
         (private / "shown").touch()
@@ -156,7 +156,7 @@ def kill_processes_of_user(user: int) -> None:
         )
 
 
-def qemu_temporary_directory() -> str:
+def temporary_directory_qemu_may_enter() -> str:
     """Return a directory for temporary files that QEMU's user may enter."""
     chosen = tempfile.gettempdir()
     return "/tmp" if not os.geteuid() and _blocked(Path(chosen, "file")) else chosen

@@ -78,7 +78,7 @@ class Elf:
         self._layout = elf_symbols_and_relocations.ElfFormat(self.word_bytes, parsed.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
-        self._sections = [Section.from_header(name, header) for name, header in found]
+        self._sections = [Section.from_pyelftools_header(name, header) for name, header in found]
         self._segments = [
             _Segment(
                 part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"], bool(part["p_flags"] & _PF_X)
@@ -99,12 +99,12 @@ class Elf:
         return self._layout.struct_order
 
     @cached_property
-    def modinfo(self) -> Mapping[str, Sequence[str]]:
+    def modinfo_values_by_key(self) -> Mapping[str, Sequence[str]]:
         """Map each key of a module's `.modinfo` to its values, in order; empty for a file without that section.
 
         Raises PinpointError for a section that has no content in the file or more than 1 MiB.
         """
-        section = self.sections.get(".modinfo")
+        section = self.sections_by_name.get(".modinfo")
         if section is None:
             return {}
         if not section.in_file or section.size > _MOST_MODINFO:
@@ -118,7 +118,7 @@ class Elf:
 
     def modinfo_value(self, key: str) -> str:
         """Return the first value of a key of `.modinfo`; "" if there is none."""
-        return next(iter(self.modinfo.get(key, ())), "")
+        return next(iter(self.modinfo_values_by_key.get(key, ())), "")
 
     @classmethod
     def read(cls, path: Path) -> Elf:
@@ -138,8 +138,8 @@ class Elf:
         return _kept(path, status.st_mtime_ns, status.st_size)
 
     @cached_property
-    def sections(self) -> Mapping[str, Section]:
-        """Sections by name; if several have one name, the first that is not empty (see `duplicated`)."""
+    def sections_by_name(self) -> Mapping[str, Section]:
+        """Sections by name; if several have one name, the first that is not empty (see `duplicated_section_names`)."""
         found: dict[str, Section] = {}
         for section in self._sections:
             if section.name not in found or not found[section.name].size:
@@ -163,17 +163,17 @@ class Elf:
     @cached_property
     def symbols(self) -> Sequence[Symbol]:
         """Every symbol except the empty first, in the table's order. Raises PinpointError when there is no table."""
-        ends = {name: section.address + section.size for name, section in self.sections.items()}
+        ends = {name: section.address + section.size for name, section in self.sections_by_name.items()}
         found = elf_symbols_and_relocations.with_sizes(self._table[1:], ends)
         if self.orc_table.addresses and any(each.size_includes_padding for each in found):
-            text = self.sections[orc_unwind_table.TEXT]
+            text = self.sections_by_name[orc_unwind_table.TEXT]
             return orc_unwind_table.with_code_ends(found, self.orc_table, text, self._whole(text))
         return found
 
     @cached_property
     def orc_table(self) -> orc_unwind_table.OrcTable:
         """The unwind table of a vmlinux; empty without one. Raises PinpointError for a damaged table."""
-        return orc_unwind_table.read(self.sections, self._whole, str(self.path))
+        return orc_unwind_table.read(self.sections_by_name, self._whole, str(self.path))
 
     @cached_property
     def _table(self) -> list[Symbol]:
@@ -261,7 +261,7 @@ class Elf:
         raise PinpointError(f"no byte of the file is linked at {address:#x}", where=str(self.path))
 
     @property
-    def executable_file_ranges(self) -> list[tuple[int, int]]:
+    def executable_file_offsets_and_sizes(self) -> list[tuple[int, int]]:
         """Offset and size in the file of each executable segment, in bytes."""
         return [(segment.offset, segment.in_file) for segment in self._segments if segment.executable]
 
@@ -297,16 +297,18 @@ class Elf:
             entries.sort(key=lambda entry: entry.offset)
         return found
 
-    def relocated_positions(self, section: str, offset: int, size: int) -> set[int]:
+    def relocated_positions_within_range(self, section: str, offset: int, size: int) -> set[int]:
         """Return the positions, counted from `offset`, that relocations change in `size` bytes of a section."""
-        return elf_symbols_and_relocations.relocated_positions(self.machine, self.relocations(section), offset, size)
+        return elf_symbols_and_relocations.relocated_positions_within_range(
+            self.machine, self.relocations(section), offset, size
+        )
 
     def _only(self, name: str) -> Section:
-        if name not in self.sections:
+        if name not in self.sections_by_name:
             raise PinpointError(f"no section is named {name!r}", where=str(self.path))
         if name in self.duplicated_section_names:
             raise PinpointError(f"several sections are named {name!r}", where=str(self.path))
-        return self.sections[name]
+        return self.sections_by_name[name]
 
     def _part(self, section: Section, offset: int, size: int) -> bytes:
         return self._bytes(section.offset + offset, size)

@@ -70,7 +70,7 @@ class Section(NamedTuple):
     alignment: int
 
     @classmethod
-    def from_header(cls, name: str, header: Mapping[str, int]) -> Section:
+    def from_pyelftools_header(cls, name: str, header: Mapping[str, int]) -> Section:
         """Return the section for a header that pyelftools has read."""
         return cls(
             name=name,
@@ -196,7 +196,7 @@ def _place(entry: Relocation) -> int:
     return entry.offset
 
 
-def relocated_positions(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
+def relocated_positions_within_range(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
     """Return the positions, counted from `offset`, that sorted relocations change in `size` bytes from `offset` on."""
     widths = _WIDTHS.get(machine, {})
     found: set[int] = set()

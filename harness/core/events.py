@@ -1,6 +1,6 @@
 """Events of a run, published once and delivered to every reporter.
 
-Lower packages publish steps. The board, the plain log and the results subscribe. This module imports neither side.
+Lower packages publish steps. The board, the plain log and the results listen. This module imports neither side.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Phase(Enum):
-    """State of a step."""
+class EventKind(Enum):
+    """Kind of an event: the state of a step, or time that was spent."""
 
     STARTED = "started"
     PROGRESS = "progress"
@@ -29,12 +29,12 @@ class Event:
     """One change in one step of one VM.
 
     `fraction` is 0.0-1.0, or None if the step cannot measure it. `seconds` is the time since the step began; for
-    `Phase.SPENT`, the time spent. `worker` names the pytest-xdist worker that published it, empty for this process.
+    `EventKind.SPENT`, the time spent. `worker` names the pytest-xdist worker that published it, empty for this process.
     """
 
     vm: str
     step: str
-    phase: Phase
+    kind: EventKind
     detail: str = ""
     fraction: float | None = None
     seconds: float = 0.0
@@ -46,7 +46,7 @@ Listener = Callable[[Event], None]
 
 @dataclass
 class ProgressStep:
-    """A step in progress; `say` publishes its progress and what it waits for."""
+    """A step in progress; `publish_progress` publishes its progress and what it waits for."""
 
     bus: Bus
     vm: str
@@ -56,14 +56,14 @@ class ProgressStep:
 
     def publish_progress(self, detail: str, fraction: float | None = None) -> None:
         """Publish progress."""
-        self.bus.publish(self._event(Phase.PROGRESS, detail, fraction))
+        self.bus.publish(self._event(EventKind.PROGRESS, detail, fraction))
 
     def set_final_detail(self, detail: str) -> None:
         """Set the detail of the FINISHED event, such as 'from the store' or '412 objects'."""
         self.final_detail = detail
 
-    def _event(self, phase: Phase, detail: str, fraction: float | None = None) -> Event:
-        return Event(self.vm, self.name, phase, detail, fraction, time.monotonic() - self.began)
+    def _event(self, kind: EventKind, detail: str, fraction: float | None = None) -> Event:
+        return Event(self.vm, self.name, kind, detail, fraction, time.monotonic() - self.began)
 
 
 class Bus:
@@ -73,7 +73,7 @@ class Bus:
         self._listeners: list[Listener] = []
         self._lock = threading.RLock()
 
-    def subscribe(self, listener: Listener) -> None:
+    def add_listener(self, listener: Listener) -> None:
         """Call `listener` with every event from now on."""
         with self._lock:
             self._listeners.append(listener)
@@ -86,7 +86,7 @@ class Bus:
 
     def record_seconds(self, vm: str, on: str, seconds: float) -> None:
         """Record the seconds that the row of a VM spent on one activity."""
-        self.publish(Event(vm, on, Phase.SPENT, seconds=seconds))
+        self.publish(Event(vm, on, EventKind.SPENT, seconds=seconds))
 
     @contextmanager
     def timed(self, vm: str, on: str) -> Iterator[None]:
@@ -101,10 +101,10 @@ class Bus:
     def step(self, vm: str, name: str) -> Iterator[ProgressStep]:
         """Publish the start of a step, and at the end whether it finished or failed."""
         step = ProgressStep(self, vm, name)
-        self.publish(step._event(Phase.STARTED, ""))
+        self.publish(step._event(EventKind.STARTED, ""))
         try:
             yield step
         except BaseException as error:
-            self.publish(step._event(Phase.FAILED, str(error) or type(error).__name__))
+            self.publish(step._event(EventKind.FAILED, str(error) or type(error).__name__))
             raise
-        self.publish(step._event(Phase.FINISHED, step.final_detail))
+        self.publish(step._event(EventKind.FINISHED, step.final_detail))

@@ -104,7 +104,7 @@ def sha256_of_strings(parts: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def tree_digest(root: Path, pattern: str = "**/*") -> str:
+def sha256_of_matching_files(root: Path, pattern: str = "**/*") -> str:
     """Return one SHA-256 of the names and contents of the files below `root` that match `pattern`."""
     files = sorted(path for path in root.glob(pattern) if path.is_file())
     return sha256_of_strings(part for path in files for part in (str(path.relative_to(root)), sha256(path)))

@@ -35,7 +35,7 @@ _BROKEN_HERE = (
 _MOST_UNPACKED = 256 << 20
 
 
-class LineRow(NamedTuple):
+class StatementRow(NamedTuple):
     """One row of the line table at which a statement begins: section, byte offset, source path, line."""
 
     section: str
@@ -45,12 +45,12 @@ class LineRow(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def rows(elf: Elf) -> Sequence[LineRow]:
+def statement_rows(elf: Elf) -> Sequence[StatementRow]:
     """Every row that begins a statement, in the table's order.
 
     Raises PinpointError if the module has no line table or a damaged one, or relocations of an unknown type.
     """
-    if _TABLE not in elf.sections:
+    if _TABLE not in elf.sections_by_name:
         raise PinpointError(
             "no DWARF line table", where=str(elf.path), mend="build it with -g, or give the file before it was stripped"
         )
@@ -65,7 +65,7 @@ def rows(elf: Elf) -> Sequence[LineRow]:
                 index = bisect_right(starts, address) - 1
                 # The linker sets the address of discarded code to 0, which is below all sections.
                 if index >= 0:
-                    found.append(LineRow(names[index], address - starts[index], file, line))
+                    found.append(StatementRow(names[index], address - starts[index], file, line))
     except (*BROKEN_FILE_ERRORS, *_BROKEN_HERE) as error:
         raise PinpointError(f"its DWARF is damaged ({error or type(error).__name__})", where=str(elf.path)) from None
     return found
@@ -95,7 +95,7 @@ def _apart(elf: Elf) -> dict[str, int]:
 
 
 def _code(elf: Elf) -> list[tuple[str, elf_symbols_and_relocations.Section]]:
-    found = [(name, section) for name, section in elf.sections.items() if section.executable and section.size]
+    found = [(name, section) for name, section in elf.sections_by_name.items() if section.executable and section.size]
     return sorted(found, key=lambda each: each[1].address)
 
 

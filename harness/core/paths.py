@@ -26,7 +26,7 @@ def results() -> Path:
     return Path(named).resolve() if named else PROJECT / "results"
 
 
-def store_entry_of(path: Path) -> Path:
+def store_entry_or_path(path: Path) -> Path:
     """Return the entry of the store that contains a path, or the path itself: files of one entry need each other."""
     store, found = (cache() / "store").resolve(), path.resolve()
     return store / found.relative_to(store).parts[0] if found.is_relative_to(store) and found != store else path

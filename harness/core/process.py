@@ -193,7 +193,7 @@ def _await_exit(pid: int, deadline: Deadline) -> None:
 
 
 @contextlib.contextmanager
-def with_rights(rights: Rights | None) -> Iterator[None]:
+def run_children_with_rights(rights: Rights | None) -> Iterator[None]:
     """Start the children of `run` in this thread with these rights; None keeps this process's."""
     _given.rights = rights
     try:

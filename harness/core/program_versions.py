@@ -15,7 +15,7 @@ _ANSWER_SECONDS = 30.0
 _NUMBER = re.compile(r"version (\d+)\.(\d+)")
 
 
-def first_line(program: str) -> str:
+def first_version_line(program: str) -> str:
     """Return the first line of `PROGRAM --version`. Raises HostError when the program is not in PATH."""
     found = shutil.which(program)
     if found is None:
@@ -26,8 +26,11 @@ def first_line(program: str) -> str:
 
 
 def program_version(program: str) -> str:
-    """Return the version that the program prints, such as `11.1.3`; empty if it prints none. Raises as `first_line`."""
-    found = re.search(r"version (\S+)", first_line(program))
+    """Return the version that the program prints, such as `11.1.3`; empty if it prints none.
+
+    Raises as `first_version_line`.
+    """
+    found = re.search(r"version (\S+)", first_version_line(program))
     return found[1] if found else ""
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
-from harness.core.line_table import LineRow, rows
+from harness.core.line_table import StatementRow, statement_rows
 
 # The largest number of names in an error message.
 _NAMED_AT_MOST = 6
@@ -72,13 +72,13 @@ def find_line_number(source: Path, text: str) -> int:
     return found[0]
 
 
-def _of_file(elf: Elf, file: str) -> list[LineRow]:
+def _of_file(elf: Elf, file: str) -> list[StatementRow]:
     """The rows of the source file whose path ends in `file`; exactly one must match."""
     wanted = PurePosixPath(file).parts
-    paths = {row.file for row in rows(elf)}
+    paths = {row.file for row in statement_rows(elf)}
     matching = sorted(path for path in paths if PurePosixPath(path).parts[-len(wanted) :] == wanted)
     if len(matching) == 1:
-        return [row for row in rows(elf) if row.file == matching[0]]
+        return [row for row in statement_rows(elf) if row.file == matching[0]]
     if matching:
         raise PinpointError(f"several files are {file}", where=str(elf.path), mend=f"name one of {', '.join(matching)}")
     raise PinpointError(

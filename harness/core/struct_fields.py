@@ -26,18 +26,18 @@ _LAST_KIND = 19
 _BITS = 0xFFFFFF
 
 
-class Field(NamedTuple):
+class FieldOffsetAndStruct(NamedTuple):
     """One field: its offset in the struct, in bytes, and the struct that it is, "" for anything else."""
 
     offset: int
     nested_struct: str
 
 
-Fields = Mapping[str, Field]
+Fields = Mapping[str, FieldOffsetAndStruct]
 
 
 @lru_cache(maxsize=4)
-def fields_of(vmlinux: Path, structs: tuple[str, ...]) -> Mapping[str, Fields]:
+def fields_by_struct(vmlinux: Path, structs: tuple[str, ...]) -> Mapping[str, Fields]:
     """The fields of each struct by name, those of anonymous structs and unions in it too.
 
     They come from the kernel's BTF, or, without BTF, from DWARF. Raises PinpointError when the file has neither, and
@@ -107,14 +107,17 @@ class Btf:
         wanted = [each for each in self._all if each.kind == _STRUCT and self._text(each.name) == name]
         return dict(self._fields(wanted[0], 0)) if wanted else {}
 
-    def _fields(self, type_: _Type, base: int) -> Iterator[tuple[str, Field]]:
+    def _fields(self, type_: _Type, base: int) -> Iterator[tuple[str, FieldOffsetAndStruct]]:
         for number in range(type_.elements):
             place = type_.follows + 12 * number
             name, of_type, bits = struct.unpack_from(f"{self._order}III", self._types, place)
             offset = base + (bits & _BITS if type_.bitfields else bits) // 8
             inner = self._all[of_type]
             if name:
-                yield self._text(name), Field(offset, self._text(inner.name) if inner.kind == _STRUCT else "")
+                yield (
+                    self._text(name),
+                    FieldOffsetAndStruct(offset, self._text(inner.name) if inner.kind == _STRUCT else ""),
+                )
             elif inner.kind in (_STRUCT, _UNION):
                 yield from self._fields(inner, offset)
 
@@ -136,7 +139,7 @@ def _by_dwarf(stream: object, structs: Sequence[str]) -> dict[str, Fields]:
     return found
 
 
-def _dwarf_fields(entry: DIE, base: int) -> Iterator[tuple[str, Field]]:
+def _dwarf_fields(entry: DIE, base: int) -> Iterator[tuple[str, FieldOffsetAndStruct]]:
     for child in entry.iter_children():
         if child.tag != "DW_TAG_member" or "DW_AT_type" not in child.attributes:
             continue
@@ -144,7 +147,10 @@ def _dwarf_fields(entry: DIE, base: int) -> Iterator[tuple[str, Field]]:
         offset = base + (int(place.value) if place else 0)
         inner = child.get_DIE_from_attribute("DW_AT_type")
         if "DW_AT_name" in child.attributes:
-            yield _name(child), Field(offset, _name(inner) if inner.tag == "DW_TAG_structure_type" else "")
+            yield (
+                _name(child),
+                FieldOffsetAndStruct(offset, _name(inner) if inner.tag == "DW_TAG_structure_type" else ""),
+            )
         else:
             yield from _dwarf_fields(inner, offset)
 

@@ -84,14 +84,14 @@ def frozen_guest_host_identity(accelerator: Accelerator) -> str:
     return "" if accelerator.emulated else _BOOT_ID.read_text()
 
 
-def qemu_version(program: str) -> str:
+def qemu_version_line(program: str) -> str:
     """Return the first line of QEMU's version output.
 
     Raises HostError with the name of the Debian package when QEMU is not installed, and HostError when QEMU is older
     than the oldest tested version.
     """
     try:
-        line = program_versions.first_line(program)
+        line = program_versions.first_version_line(program)
     except HostError:
         package = _PACKAGES.get(program, program)
         raise HostError(f"{program} is not installed", mend=f"install the package {package}") from None
@@ -108,7 +108,7 @@ def _complaint(architecture: Architecture, name: str) -> str:
         absent = _kvm_absent(architecture)
         if absent:
             return absent
-    version = qemu_version(architecture.qemu_machine.qemu)
+    version = qemu_version_line(architecture.qemu_machine.qemu)
     canary = CANARIES.get(architecture.name)
     return _remembered(architecture, name, version) if canary else ""
 
@@ -153,7 +153,7 @@ def _run_canary(architecture: Architecture, name: str, canary: Canary) -> str:
         rom.write_bytes(canary.rom)
         seconds = _CANARY_SECONDS if name == KVM else _TCG_CANARY_SECONDS
         try:
-            with process.with_rights(
+            with process.run_children_with_rights(
                 qemu_rights.qemu_process_rights(architecture.qemu_machine.qemu, name == KVM, [rom])
             ):
                 ended = process.run(

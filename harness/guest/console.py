@@ -103,7 +103,7 @@ class Transcript:
         with self._news:
             return self._between(start, self._end if end is None else end)
 
-    def wait_since(self, position: int, deadline: Deadline) -> tuple[bytes, int]:
+    def await_bytes_since(self, position: int, deadline: Deadline) -> tuple[bytes, int]:
         """Wait for bytes at or after a position; return up to 64 KiB of them and the position after them.
 
         The bytes are empty if the stream has ended. Raises DeadlineExceeded.
@@ -142,7 +142,9 @@ class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         if not self._waiting:
             try:
                 seconds = self.timeout if timeout == -1 or timeout is None else timeout
-                self._waiting, self.position = self._transcript.wait_since(self.position, Deadline.after(seconds))
+                self._waiting, self.position = self._transcript.await_bytes_since(
+                    self.position, Deadline.after(seconds)
+                )
             except DeadlineExceeded:
                 raise pexpect.TIMEOUT("console") from None
             if not self._waiting:

@@ -29,7 +29,7 @@ from harness.guest.read_guest_memory import Memory
 from harness.guest.resident_shell_over_ssh import Shell
 from harness.guest.result import Result
 from harness.guest.ssh import SshConnection
-from harness.guest.upload import HostFile, put_all
+from harness.guest.upload import HostFileWithMode, put_all
 from harness.images.image import Image
 from harness.images.vm_recipe import Traits
 
@@ -79,7 +79,7 @@ class Guest:
         return self.image.recipe.traits
 
     @cached_property
-    def qemu_version(self) -> str:
+    def qemu_version_text(self) -> str:
         """The version of the QEMU that runs the guest."""
         return program_versions.program_version(self.architecture.qemu_machine.qemu)
 
@@ -123,14 +123,14 @@ class Guest:
     @cached_property
     def testinfra_host(self) -> testinfra.host.Host:
         """The guest as a testinfra host."""
-        return testinfra_backend.make_testinfra_host(self.name, self.run_script)
+        return testinfra_backend.make_host_from_script_runner(self.name, self.run_script)
 
     def run(self, *argv: str, deadline: Deadline | None = None) -> Result:
         """Run a program in the guest. Raises GuestLost, and DeadlineExceeded if the program still runs then."""
         return self._run(argv, deadline, in_place=False)
 
     def run_script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
-        """Run a shell script in the guest in one round trip; `in_place` is as in Shell.run()."""
+        """Run a shell script in the guest in one round trip; `in_place` is as in Shell.run_program()."""
         return self._run(("sh", "-c", text), deadline, in_place=in_place)
 
     def scaled_deadline(self, seconds: float) -> Deadline:
@@ -147,7 +147,7 @@ class Guest:
         if self._doubted:
             limit = limit.earlier_of(self.scaled_deadline(_DOUBTED_SECONDS).remaining())
         try:
-            result = self._shell.run(argv, limit, in_place=in_place)
+            result = self._shell.run_program(argv, limit, in_place=in_place)
         except DeadlineExceeded:
             self._doubted = True
             raise
@@ -173,14 +173,16 @@ class Guest:
         self.mark_all_files_copied()
 
     def mark_all_files_copied(self) -> None:
-        """Record that `ship_all` was done, for this guest or for the guest that it was thawed from."""
+        """Record that `copy_all_files` was done, for this guest or for the guest that it was thawed from."""
         self.copied_files.update({path: piece.file for path, piece in self._files.items()})
 
     @cached_property
-    def _files(self) -> dict[str, HostFile]:
+    def _files(self) -> dict[str, HostFileWithMode]:
         """Files that can be copied into the guest, by their path there."""
-        modules = {_module_path(name): HostFile(file, 0o644) for name, file in self.image.modules.items()}
-        return modules | {_program_path(name): HostFile(file, 0o755) for name, file in self.image.programs.items()}
+        modules = {_module_path(name): HostFileWithMode(file, 0o644) for name, file in self.image.modules.items()}
+        return modules | {
+            _program_path(name): HostFileWithMode(file, 0o755) for name, file in self.image.programs.items()
+        }
 
     def _once(self, path: str) -> str:
         piece = self._files[path]
@@ -227,7 +229,7 @@ class Guest:
         return "".join(self.run_fenced_script("true", deadline)[1]).replace("\r\n", "\n")
 
     def run_fenced_script(self, text: str, deadline: Deadline) -> tuple[Result, Iterator[str]]:
-        """Run a script like `script(in_place=True)` and then fence, in one round trip.
+        """Run a script like `run_script(in_place=True)` and then fence, in one round trip.
 
         Returns the result and the console's output since the last fence, as Console.lines() yields it; it must be read
         before the next fence.

@@ -35,7 +35,7 @@ _SAMPLE_PAUSE = 0.02
 
 
 @dataclass(frozen=True)
-class CpuSample:
+class CpuRegisterSample:
     """State of a virtual CPU, read from the host: its number, its program counter, and its interrupt flag."""
 
     cpu: int
@@ -47,12 +47,12 @@ class CpuSample:
 class MissedHeartbeatsRecord:
     """A missing heartbeat: the number of beats, the length of a beat in seconds, and samples of the CPUs.
 
-    `cpu_samples` is empty when QEMU itself does not reply.
+    `cpu_register_samples` is empty when QEMU itself does not reply.
     """
 
     missed_beats: float
     beat_seconds: float
-    cpu_samples: tuple[CpuSample, ...]
+    cpu_register_samples: tuple[CpuRegisterSample, ...]
 
     def __str__(self) -> str:
         return f"no heartbeat for {self.missed_beats:.1f} beats of {self.beat_seconds:.1f} s"
@@ -146,9 +146,9 @@ class Heartbeat:
             self._link.send_keepalive()
         answered.set()
 
-    def _look(self) -> tuple[CpuSample, ...]:
+    def _look(self) -> tuple[CpuRegisterSample, ...]:
         """Return several samples of each CPU; empty if QEMU does not reply."""
-        found: list[CpuSample] = []
+        found: list[CpuRegisterSample] = []
         pause = threading.Event()
         with contextlib.suppress(PinpointError):
             for _ in range(_SAMPLES):
@@ -156,14 +156,14 @@ class Heartbeat:
                 pause.wait(_SAMPLE_PAUSE)
         return tuple(found)
 
-    def _sample(self, deadline: Deadline) -> list[CpuSample]:
+    def _sample(self, deadline: Deadline) -> list[CpuRegisterSample]:
         reply = self.emulator.monitor.execute(
             "human-monitor-command", command_line="info registers -a", deadline=deadline
         )
-        return parse_cpu_samples(str(reply), self._registers)
+        return parse_cpu_register_samples(str(reply), self._registers)
 
 
-def parse_cpu_samples(text: str, registers: RegisterParser) -> list[CpuSample]:
+def parse_cpu_register_samples(text: str, registers: RegisterParser) -> list[CpuRegisterSample]:
     """Return one sample of each CPU in the monitor's output of `info registers -a`."""
     looks = zip(registers.parse_program_counters(text), registers.parse_interrupt_flags(text), strict=True)
-    return [CpuSample(cpu, counter, takes) for cpu, (counter, takes) in enumerate(looks)]
+    return [CpuRegisterSample(cpu, counter, takes) for cpu, (counter, takes) in enumerate(looks)]

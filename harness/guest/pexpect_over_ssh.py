@@ -58,7 +58,7 @@ class Dialogue:
         with link.as_guest_errors(self._argv, deadline):
             self._channel = link.open_channel(deadline)
             self._channel.set_combine_stderr(True)
-            with link.limit_request(self._channel, deadline):
+            with link.close_channel_at_deadline(self._channel, deadline):
                 self._channel.exec_command(f"exec {shlex.join(self._argv)}")
         self._stdout = _Stdout(name, self._channel)
 

@@ -14,7 +14,7 @@ _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _LISTENING = "0A"
 
 
-class Listener(NamedTuple):
+class NetworkListener(NamedTuple):
     """A reachable socket: its kind (`tcp`, `udp` or `raw`, followed by 6 for IPv6), its address and its port."""
 
     kind: str
@@ -22,7 +22,7 @@ class Listener(NamedTuple):
     port: int
 
 
-def listeners(pid: int) -> set[Listener]:
+def network_listeners(pid: int) -> set[NetworkListener]:
     """Return the sockets on which a process is reachable over a network, including loopback; Unix sockets do not count.
 
     Source: /proc/PID/fd and /proc/PID/net (Documentation/networking/proc_net_tcp.rst, 6.1).
@@ -40,14 +40,14 @@ def _target(link: Path) -> str:
         return ""
 
 
-def _open(pid: int, kind: str) -> Iterator[tuple[str, Listener]]:
+def _open(pid: int, kind: str) -> Iterator[tuple[str, NetworkListener]]:
     """Yield inode and listener of each reachable socket of one kind in the process's network namespace."""
     table = Path(f"/proc/{pid}/net/{kind}")
     for line in table.read_text().splitlines()[1:] if table.exists() else ():
         words = line.split()
         address, _, port = words[1].partition(":")
         if not kind.startswith("tcp") or words[3] == _LISTENING:
-            yield words[9], Listener(kind, _address(address), int(port, 16))
+            yield words[9], NetworkListener(kind, _address(address), int(port, 16))
 
 
 def _address(digits: str) -> IPv4Address | IPv6Address:

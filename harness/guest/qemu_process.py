@@ -53,8 +53,8 @@ class QemuProcess:
     ) -> None:
         """Start QEMU; with `frozen`, load the frozen guest from that file.
 
-        Raises HostError when QEMU is not installed, or with QEMU's messages when it ends at once; EmulatorKilled;
-        FrozenRefused.
+        Raises HostError when QEMU is not installed, or with QEMU's messages when it ends at once; QemuKilled;
+        FrozenGuestRefused.
         """
         self.name = image.recipe.name
         self.stopped = False
@@ -70,7 +70,7 @@ class QemuProcess:
         self, image: Image, console_log: Path, accelerator: Accelerator, frozen: Path | None, deadline: Deadline
     ) -> None:
         """Open the connections and start QEMU; each resource goes on the stack that `stop` closes in reverse order."""
-        self.shared = SharedFile.make()
+        self.shared = SharedFile.make_empty()
         self._open.callback(self.shared.close)
         self._stderr = os.memfd_create("pinpoint-qemu-stderr")
         self._open.callback(os.close, self._stderr)

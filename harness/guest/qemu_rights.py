@@ -18,10 +18,10 @@ def qemu_process_rights(program: str, accelerated: bool, reads: Sequence[Path]) 
     Returns None if QEMU keeps this process's rights.
     """
     groups = child_privilege_drop.device_groups(KVM_DEVICE) if accelerated else ()
-    return child_privilege_drop.restricted_rights([*_installation(program), *reads], groups=groups)
+    return child_privilege_drop.grant_restricted_rights([*_installation(program), *reads], groups=groups)
 
 
 def _installation(program: str) -> list[Path]:
     """Return what the program consists of, if it is not installed on the host: its whole entry of the store."""
     found = shutil.which(program)
-    return [paths.store_entry_of(Path(found))] if found else []
+    return [paths.store_entry_or_path(Path(found))] if found else []

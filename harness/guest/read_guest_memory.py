@@ -14,7 +14,7 @@ from harness.core.architecture import AddressTranslation
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.monitor import Monitor
-from harness.guest.parisc_tables import PariscPageTables
+from harness.guest.parisc_page_table_walk import PariscVirtualMemory
 
 # Spans with a smaller gap are read as one: copying this many bytes costs QEMU less than another command.
 _GAP = 64 << 10
@@ -37,7 +37,7 @@ class Span(NamedTuple):
 class _Space(Protocol):
     """An address space of kernel virtual addresses."""
 
-    def read(self, span: Span) -> bytes:
+    def read_span(self, span: Span) -> bytes:
         """Return the bytes of a span. Raises UnmappedError or another GuestError when the span is not mapped."""
 
 
@@ -48,7 +48,7 @@ class SharedFile:
     descriptor: int
 
     @classmethod
-    def make(cls) -> SharedFile:
+    def make_empty(cls) -> SharedFile:
         """Return an empty shared file."""
         return cls(os.memfd_create("pinpoint-memory", 0))
 
@@ -57,7 +57,7 @@ class SharedFile:
         """Path of the file in the process that inherited it."""
         return f"/dev/fd/{self.descriptor}"
 
-    def read_all(self, size: int) -> bytes:
+    def read_exactly(self, size: int) -> bytes:
         """Return the content of the file. Raises GuestError when its size differs from `size`."""
         content = os.pread(self.descriptor, size, 0)
         if len(content) != size:
@@ -96,7 +96,7 @@ class Memory:
     def read_physical(self, address: int, size: int) -> bytes:
         """Return `size` bytes at a physical address."""
         self._monitor.execute("pmemsave", val=address, size=size, filename=self._shared.path)
-        return self._shared.read_all(size)
+        return self._shared.read_exactly(size)
 
     def _read_group(self, group: Sequence[Span]) -> dict[Span, bytes]:
         """Read all spans of a group at once; in halves if that fails because of a hole between them or of user mode."""
@@ -104,7 +104,7 @@ class Memory:
             return {group[0]: self._patiently(group[0])}
         start, end = group[0].address, max(span.address + span.size for span in group)
         try:
-            block = self._space.read(Span(start, end - start))
+            block = self._space.read_span(Span(start, end - start))
         except GuestError:
             middle = len(group) // 2
             return self._read_group(group[:middle]) | self._read_group(group[middle:])
@@ -115,7 +115,7 @@ class Memory:
         patience = time.monotonic() + _USER_MODE_SECONDS
         while True:
             try:
-                return self._space.read(span)
+                return self._space.read_span(span)
             except GuestError:
                 if time.monotonic() > patience:
                     raise
@@ -137,7 +137,7 @@ class Memory:
         directory = Elf.read_cached(self._vmlinux).symbols_named("swapper_pg_dir")
         if len(directory) != 1:
             raise GuestError(f"its vmlinux has {len(directory)} symbols swapper_pg_dir, not one", where=self._name)
-        return PariscPageTables(directory[0].address, self.read_physical)
+        return PariscVirtualMemory(directory[0].address, self.read_physical)
 
 
 def _groups(spans: Sequence[Span]) -> list[list[Span]]:
@@ -163,7 +163,7 @@ class _CpuSpace:
     shared: SharedFile
     cpus: Sequence[int]
 
-    def read(self, span: Span) -> bytes:
+    def read_span(self, span: Span) -> bytes:
         """Read a span through the first virtual CPU that maps it."""
         refusals = []
         for cpu in self.cpus:
@@ -172,7 +172,7 @@ class _CpuSpace:
             except GuestError as refusal:
                 refusals.append(refusal)
             else:
-                return self.shared.read_all(span.size)
+                return self.shared.read_exactly(span.size)
         raise UnmappedError(f"no memory at {span.address:#x}: {refusals[0].what}", where=self.name)
 
     def _save(self, span: Span, cpu: int) -> None:

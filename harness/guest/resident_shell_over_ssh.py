@@ -40,7 +40,7 @@ class Shell:
         self._turn = threading.Lock()
         self._channel: paramiko.Channel | None = None
 
-    def run(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool = False) -> Result:
+    def run_program(self, argv: Sequence[str], deadline: Deadline, *, in_place: bool = False) -> Result:
         """Run a program and return its result; the caller must check the exit status.
 
         `in_place` is for a script, `sh -c TEXT`, that does not exit and changes nothing of the shell except variables.
@@ -63,7 +63,7 @@ class Shell:
         with self._link.as_guest_errors(argv, deadline):
             if self._channel is None:
                 self._channel = self._link.open_channel(deadline)
-                with self._link.limit_request(self._channel, deadline):
+                with self._link.close_channel_at_deadline(self._channel, deadline):
                     self._channel.exec_command("sh")
             output = LimitedOutput(self._name, argv)
             answer = _Exchange(self._channel, _text(argv, in_place=in_place), output).run(deadline)
@@ -116,7 +116,7 @@ class _Exchange:
                 raise EOFError("closed without an exit status")
             if deadline.expired or not arrival.poll(deadline.remaining() * 1000):
                 raise TimeoutError("deadline")
-            self.output.receive(self.channel)
+            self.output.receive_from_channel(self.channel)
         printed, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
         with parsing_guest_text("the exit status of a command"):
             return int(rest), printed, bytes(err).removesuffix(end)

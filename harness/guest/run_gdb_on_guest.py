@@ -40,7 +40,7 @@ class SymbolFiles:
 
 
 def _module(path: Path, sections: Mapping[str, int]) -> str:
-    own = Elf.read_cached(path).sections
+    own = Elf.read_cached(path).sections_by_name
     # The kernel also lists its copy of the module's symbol table, which is neither code nor data.
     loaded = {name: address for name, address in sections.items() if name in own and name not in _TABLES}
     places = " ".join(f"-s {name} {address:#x}" for name, address in sorted(loaded.items()))
@@ -67,7 +67,7 @@ def run_gdb(guest: Guest, symbols: SymbolFiles) -> int:
     """
     gdb = find_gdb(guest.architecture)
     # gdb has the user of QEMU. What it reads, a guest could have influenced.
-    given = child_privilege_drop.restricted_rights([symbols.vmlinux, *symbols.module_section_addresses])
+    given = child_privilege_drop.grant_restricted_rights([symbols.vmlinux, *symbols.module_section_addresses])
     with _stub(guest) as address:
         commands = [
             "set pagination off",
@@ -86,7 +86,7 @@ def run_gdb(guest: Guest, symbols: SymbolFiles) -> int:
 def _stub(guest: Guest) -> Iterator[str]:
     """Open QEMU's gdb stub on a Unix socket in a directory that only QEMU's user can enter; yield the socket's path."""
     with tempfile.TemporaryDirectory(
-        prefix="pinpoint-gdb-", dir=child_privilege_drop.qemu_temporary_directory()
+        prefix="pinpoint-gdb-", dir=child_privilege_drop.temporary_directory_qemu_may_enter()
     ) as directory:
         child_privilege_drop.give_to_qemu_user(Path(directory))
         address = f"{directory}/stub"

@@ -104,7 +104,7 @@ class SshConnection:
         return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
 
     @contextlib.contextmanager
-    def limit_request(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
+    def close_channel_at_deadline(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
         """Limit a request on a channel in the block: paramiko waits for the reply without a timeout.
 
         The channel is closed at the deadline if the server replies to heartbeats but not to the request.
@@ -138,7 +138,7 @@ class SshConnection:
         """
         began = time.monotonic()
         with self.as_guest_errors(argv, deadline), self.open_channel(deadline) as channel:
-            with self.limit_request(channel, deadline):
+            with self.close_channel_at_deadline(channel, deadline):
                 channel.exec_command(shlex.join(argv))
             rc, out, err = _Exchange(channel, LimitedOutput(self._name, argv), stdin).run(deadline)
         return Result(self._name, tuple(argv), rc, out, err, time.monotonic() - began)
@@ -194,7 +194,7 @@ class LimitedOutput:
         self.out = bytearray()
         self.err = bytearray()
 
-    def receive(self, channel: paramiko.Channel) -> None:
+    def receive_from_channel(self, channel: paramiko.Channel) -> None:
         """Read what has arrived. Raises GuestError when the output exceeds the limit."""
         while channel.recv_ready() or channel.recv_stderr_ready():
             if channel.recv_ready():
@@ -228,8 +228,8 @@ class _Exchange:
                 self._send(deadline)
             elif not arrival.poll(deadline.remaining() * 1000):
                 raise TimeoutError("deadline")
-            self._output.receive(channel)
-        self._output.receive(channel)
+            self._output.receive_from_channel(channel)
+        self._output.receive_from_channel(channel)
         if not channel.status_event.wait(deadline.remaining()):
             raise TimeoutError("deadline")
         if not channel.get_transport().is_active():

@@ -64,14 +64,17 @@ def boot(image: Image, beginning: StartOptions) -> Guest:
 
 
 def thaw(image: Image, frozen: Path, beginning: StartOptions) -> Guest:
-    """Start a guest from the file of `freeze`, with all shipped files. Raises as `boot` does, and FrozenRefused."""
+    """Start a guest from the file of `freeze_running_guest`, with all shipped files.
+
+    Raises as `boot` does, and FrozenGuestRefused.
+    """
     guest = _begin(image, beginning, "thaw", frozen)
     guest.mark_all_files_copied()
     guest.frozen = frozen.parent.name
     return guest
 
 
-def freeze(guest: Guest, path: Path, seconds: float) -> None:
+def freeze_running_guest(guest: Guest, path: Path, seconds: float) -> None:
     """Ship all files, make the guest forget the run, and write it to a new file. The guest is stopped afterwards.
 
     `seconds` limits the time in which the host runs the guest. Raises BootError when the guest fails before it is

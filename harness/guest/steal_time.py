@@ -30,7 +30,7 @@ class GuestTime:
         self._waited = self.run_and_wait_seconds()[1]
 
     def seconds_since_last_call(self) -> float:
-        """Return the seconds of guest run time since the last lap."""
+        """Return the seconds of guest run time since the last call."""
         now, waited = time.monotonic(), self.run_and_wait_seconds()[1]
         wall, starved = now - self._began, max(0.0, waited - self._waited)
         self._began, self._waited = now, waited

@@ -84,13 +84,13 @@ def interact(link: SshConnection) -> int:
     with link.as_guest_errors(("sh",), deadline), link.open_channel(deadline) as channel:
         if os.isatty(_STDIN):
             width, height = shutil.get_terminal_size()
-            with link.limit_request(channel, deadline):
+            with link.close_channel_at_deadline(channel, deadline):
                 channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
                 channel.invoke_shell()
             with _raw(), _resized(channel):
                 return _carry(channel)
         channel.set_combine_stderr(True)
-        with link.limit_request(channel, deadline):
+        with link.close_channel_at_deadline(channel, deadline):
             channel.exec_command("sh")
         return _carry(channel)
 

@@ -52,7 +52,7 @@ class GuestProcess(Process):  # type: ignore[misc]
         raise AttributeError(f"process {pid}: busybox's ps has no column {name}, only {', '.join(_COLUMNS)}")
 
 
-def make_testinfra_host(name: str, script: Callable[[str], Result]) -> testinfra.host.Host:
+def make_host_from_script_runner(name: str, script: Callable[[str], Result]) -> testinfra.host.Host:
     """Return a testinfra host that runs its commands with `script`, which runs a shell script in a guest."""
     backend = GuestBackend(name, script)
     made = testinfra.host.Host(backend)

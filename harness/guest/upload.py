@@ -19,14 +19,14 @@ from harness.core.files import sha256
 from harness.guest.ssh import SshConnection
 
 
-class HostFile(NamedTuple):
+class HostFileWithMode(NamedTuple):
     """A file of the host and its mode in the guest."""
 
     file: Path
     mode: int
 
 
-def put_all(link: SshConnection, pieces: Mapping[str, HostFile], guest: str, deadline: Deadline) -> None:
+def put_all(link: SshConnection, pieces: Mapping[str, HostFileWithMode], guest: str, deadline: Deadline) -> None:
     """Write files in a guest and compare each by SHA-256; `pieces` maps paths in the guest to files.
 
     Raises GuestError when a file arrived damaged, GuestLost, DeadlineExceeded.
@@ -41,7 +41,7 @@ def put_all(link: SshConnection, pieces: Mapping[str, HostFile], guest: str, dea
         raise GuestError(f"arrived damaged: {', '.join(damaged)}", where=guest)
 
 
-def _archive(pieces: Mapping[str, HostFile]) -> bytes:
+def _archive(pieces: Mapping[str, HostFileWithMode]) -> bytes:
     """Return a lightly compressed tar archive: a guest decompresses faster than it decrypts."""
     written = io.BytesIO()
     with tarfile.open(fileobj=written, mode="w") as archive:

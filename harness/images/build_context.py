@@ -23,7 +23,7 @@ def _memory_gib() -> float:
 
 
 @dataclass(frozen=True)
-class Slots:
+class InProcessCompileSlots:
     """Slots for large compiles: as many as cores and memory allow, each with an equal share of the cores."""
 
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -52,7 +52,7 @@ class BuildContext:
     store: Store
     packages: Packages
     bus: Bus
-    slots: Slots = field(default_factory=Slots)
+    slots: InProcessCompileSlots = field(default_factory=InProcessCompileSlots)
 
     @classmethod
     def in_cache(cls, bus: Bus) -> BuildContext:
@@ -60,6 +60,6 @@ class BuildContext:
         cache = paths.cache()
         return cls(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
 
-    def for_suite(self, suite: str) -> BuildContext:
+    def with_suite(self, suite: str) -> BuildContext:
         """Return this context with the packages of the named Debian suite; an empty name keeps the suite."""
-        return replace(self, packages=self.packages.for_suite(suite))
+        return replace(self, packages=self.packages.with_suite(suite))

@@ -51,11 +51,11 @@ def choose_items_to_remove(
     return old
 
 
-def remove_item(store: Store, each: CacheItem) -> bool:
+def remove_item_unless_in_use(store: Store, each: CacheItem) -> bool:
     """Remove one item; return False if another run uses it or has removed it. Raises HostError."""
     try:
         if each.path.parent == store.root:
-            return store.remove_if_unused(each.path)
+            return store.remove_unless_in_use(each.path)
         each.path.unlink()
     except FileNotFoundError:
         return False

@@ -22,7 +22,7 @@ _LOCK = Path("/run/pinpoint-module-build.lock")
 
 
 @contextmanager
-def confined(trees: Sequence[Path], scratch: Path, step: ProgressStep) -> Iterator[None]:
+def run_children_confined(trees: Sequence[Path], scratch: Path, step: ProgressStep) -> Iterator[None]:
     """Run children with the rights of builds: they read `trees` and write the scratch directory, and nothing else."""
     if reason := child_privilege_drop.reason_rights_kept():
         step.set_final_detail(f"built with root's rights: {reason}")
@@ -33,7 +33,7 @@ def confined(trees: Sequence[Path], scratch: Path, step: ProgressStep) -> Iterat
     with hold_lock(_LOCK, deadline=Deadline.after(BUILD_SECONDS), on_wait=step.publish_progress):
         child_privilege_drop.kill_processes_of_user(given.user)
         try:
-            with process.with_rights(given):
+            with process.run_children_with_rights(given):
                 yield
         finally:
             child_privilege_drop.kill_processes_of_user(given.user)
@@ -41,10 +41,10 @@ def confined(trees: Sequence[Path], scratch: Path, step: ProgressStep) -> Iterat
 
 def _rights(trees: Sequence[Path], scratch: Path) -> Rights | None:
     """Return rights to read the trees and to write the scratch directory only."""
-    entries = [paths.store_entry_of(tree) for tree in trees]
+    entries = [paths.store_entry_or_path(tree) for tree in trees]
     ours = [tree for tree in entries if tree.resolve().is_relative_to(paths.cache().resolve())]
     foreign = [tree for tree in entries if tree not in ours]
-    given = child_privilege_drop.restricted_rights(
+    given = child_privilege_drop.grant_restricted_rights(
         ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER
     )
     # The copy of a read-only source must be writable, because the build writes beside the source files.
@@ -55,7 +55,7 @@ def _rights(trees: Sequence[Path], scratch: Path) -> Rights | None:
     return given
 
 
-def open_result(built: Path, source: str) -> int:
+def open_result_descriptor(built: Path, source: str) -> int:
     """Open a file of the scratch directory, where a build may have left links to files of the host.
 
     Returns the descriptor. Raises UsageError for anything that is no file of the build.

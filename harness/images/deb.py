@@ -41,7 +41,7 @@ def unpack(deb: Path, into: Path) -> None:
             raise HostError(f"cannot unpack: {messages[0] if messages else rc}", where=deb.name, mend="run again")
 
 
-def read_first_matching_file(debs: Sequence[Path], names: Collection[str]) -> bytes:
+def read_first_file_named(debs: Sequence[Path], names: Collection[str]) -> bytes:
     """Return the content of the first file in the packages with one of the names, paths without a leading slash.
 
     Unpacking stops at that file. Raises HostError when no package has such a file.

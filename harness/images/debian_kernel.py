@@ -28,7 +28,7 @@ from harness.images import (
 )
 from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
-from harness.images.kernel import Headers, KernelBuild
+from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.private_apt import host_debian_architecture
 from harness.images.vm_recipe import Recipe
 
@@ -92,9 +92,9 @@ class _Debian:
             step.publish_progress(f"unpacking {self.image.name}", 0.1)
             headers = aside.submit(self._lay_out_headers, entry / "tree", deadline)
             kept = aside.submit(self._keep_drivers, files, entry)
-            (entry / "kernel").write_bytes(deb.read_first_matching_file(files, self._places("vmlinuz", "vmlinux")))
-            (entry / "config").write_bytes(deb.read_first_matching_file(files, self._places("config")))
-            config = kernel_config.parse((entry / "config").read_text())
+            (entry / "kernel").write_bytes(deb.read_first_file_named(files, self._places("vmlinuz", "vmlinux")))
+            (entry / "config").write_bytes(deb.read_first_file_named(files, self._places("config")))
+            config = kernel_config.parse_set_options((entry / "config").read_text())
             (entry / "config.json").write_text(json.dumps(config))
             step.publish_progress("recovering the kernel's symbols", 0.3)
             symbols = vmlinux.write_vmlinux(entry / "kernel", entry / "vmlinux", self.recipe.architecture)
@@ -155,7 +155,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
         kernel=entry.path / "kernel",
         bootable_elf=entry.path / "vmlinux",
         vmlinux=entry.path / "vmlinux",
-        headers=Headers(source=source, objects=objects),
+        headers=ModuleBuildTrees(source=source, objects=objects),
         drivers=tuple(entry.path / "drivers" / name for name in entry.facts["drivers"]),
         config=json.loads((entry.path / "config.json").read_text()),
         facts={"symbols": entry.facts["symbols"]},

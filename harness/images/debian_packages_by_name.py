@@ -24,7 +24,7 @@ _DOWNLOAD_SOURCE = ("source", "--download-only", "--only-source")
 
 
 @dataclass(frozen=True)
-class SourcePackage:
+class FetchedSourcePackage:
     """A Debian source package, downloaded and checked; `files` are `dsc` and all files that it names.
 
     `sha256` is one digest of the files' hashes, which apt read from the signed list.
@@ -54,16 +54,16 @@ class Packages:
         self._states: dict[str, AptState] = {}
         self._others: dict[str, Packages] = {}
 
-    def for_suite(self, suite: str) -> Packages:
+    def with_suite(self, suite: str) -> Packages:
         """Return the packages of another suite with the same mirror and keys; an empty name keeps the suite."""
         if not suite or suite == self._suites[0]:
             return self
         # Two threads may both create one here, which is harmless: the lock of an apt state is a file.
         return self._others.setdefault(suite, Packages(self._parent, self._bus, host_apt_sources.suites_of(suite)))
 
-    def for_suite_with_release(self, suite: str) -> Packages:
+    def with_suite_and_base_release(self, suite: str) -> Packages:
         """Return the packages of a suite and of the release that it extends and depends on."""
-        suites = host_apt_sources.suites_with_release(suite)
+        suites = host_apt_sources.suites_with_base_release(suite)
         return self._others.setdefault("+".join(suites), Packages(self._parent, self._bus, suites))
 
     def version(self, package: str, architecture: str) -> str:
@@ -89,7 +89,7 @@ class Packages:
         words = ["download", f"{package}={fields['Version']}"]
         return self._obtained(architecture, words, {name: fields["SHA256"]}, deadline)[0]
 
-    def closure(self, packages: Sequence[str], architecture: str) -> Mapping[str, str]:
+    def closure_hashes(self, packages: Sequence[str], architecture: str) -> Mapping[str, str]:
         """Return file names and SHA-256 of the packages and of all dependencies that an empty system would need.
 
         Recommended packages are left out. Raises RecipeError when the packages cannot be installed together.
@@ -108,16 +108,19 @@ class Packages:
         return found
 
     def fetch_closure(self, packages: Sequence[str], architecture: str, *, deadline: Deadline) -> list[Path]:
-        """Fetch the files of `closure` and return their paths. Raises as `closure`, and HostError."""
-        files = self.closure(packages, architecture)
+        """Fetch the files of `closure_hashes` and return their paths. Raises as `closure_hashes`, and HostError."""
+        files = self.closure_hashes(packages, architecture)
         exact = [_exact(name) for name in files]
         return self._obtained(architecture, ["download", *exact], files, deadline)
 
-    def source_hash(self, package: str) -> str:
-        """Return one digest of a source package's files, from the signed list. `package` is as in `fetch_source`."""
+    def source_files_hash(self, package: str) -> str:
+        """Return one digest of a source package's files, from the signed list.
+
+        `package` is as in `fetch_source_package`.
+        """
         return _digest(self._source_files(package))
 
-    def fetch_source(self, package: str, *, deadline: Deadline) -> SourcePackage:
+    def fetch_source_package(self, package: str, *, deadline: Deadline) -> FetchedSourcePackage:
         """Fetch a source package: the candidate for a NAME, or a version for NAME=VERSION.
 
         Raises RecipeError when there is none, HostError when that fails.
@@ -127,7 +130,7 @@ class Packages:
         dsc = next(path for path in paths if path.suffix == ".dsc")
         stated = re.search(r"^Version: (\S+)$", dsc.read_text(), re.M)
         version = stated[1] if stated else dsc.stem.partition("_")[2]
-        return SourcePackage(package, version, dsc, tuple(paths), _digest(hashes))
+        return FetchedSourcePackage(package, version, dsc, tuple(paths), _digest(hashes))
 
     def _source_files(self, package: str) -> Mapping[str, str]:
         """Return file names and SHA-256 of a source package."""
@@ -157,7 +160,7 @@ class Packages:
             for (suite, _, name), each in ((place.partition("/"), each) for place, each in found.items())
         )
 
-    def unpack(self, file: Path, into: Path) -> None:
+    def unpack_deb(self, file: Path, into: Path) -> None:
         """Unpack a package's files below `into`. Raises HostError when that fails."""
         deb.unpack(file, into)
 

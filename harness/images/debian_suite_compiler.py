@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.images import debian_suite_host_programs
 from harness.images.build_context import BuildContext
-from harness.images.debian_suite_host_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.vm_recipe import Recipe
 
 _PROPER = "cc1"
@@ -21,18 +21,18 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     return debian_suite_host_programs.key_parts(_wanted(recipe), build_context) if recipe.kernel.compiler else []
 
 
-def obtain(recipe: Recipe, build_context: BuildContext) -> Path | None:
+def obtain_compiler(recipe: Recipe, build_context: BuildContext) -> Path | None:
     """Return the path of a recipe's compiler; None if the recipe names none.
 
-    Raises as `debian_suite_host_programs.obtain`.
+    Raises as `debian_suite_host_programs.obtain_launchers`.
     """
     if not recipe.kernel.compiler:
         return None
-    entry = debian_suite_host_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
+    entry = debian_suite_host_programs.obtain_launchers(_wanted(recipe), build_context, vm=recipe.name)
     return entry.path / debian_suite_host_programs.LAUNCHERS / recipe.kernel.compiler
 
 
-def _wanted(recipe: Recipe) -> SuitePrograms:
+def _wanted(recipe: Recipe) -> WantedSuitePrograms:
     architecture, compiler = recipe.architecture, recipe.kernel.compiler
     major = compiler.partition("-")[2]
     gnu = architecture.gnu_triplet
@@ -40,7 +40,7 @@ def _wanted(recipe: Recipe) -> SuitePrograms:
     home = f"{'gcc' if architecture.native else 'gcc-cross'}/{gnu}/{major}"
     proper = f"usr/libexec/{home}/{_PROPER}"
     program = f"usr/bin/{gnu}-{compiler}"
-    return SuitePrograms(
+    return WantedSuitePrograms(
         suite=recipe.kernel.suite.partition("-")[0],
         packages=(f"{compiler}-{gnu.replace('_', '-')}",),
         kept_paths=(program, proper, f"usr/lib/{home}/include"),

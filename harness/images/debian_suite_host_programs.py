@@ -47,7 +47,7 @@ _OF_HOST = '#!/bin/sh\nexec {program} "$@"\n'
 
 
 @dataclass(frozen=True)
-class SuitePrograms:
+class WantedSuitePrograms:
     """The packages to unpack, and the files to keep from them.
 
     `suite` is a suite's name as in a recipe; `packages` are fetched with their dependencies. `kept_paths` are files and
@@ -63,9 +63,9 @@ class SuitePrograms:
     host_launchers: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
+def key_parts(wanted: WantedSuitePrograms, build_context: BuildContext) -> list[str]:
     """Return every input of the entry, for its store key: the packages and their dependencies."""
-    closure = _packages(wanted, build_context).closure(wanted.packages, host_debian_architecture())
+    closure = _packages(wanted, build_context).closure_hashes(wanted.packages, host_debian_architecture())
     return [
         *(f"{name} {closure[name]}" for name in sorted(closure)),
         *wanted.kept_paths,
@@ -75,7 +75,7 @@ def key_parts(wanted: SuitePrograms, build_context: BuildContext) -> list[str]:
     ]
 
 
-def obtain(wanted: SuitePrograms, build_context: BuildContext, *, vm: str) -> Entry:
+def obtain_launchers(wanted: WantedSuitePrograms, build_context: BuildContext, *, vm: str) -> Entry:
     """Return an entry whose `bin/` contains a launcher for each program.
 
     Raises RecipeError when the suite lacks a package, HostError when a package cannot be fetched, BuildError when a
@@ -91,9 +91,9 @@ def replace_programs_by_launchers(
     """Make the host's programs below `tree`, from `package` of a suite, run with the libraries of that suite.
 
     Each program for the host's architecture is renamed, and a launcher gets its name. Returns the number of programs.
-    Raises as `obtain`.
+    Raises as `obtain_launchers`.
     """
-    packages = host_packages.for_suite_with_release(suite)
+    packages = host_packages.with_suite_and_base_release(suite)
     with tempfile.TemporaryDirectory(dir=tree) as scratch:
         for file in packages.fetch_closure((package,), host_debian_architecture(), deadline=deadline):
             deb.unpack(file, Path(scratch))
@@ -109,15 +109,15 @@ def replace_programs_by_launchers(
     return len(programs)
 
 
-def _packages(wanted: SuitePrograms, build_context: BuildContext) -> Packages:
-    return build_context.packages.for_suite_with_release(wanted.suite)
+def _packages(wanted: WantedSuitePrograms, build_context: BuildContext) -> Packages:
+    return build_context.packages.with_suite_and_base_release(wanted.suite)
 
 
 @dataclass(frozen=True)
 class _Job:
     """Build of one set of programs into a store entry."""
 
-    wanted: SuitePrograms
+    wanted: WantedSuitePrograms
     packages: Packages
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:

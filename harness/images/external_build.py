@@ -44,7 +44,7 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
         make = Make(
             image.recipe.architecture, headers.source, headers.objects, log, jobs=build_context.slots.cores, nice=0
         )
-        with confined_build.confined([headers.source, headers.objects], place, step):
+        with confined_build.run_children_confined([headers.source, headers.objects], place, step):
             _make(make, place, image, source, step)
         found = [_taken(path, into / path.name, source) for path in sorted(place.rglob("*.ko"))]
     if not found:
@@ -54,7 +54,7 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
 
 def _taken(built: Path, copy: Path, source: Path) -> Path:
     """Copy a built module out of the scratch directory."""
-    with os.fdopen(confined_build.open_result(built, str(source)), "rb") as stream, copy.open("xb") as out:
+    with os.fdopen(confined_build.open_result_descriptor(built, str(source)), "rb") as stream, copy.open("xb") as out:
         shutil.copyfileobj(stream, out)
     return copy
 

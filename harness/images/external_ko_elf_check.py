@@ -38,7 +38,7 @@ def _demand_module(elf: Elf) -> None:
     where = str(elf.path)
     if elf.linked:
         raise UsageError("is a linked program or library, not a module", where=where, mend="give a .ko file")
-    if ".modinfo" not in elf.sections or ".gnu.linkonce.this_module" not in elf.sections:
+    if ".modinfo" not in elf.sections_by_name or ".gnu.linkonce.this_module" not in elf.sections_by_name:
         raise UsageError(
             "is an object file, not a module", where=where, mend="use kbuild: make -C KERNEL M=DIRECTORY modules"
         )

@@ -17,7 +17,7 @@ from harness.core.files import code_sha256
 from harness.images import debian_kernel, drivers, given_kernel_parts, kernel_config, object_tree, vmlinux
 from harness.images.build_context import BuildContext
 from harness.images.given_kernel_parts import KernelParts
-from harness.images.kernel import Headers, KernelBuild
+from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.store import Entry
 from harness.images.vm_recipe import Recipe
 
@@ -58,7 +58,7 @@ def _kernel_build(recipe: Recipe, entry: Entry) -> KernelBuild:
         kernel=linked if built else entry.path / "kernel",
         bootable_elf=linked,
         vmlinux=linked,
-        headers=Headers(source=source, objects=objects),
+        headers=ModuleBuildTrees(source=source, objects=objects),
         drivers=tuple(entry.path / "drivers" / name for name in facts["drivers"]),
         config=json.loads((entry.path / "config.json").read_text()),
         facts={name: value for name, value in facts.items() if isinstance(value, int)},
@@ -79,7 +79,7 @@ class _Job:
         """Find the parts, check the configuration, and copy what a guest needs."""
         architecture = self.recipe.architecture
         parts = self._parts(entry / _TREE, step)
-        config = kernel_config.parse(parts.config.read_text())
+        config = kernel_config.parse_set_options(parts.config.read_text())
         kernel_config.demand_needed(config, architecture.name, str(parts.config))
         step.publish_progress("reading the kernel's symbols", 0.3)
         shutil.copyfile(parts.image, entry / "kernel")
@@ -150,7 +150,7 @@ class _Job:
             shutil.rmtree(tree / top, ignore_errors=True)
 
 
-def demand_kernel_parts(given: Sequence[Path]) -> None:
+def demand_paths_are_kernel_parts(given: Sequence[Path]) -> None:
     """Raise UsageError for a path that does not exist, and for an ELF file or directory that is no part of a kernel."""
     for path in given:
         try:

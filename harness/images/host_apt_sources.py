@@ -59,7 +59,7 @@ def suites_of(suite: str) -> tuple[str, ...]:
     return (suite,) if "-" in suite else (suite, f"{suite}-updates", f"{suite}-security")
 
 
-def suites_with_release(suite: str) -> tuple[str, ...]:
+def suites_with_base_release(suite: str) -> tuple[str, ...]:
     """Return a release's suites; for a suite that extends a release, that suite and the release's suites."""
     release = suite.partition("-")[0]
     return suites_of(suite) if release == suite else (suite, *suites_of(release))
@@ -77,7 +77,7 @@ def repositories_of_suites(suites: Sequence[str]) -> list[Repository]:
     if named:
         return [Repository(f"{named}-security" if _of_security(suite) else named, suite) for suite in suites]
     known = host_sources()
-    placed = [Repository(uri, suite) for suite in suites if (uri := find_mirror(suite, known))]
+    placed = [Repository(uri, suite) for suite in suites if (uri := find_mirror_of_suite(suite, known))]
     if not placed or placed[0].suite != suites[0]:
         raise HostError(
             f"the host's apt has no Debian mirror for {suites[0]}", mend=f"set {MIRROR_VARIABLE} to a mirror"
@@ -85,7 +85,7 @@ def repositories_of_suites(suites: Sequence[str]) -> list[Repository]:
     return placed
 
 
-def find_mirror(suite: str, known: Iterable[HostSource]) -> str:
+def find_mirror_of_suite(suite: str, known: Iterable[HostSource]) -> str:
     """Return the URI of the host's repository that serves a suite; empty if none does.
 
     Other vendors also use Debian's suite names. Lists that the host has fetched contain the origin. Without lists, the

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from harness.images.kernel import Headers
+from harness.images.kernel import ModuleBuildTrees
 from harness.images.vm_recipe import Recipe
 
 
@@ -35,7 +35,7 @@ class Image:
     facts: Mapping[str, int]
     programs: Mapping[str, Path] = field(default_factory=dict)
     drivers: Mapping[str, Path] = field(default_factory=dict)
-    headers: Headers | None = None
+    headers: ModuleBuildTrees | None = None
     disk: Path | None = None
 
     def with_cpus(self, cpus: int) -> Image:

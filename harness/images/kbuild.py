@@ -37,7 +37,7 @@ _REPRODUCIBLE = {
 
 
 @lru_cache
-def compiler_version(architecture: Architecture) -> str:
+def compiler_and_linker_versions(architecture: Architecture) -> str:
     """Return the first line of gcc's and ld's `--version`, for store keys. Raises HostError if one is not installed."""
     tools = [f"{architecture.cross_prefix}{tool}" for tool in ("gcc", "ld")]
     answers = [run([tool, "--version"], deadline=Deadline.after(30)) for tool in tools]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Headers:
+class ModuleBuildTrees:
     """Directories that `make -C source O=objects M=...` needs to build modules for a kernel."""
 
     source: Path
@@ -31,7 +31,7 @@ class KernelBuild:
     kernel: Path
     bootable_elf: Path
     vmlinux: Path
-    headers: Headers
+    headers: ModuleBuildTrees
     drivers: tuple[Path, ...]
     config: Mapping[str, str]
     facts: Mapping[str, int]

@@ -66,7 +66,7 @@ def merge(fragments: Sequence[Path]) -> dict[str, Wish]:
     return {wish.option: wish for fragment in fragments for wish in read_fragment(fragment)}
 
 
-def affects_compilation(fragment: Path) -> bool:
+def fragment_affects_compilation(fragment: Path) -> bool:
     """Return True when a fragment affects compilation: it sets other options than those of our own patches."""
     return not all(wish.option.startswith(_LINKERS) for wish in read_fragment(fragment))
 
@@ -85,7 +85,7 @@ def overlay(text: str, wishes: Mapping[str, Wish]) -> str:
     return "\n".join([*others, allconfig_text(wishes)])
 
 
-def parse(text: str) -> dict[str, str]:
+def parse_set_options(text: str) -> dict[str, str]:
     """Parse a .config into a map of `CONFIG_X` to its value as written; an option that is not set is absent."""
     settings = (_setting(line) for line in text.splitlines())
     return {option: value for option, value in settings if option and value != OFF}

@@ -96,7 +96,7 @@ def read_table(path: Path | None = None) -> list[KernelMutant]:
     return sorted(found, key=lambda mutant: mutant.number)
 
 
-def parse_mutant_numbers(numbers: str) -> list[KernelMutant]:
+def parse_mutants(numbers: str) -> list[KernelMutant]:
     """Return the bugs of a list from the command line, such as `3,17,101-115`; all bugs for an empty list.
 
     Rules of older kernels are not bugs and are left out. Raises UsageError for a word that is not the number of a bug.
@@ -125,7 +125,7 @@ def takes_mutants(recipe: Recipe) -> bool:
     return PATCH in recipe.kernel.patches
 
 
-def demand_kernel_mutants(recipe: Recipe) -> None:
+def demand_takes_mutants(recipe: Recipe) -> None:
     """Raise UsageError for a VM whose kernel has no mutants."""
     if not takes_mutants(recipe):
         raise UsageError(f"{recipe.name} is built without the patch {PATCH}", mend="name a VM that has it with --vm")

@@ -30,7 +30,7 @@ def obtain_source_files(image: Image, build_context: BuildContext, wanted: Seque
     suite. Raises HostError or RecipeError when the source cannot be had.
     """
     recipe = image.recipe
-    packages = build_context.for_suite(recipe.kernel.suite).packages
+    packages = build_context.with_suite(recipe.kernel.suite).packages
     if recipe.kernel.source == "given":
         raise HostError("its kernel was given without its source", where=recipe.name, mend="give a source tree")
     if recipe.kernel.source == "debian-binary":
@@ -49,7 +49,7 @@ def obtain_source_files(image: Image, build_context: BuildContext, wanted: Seque
                 tree = _part_of(deb, Path(scratch), build_context, wanted)
             else:
                 source = kernel_source_trees.source_tree_of_recipe(recipe, packages)
-                tree = kernel_source_trees.unpack(source, packages, step)
+                tree = kernel_source_trees.obtain_source_tree(source, packages, step)
             found = [name for name in wanted if (tree / name).exists()]
             for name in found:
                 copy = entry / name
@@ -66,7 +66,7 @@ def obtain_source_files(image: Image, build_context: BuildContext, wanted: Seque
 
 def _part_of(deb: Path, scratch: Path, build_context: BuildContext, wanted: Sequence[str]) -> Path:
     """Unpack the wanted files alone of a source package: the whole tree has 1.3 GB."""
-    build_context.packages.unpack(deb, scratch / "package")
+    build_context.packages.unpack_deb(deb, scratch / "package")
     tarball = next((scratch / "package").glob("usr/src/*.tar.*"), None)
     if tarball is None:
         raise HostError("holds no source tarball", where=deb.name, mend="name a linux-source-* package")

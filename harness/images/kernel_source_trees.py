@@ -16,7 +16,7 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.process import run
-from harness.images.debian_packages_by_name import Packages, SourcePackage
+from harness.images.debian_packages_by_name import FetchedSourcePackage, Packages
 from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 # dpkg's architecture name of linux-source packages, which are for all architectures.
@@ -56,7 +56,7 @@ def source_tree_of_recipe(recipe: Recipe, packages: Packages) -> Source:
     patches = [fragment_or_patch_path("patches", name) for name in recipe.kernel.patches]
     if recipe.kernel.version:
         exact = f"{package}={recipe.kernel.version}"
-        return package_source(exact, recipe.kernel.version, packages.source_hash(exact), patches)
+        return package_source(exact, recipe.kernel.version, packages.source_files_hash(exact), patches)
     return package_source(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
 
 
@@ -111,7 +111,7 @@ def listing_digest(tree: Path) -> str:
     return sha256_of_strings(lines)
 
 
-def unpack(source: Source, packages: Packages, step: ProgressStep) -> Path:
+def obtain_source_tree(source: Source, packages: Packages, step: ProgressStep) -> Path:
     """Return the source's tree; create it unless it exists.
 
     Raises RecipeError when a patch does not apply, HostError and BuildError when the package does not unpack.
@@ -150,12 +150,12 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
     """Fetch a package and unpack the kernel source in it to `into`."""
     step.publish_progress(f"fetching {package}")
     if _is_source(package):
-        _unpack_source(packages.fetch_source(package, deadline=Deadline.after(_FETCH_S)), into, step)
+        _unpack_source(packages.fetch_source_package(package, deadline=Deadline.after(_FETCH_S)), into, step)
         return
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
     step.publish_progress(f"unpacking {package}")
     wrapping = into / ".package"
-    packages.unpack(deb, wrapping)
+    packages.unpack_deb(deb, wrapping)
     tarballs = list(wrapping.glob("usr/src/*.tar.*"))
     if len(tarballs) != 1:
         raise HostError(f"{package} has {len(tarballs)} source tarballs, not one", mend="name a linux-source-* package")
@@ -164,7 +164,7 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
     shutil.rmtree(wrapping)
 
 
-def _unpack_source(source: SourcePackage, into: Path, step: ProgressStep) -> None:
+def _unpack_source(source: FetchedSourcePackage, into: Path, step: ProgressStep) -> None:
     """Unpack a source package to `into`, with Debian's patches applied and without Debian's own files.
 
     dpkg-source need not check the uploader's signature: apt has checked every file against the signed list.

@@ -11,9 +11,9 @@ from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.events import ProgressStep
-from harness.core.files import code_sha256, tree_digest
+from harness.core.files import code_sha256, sha256_of_matching_files
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import compiler_version, run_logged
+from harness.images.kbuild import compiler_and_linker_versions, run_logged
 from harness.images.vm_recipe import Recipe
 
 KIND = "programs"
@@ -38,8 +38,8 @@ _BUILD_S = 120.0
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - ImagePartBuilder requires it
     """Return every input of the programs, for the store key; all kernels of an architecture share the programs."""
-    sources = tree_digest(_sources(), "*.[ch]")
-    return [recipe.arch, sources, compiler_version(recipe.architecture), code_sha256(Path(__file__))]
+    sources = sha256_of_matching_files(_sources(), "*.[ch]")
+    return [recipe.arch, sources, compiler_and_linker_versions(recipe.architecture), code_sha256(Path(__file__))]
 
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> Mapping[str, Path]:

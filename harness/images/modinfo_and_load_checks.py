@@ -19,7 +19,7 @@ _SHOWN = 6
 def _modinfo(elf: Elf) -> Mapping[str, Sequence[str]]:
     """Return the fields of .modinfo. Raises UsageError when the section is not valid."""
     try:
-        return elf.modinfo
+        return elf.modinfo_values_by_key
     except PinpointError as error:
         raise UsageError(error.what, where=elf.path.name, mend="build it again") from None
 
@@ -104,7 +104,7 @@ def _symvers(path: Path) -> frozenset[str]:
     return frozenset(line.split("\t")[1] for line in path.read_text().splitlines() if line.count("\t") > 1)
 
 
-def demand_parameters(given: Mapping[str, str], elves: Mapping[str, Elf]) -> dict[str, list[str]]:
+def assign_parameters_to_modules(given: Mapping[str, str], elves: Mapping[str, Elf]) -> dict[str, list[str]]:
     """Return the parameters of each module as words for insmod, from `NAME=VALUE` and `MODULE.NAME=VALUE`.
 
     Raises UsageError for a parameter that no module has.

@@ -16,7 +16,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, sha256, sha256_of_strings
 from harness.images import debian_suite_compiler, precompiled_table
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, MakeProgress, compiler_version
+from harness.images.kbuild import Make, MakeProgress, compiler_and_linker_versions
 from harness.images.kernel import KernelBuild
 from harness.images.vm_recipe import Recipe
 
@@ -37,7 +37,10 @@ _CODE = (
 def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> list[str]:
     """Return every input of the modules for the kernel with that store key."""
     code = [code_sha256(Path(__file__).parents[1] / name) for name in _CODE]
-    compiler = [compiler_version(recipe.architecture), *debian_suite_compiler.key_parts(recipe, build_context)]
+    compiler = [
+        compiler_and_linker_versions(recipe.architecture),
+        *debian_suite_compiler.key_parts(recipe, build_context),
+    ]
     return [kernel_key, _probes_digest(), recipe.kernel.cflags, *compiler, *code]
 
 
@@ -65,7 +68,7 @@ def check(module: Path, kernel: KernelBuild) -> None:
         wrong = f"is for the kernel {release!r}, not {kernel.release!r}"
     elif not elf.build_id:
         wrong = "has no build-id"
-    elif ".debug_line" not in elf.sections:
+    elif ".debug_line" not in elf.sections_by_name:
         wrong = "has no DWARF line table"
     else:
         return
@@ -101,7 +104,7 @@ class _Job:
             shutil.copyfile(source, copy)
         for kbuild in sorted(scratch.rglob("Kbuild"), key=_order):
             if kbuild.parent.name == precompiled_table.DIRECTORY:
-                precompiled_table.write(kbuild.parent, scratch)
+                precompiled_table.write_c_table(kbuild.parent, scratch)
             self._make(scratch, kbuild.parent, step)
             if not list(kbuild.parent.glob("*.ko")):
                 where = paths.PROBES / kbuild.relative_to(scratch)
@@ -134,7 +137,7 @@ class _Job:
         if directory == scratch:
             log.unlink(missing_ok=True)
         cores = self.build_context.slots.cores
-        program = debian_suite_compiler.obtain(self.recipe, self.build_context)
+        program = debian_suite_compiler.obtain_compiler(self.recipe, self.build_context)
         make = Make(
             self.recipe.architecture, headers.source, headers.objects, log, jobs=cores, nice=0, compiler_program=program
         )

@@ -14,7 +14,7 @@ from harness.core.errors import BuildError
 from harness.core.files import sha256_of_strings
 from harness.core.process import run
 from harness.images import kernel_config
-from harness.images.kbuild import compiler_version
+from harness.images.kbuild import compiler_and_linker_versions
 from harness.images.vm_recipe import Recipe, fragment_or_patch_path
 
 NAME = "tree"
@@ -46,9 +46,15 @@ def directory(recipe: Recipe, source: Path) -> Path:
     fragments = [
         name
         for name in recipe.kernel.config
-        if kernel_config.affects_compilation(fragment_or_patch_path("config", name))
+        if kernel_config.fragment_affects_compilation(fragment_or_patch_path("config", name))
     ]
-    way = [recipe.arch, str(source), recipe.kernel.cflags, compiler_version(recipe.architecture), *fragments]
+    way = [
+        recipe.arch,
+        str(source),
+        recipe.kernel.cflags,
+        compiler_and_linker_versions(recipe.architecture),
+        *fragments,
+    ]
     if recipe.kernel.config_file:
         way.append(recipe.kernel.config_file)
     return paths.cache() / "work" / f"{recipe.arch}-{sha256_of_strings(way)[:12]}"

@@ -34,7 +34,7 @@ def obtain_module_with_dependencies(name: str, image: Image, build_context: Buil
             f"{recipe.name} has no module {name} of its own", where="--with", mend="give the module's file"
         )
     architecture = recipe.architecture.debian
-    packages = build_context.for_suite(recipe.kernel.suite).packages
+    packages = build_context.with_suite(recipe.kernel.suite).packages
     package = f"linux-image-{image.release}"
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:

@@ -57,7 +57,7 @@ def probed_sections(elf: Elf, places: Sequence[SourcePlace]) -> list[str]:
     return list(dict.fromkeys(each.locate(elf).section for each in places))
 
 
-def write(directory: Path, modules: Path) -> None:
+def write_c_table(directory: Path, modules: Path) -> None:
     """Write TABLE to `directory`, for the targets whose files are in `modules`.
 
     Raises BuildError for a target without a build-id or with a strange name, PinpointError for a place that it lacks.

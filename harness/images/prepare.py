@@ -42,7 +42,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
         userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
-        kernel = _kernel(recipe).obtain(recipe, build_context.for_suite(recipe.kernel.suite), layers[_KERNEL])
+        kernel = _kernel(recipe).obtain(recipe, build_context.with_suite(recipe.kernel.suite), layers[_KERNEL])
         if userland:
             userland.result()
         packed = aside.submit(_ROOTFS.obtain, recipe, kernel, build_context, layers[rootfs.KIND])
@@ -52,7 +52,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
             in_guest |= layer.obtain(recipe, build_context, layers[layer.KIND])
         initrd = packed.result().path / rootfs.INITRD
     return Image(
-        recipe=qemu_program.with_qemu(recipe, build_context),
+        recipe=qemu_program.with_required_qemu(recipe, build_context),
         key=_key(layers),
         kernel=kernel.bootable_elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
@@ -70,7 +70,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
 
 def kernel_config_of(recipe: Recipe, build_context: BuildContext) -> Mapping[str, str]:
     """Return the configuration of a recipe's kernel, which is fetched or built if necessary."""
-    context = build_context.for_suite(recipe.kernel.suite)
+    context = build_context.with_suite(recipe.kernel.suite)
     layer = _kernel(recipe)
     return layer.obtain(recipe, context, layer.key_parts(recipe, context)).config
 
@@ -94,12 +94,12 @@ def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
     if not build_context.store.root.is_dir():
         return False
     layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context).items())
-    return layers and qemu_program.is_qemu_present(recipe, build_context)
+    return layers and qemu_program.is_required_qemu_present(recipe, build_context)
 
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
     """Map the kind of each store entry of the image to the inputs of the entry. Each key is computed once."""
-    kernel = _kernel(recipe).key_parts(recipe, build_context.for_suite(recipe.kernel.suite))
+    kernel = _kernel(recipe).key_parts(recipe, build_context.with_suite(recipe.kernel.suite))
     key = key_of(kernel)
     return {
         _KERNEL: kernel,

@@ -24,7 +24,7 @@ def delete_documentation(root: Path) -> None:
         shutil.rmtree(root / name, ignore_errors=True)
 
 
-def programs_lacking_interpreter(root: Path) -> list[str]:
+def scripts_lacking_interpreter(root: Path) -> list[str]:
     """Return the programs of a tree whose interpreter is neither sh nor in the tree.
 
     No ELF file shows what they need.

@@ -10,7 +10,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import HostError
 from harness.images import debian_suite_host_programs
 from harness.images.build_context import BuildContext
-from harness.images.debian_suite_host_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.vm_recipe import Emulator, Recipe
 
 # Set by --host-qemu: use the host's QEMU even if a recipe needs a newer one.
@@ -31,7 +31,7 @@ _PACKAGES = {
 }
 
 
-def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
+def with_required_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
     """Return the recipe with the QEMU for its guests, which is fetched if this host's QEMU is too old.
 
     On a host without QEMU the recipe is returned unchanged, and starting a guest raises the error. Raises HostError
@@ -39,7 +39,7 @@ def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
     """
     if not _elsewhere(recipe):
         return _with(recipe, recipe.architecture.qemu_machine.qemu)
-    entry = debian_suite_host_programs.obtain(_wanted(recipe), build_context, vm=recipe.name)
+    entry = debian_suite_host_programs.obtain_launchers(_wanted(recipe), build_context, vm=recipe.name)
     found = _with(recipe, str(_launcher(recipe, entry.path)))
     emulator = found.machine.emulator
     if emulator is None or emulator.version < recipe.machine.oldest_qemu:
@@ -47,8 +47,8 @@ def with_qemu(recipe: Recipe, build_context: BuildContext) -> Recipe:
     return found
 
 
-def qemu_program_name(recipe: Recipe, build_context: BuildContext) -> str:
-    """Return the program that `resolved` chooses, even if it has not been fetched yet."""
+def required_qemu_program(recipe: Recipe, build_context: BuildContext) -> str:
+    """Return the program that `with_required_qemu` chooses, even if it has not been fetched yet."""
     program = ARCHITECTURES[recipe.arch].qemu_machine.qemu
     if not _elsewhere(recipe):
         return program
@@ -65,7 +65,7 @@ def store_entry(recipe: Recipe, build_context: BuildContext) -> dict[str, list[s
     return {debian_suite_host_programs.KIND: debian_suite_host_programs.key_parts(_wanted(recipe), build_context)}
 
 
-def is_qemu_present(recipe: Recipe, build_context: BuildContext) -> bool:
+def is_required_qemu_present(recipe: Recipe, build_context: BuildContext) -> bool:
     """Return True when nothing needs to be fetched for the recipe's QEMU."""
     if not _elsewhere(recipe):
         return True
@@ -85,7 +85,7 @@ def _elsewhere(recipe: Recipe) -> bool:
 
 def _with(recipe: Recipe, program: str) -> Recipe:
     try:
-        version = program_versions.parse_major_minor(program_versions.first_line(program))
+        version = program_versions.parse_major_minor(program_versions.first_version_line(program))
     except HostError:
         return recipe
     if version is None:
@@ -98,12 +98,12 @@ def _launcher(recipe: Recipe, entry: Path) -> Path:
     return entry / debian_suite_host_programs.LAUNCHERS / ARCHITECTURES[recipe.arch].qemu_machine.qemu
 
 
-def _wanted(recipe: Recipe) -> SuitePrograms:
+def _wanted(recipe: Recipe) -> WantedSuitePrograms:
     program = ARCHITECTURES[recipe.arch].qemu_machine.qemu
     if program not in _PACKAGES:
         raise HostError(f"no package of {_SUITE} is known to have {program}", mend=f"see {Path(__file__).name}")
     files = "usr/share/qemu"
-    return SuitePrograms(
+    return WantedSuitePrograms(
         suite=_SUITE,
         packages=_PACKAGES[program],
         kept_paths=(f"usr/bin/{program}", files),

@@ -15,7 +15,7 @@ from typing import Any
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import ProgressStep
-from harness.core.files import code_sha256, tree_digest
+from harness.core.files import code_sha256, sha256_of_matching_files
 from harness.core.process import spawn, stop
 from harness.images import userland_debian, userland_source
 from harness.images.build_context import BuildContext
@@ -39,7 +39,7 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
     return [
         kernel_key,
         key_of(_userland(recipe).key_parts(recipe, build_context)),
-        tree_digest(_OVERLAY),
+        sha256_of_matching_files(_OVERLAY),
         code_sha256(Path(__file__)),
     ]
 

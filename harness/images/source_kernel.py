@@ -18,8 +18,8 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, write_text
 from harness.images import drivers, kbuild, kernel_config, kernel_source_trees, object_tree
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, MakeProgress, compiler_version
-from harness.images.kernel import Headers, KernelBuild
+from harness.images.kbuild import Make, MakeProgress, compiler_and_linker_versions
+from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.kernel_source_trees import Source
 from harness.images.store import Entry
 from harness.images.vm_recipe import Recipe, fragment_or_patch_path
@@ -45,7 +45,7 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
         *fragments,
         *own,
         recipe.kernel.cflags,
-        compiler_version(recipe.architecture),
+        compiler_and_linker_versions(recipe.architecture),
         *code,
     ]
 
@@ -71,7 +71,7 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     if not source.tree.is_dir():
         with build_context.bus.step(recipe.name, "kernel source") as step:
-            kernel_source_trees.unpack(source, build_context.packages, step)
+            kernel_source_trees.obtain_source_tree(source, build_context.packages, step)
     return _kernel_build(entry, source)
 
 
@@ -85,9 +85,9 @@ def _kernel_build(entry: Entry, source: Source) -> KernelBuild:
         kernel=entry.path / facts["kernel"],
         bootable_elf=vmlinux,
         vmlinux=vmlinux,
-        headers=Headers(source=source.tree, objects=entry.path / object_tree.NAME),
+        headers=ModuleBuildTrees(source=source.tree, objects=entry.path / object_tree.NAME),
         drivers=tuple(entry.path / "drivers" / name for name in facts.get("drivers", ())),
-        config=kernel_config.parse((entry.path / "config").read_text()),
+        config=kernel_config.parse_set_options((entry.path / "config").read_text()),
         facts={name: value for name, value in facts.items() if isinstance(value, int)},
     )
 
@@ -102,7 +102,7 @@ class _Job:
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Build in the locked object tree, then copy the files that later steps need to `entry`."""
-        kernel_source_trees.unpack(self.source, self.build_context.packages, step)
+        kernel_source_trees.obtain_source_tree(self.source, self.build_context.packages, step)
         lock = self._objects.with_name(f".{self._objects.name}.lock")
         with (
             locks.hold_lock(lock, deadline=Deadline.after(_BUILD_S), on_wait=step.publish_progress),
@@ -139,13 +139,15 @@ class _Job:
             deadline=Deadline.after(_CONFIGURE_S),
             variables={"KCONFIG_ALLCONFIG": str(seed)},
         )
-        kernel_config.check(wishes, kernel_config.parse((self._objects / ".config").read_text()), self.source.tree)
+        kernel_config.check(
+            wishes, kernel_config.parse_set_options((self._objects / ".config").read_text()), self.source.tree
+        )
 
     def _configure_own(self, make: Make, step: ProgressStep) -> None:
         """Take the user's own configuration; Kconfig sets new options to their defaults. Check what a guest needs."""
         write_text(self._objects / ".config", _own_config(self.recipe))
         make.run(["olddefconfig"], MakeProgress(step), deadline=Deadline.after(_CONFIGURE_S))
-        config = kernel_config.parse((self._objects / ".config").read_text())
+        config = kernel_config.parse_set_options((self._objects / ".config").read_text())
         kernel_config.demand_needed(config, self.recipe.arch, self.recipe.kernel.config_file)
 
     def _compile(self, make: Make, step: ProgressStep) -> None:
@@ -187,7 +189,7 @@ class _Job:
             "build_id": Elf.read(entry / "vmlinux").build_id,
             "kernel": kernel,
             "source": f"{self.source.package} {self.source.version}",
-            "compiler": compiler_version(architecture),
+            "compiler": compiler_and_linker_versions(architecture),
             "objects": objects,
             "drivers": loaded,
             "warnings": warnings,

@@ -20,8 +20,8 @@ from harness.core.errors import UsageError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.locks import hold_lock
-from harness.images import disk_full_errors, manifest
-from harness.images.manifest import Manifest
+from harness.images import disk_full_errors, store_entry_manifest
+from harness.images.store_entry_manifest import Manifest
 
 Build = Callable[[Path, ProgressStep], Mapping[str, Any]]
 
@@ -75,7 +75,7 @@ class Store:
                     entry = self._built(kind, key, parts, step, build)
                     # The board no longer shows the damage: the build's progress has replaced it.
                     step.set_final_detail("; ".join(part for part in (damage, step.final_detail) if part))
-                self.mark_used(entry.path)
+                self.hold_until_exit(entry.path)
             return entry
 
     def adopt(self, kind: str, key: str, *, fill: Callable[[Path], None]) -> bool:
@@ -90,15 +90,15 @@ class Store:
             hold_lock(self._lock_path(path.name), deadline=Deadline.after(_LOCK_WAIT), on_wait=lambda _: None),
         ):
             if path.exists():
-                record = manifest.read(path)
-                if record and not manifest.find_damage(path, record):
+                record = store_entry_manifest.read(path)
+                if record and not store_entry_manifest.find_damage(path, record):
                     return False
                 self._discard(path)
             beside = self._beside(path.name)
             beside.mkdir(parents=True)
             try:
                 fill(beside)
-                if wrong := manifest.find_foreign_damage(beside, kind, key, key_of):
+                if wrong := store_entry_manifest.find_foreign_damage(beside, kind, key, key_of):
                     raise UsageError(wrong, where=path.name, mend="nothing of it was added; export it again")
                 beside.rename(path)
             finally:
@@ -111,9 +111,9 @@ class Store:
 
     def present(self, kind: str, parts: Sequence[str]) -> bool:
         """Return True when the entry has been built; its files are not verified."""
-        return (self.entry_path(kind, parts) / manifest.NAME).is_file()
+        return (self.entry_path(kind, parts) / store_entry_manifest.NAME).is_file()
 
-    def drop(self, kind: str, parts: Sequence[str]) -> None:
+    def remove(self, kind: str, parts: Sequence[str]) -> None:
         """Remove an entry that this process could not use, if it exists; the next use builds it again.
 
         It stays while another process uses it, which that process could.
@@ -121,17 +121,17 @@ class Store:
         path = self.entry_path(kind, parts)
         if (handle := self._used.pop(path.name, -1)) >= 0:
             os.close(handle)
-        if not self.remove_if_unused(path) and path.exists():
-            self.mark_used(path)
+        if not self.remove_unless_in_use(path) and path.exists():
+            self.hold_until_exit(path)
 
-    def drop_unused(self, kind: str, seconds: float) -> None:
+    def remove_unused_of_kind(self, kind: str, seconds: float) -> None:
         """Remove the entries of a kind that no run has used for `seconds`, except locked ones."""
         for path in self.root.glob(f"{kind}-*"):
             with suppress(FileNotFoundError):
                 if time.time() - path.stat().st_mtime > seconds:
-                    self.remove_if_unused(path)
+                    self.remove_unless_in_use(path)
 
-    def mark_used(self, path: Path) -> None:
+    def hold_until_exit(self, path: Path) -> None:
         """Mark an entry as used: until this process ends, no other process drops it as unused.
 
         Each process that uses the entry holds a shared flock, which the kernel releases when the process ends.
@@ -142,7 +142,7 @@ class Store:
                 self._used[path.name] = handle = _open_lock(self._use_path(path.name))
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    def remove_if_unused(self, path: Path) -> bool:
+    def remove_unless_in_use(self, path: Path) -> bool:
         """Remove an entry; return False if a process uses it, builds it, or has removed it."""
         with suppress(Timeout, FileNotFoundError, BlockingIOError), FileLock(self._lock_path(path.name), timeout=0):
             handle = _open_lock(self._use_path(path.name))
@@ -159,8 +159,8 @@ class Store:
         path = self.root / f"{kind}-{key}"
         if not path.exists():
             return None
-        record = manifest.read(path)
-        wrong = manifest.find_damage(path, record) if record else f"{manifest.NAME} is damaged"
+        record = store_entry_manifest.read(path)
+        wrong = store_entry_manifest.find_damage(path, record) if record else f"{store_entry_manifest.NAME} is damaged"
         if record and not wrong:
             step.set_final_detail("from the store")
             os.utime(path)
@@ -178,7 +178,7 @@ class Store:
         try:
             # Checked here too, before the files of the failed build are removed and the disk is no longer full.
             with disk_full_errors.as_host_errors(self.root):
-                record: Manifest = manifest.write(beside, kind, key, parts, build(beside, step))
+                record: Manifest = store_entry_manifest.write(beside, kind, key, parts, build(beside, step))
             beside.rename(path)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

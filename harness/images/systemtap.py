@@ -19,7 +19,7 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.images import confined_build, debian_suite_host_programs
 from harness.images.build_context import BuildContext
-from harness.images.debian_suite_host_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.image import Image
 from harness.images.kbuild import run_logged
 from harness.images.store import Entry
@@ -29,7 +29,7 @@ KIND = "systemtap"
 SUITE = "trixie"
 RUNTIME_PACKAGE = "systemtap-runtime"
 _TAPSET, _RUNTIME = "usr/share/systemtap/tapset", "usr/share/systemtap/runtime"
-_TRANSLATOR = SuitePrograms(
+_TRANSLATOR = WantedSuitePrograms(
     suite=SUITE,
     packages=("systemtap",),
     kept_paths=("usr/bin/stap", _TAPSET, _RUNTIME),
@@ -57,7 +57,7 @@ def compile_script(script: str, name: str, where: str, image: Image, build_conte
         raise UsageError(
             f"systemtap needs {_NEEDED_CONFIG}=y, which this kernel lacks", where=image.recipe.name, mend=mend
         )
-    translator = debian_suite_host_programs.obtain(_TRANSLATOR, build_context, vm=image.recipe.name)
+    translator = debian_suite_host_programs.obtain_launchers(_TRANSLATOR, build_context, vm=image.recipe.name)
     compiler = _Compiler(image, translator.path)
     prepared = compiler.prepared(build_context)
     log = paths.cache() / "logs" / f"systemtap-{image.recipe.name}.log"
@@ -72,14 +72,14 @@ def compile_script(script: str, name: str, where: str, image: Image, build_conte
         (scratch / _SCRIPT).write_text(script)
         shutil.copytree(prepared.path / _STATE, scratch / _STATE)
         step.publish_progress("translating and compiling")
-        with confined_build.confined(trees, scratch, step):
+        with confined_build.run_children_confined(trees, scratch, step):
             try:
                 compiler.run(scratch, prepared.path / _SYSTEM_MAP, module, log)
             except BuildError as error:
                 what = error.what.replace(f"{scratch}/", "").replace("stap failed: ", "")
                 raise UsageError(what, where=where, mend=f"the whole log: {log}") from None
         copy = into / f"{module}.ko"
-        descriptor = confined_build.open_result(scratch / copy.name, where)
+        descriptor = confined_build.open_result_descriptor(scratch / copy.name, where)
         with os.fdopen(descriptor, "rb") as stream, copy.open("xb") as out:
             shutil.copyfileobj(stream, out)
     return copy
@@ -162,7 +162,7 @@ class _Compiler:
 
 def _system_map_lines(kernel: Elf) -> Sequence[str]:
     """The kernel's functions as lines of a System.map, in the order of their addresses."""
-    code = {name for name, section in kernel.sections.items() if section.executable}
+    code = {name for name, section in kernel.sections_by_name.items() if section.executable}
     functions = [each for each in kernel.symbols if each.section in code and each.kind in ("func", "notype")]
     return [
         f"{each.address:016x} {'t' if each.binding == 'local' else 'T'} {each.name}\n"

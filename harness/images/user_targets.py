@@ -17,10 +17,10 @@ from harness.core.architecture import Architecture, CompatPrograms
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.events import ProgressStep
-from harness.core.files import sha256, tree_digest
+from harness.core.files import sha256, sha256_of_matching_files
 from harness.core.process import run
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import compiler_version, run_logged
+from harness.images.kbuild import compiler_and_linker_versions, run_logged
 from harness.images.vm_recipe import Recipe
 
 KIND = "user"
@@ -63,8 +63,8 @@ VARIANTS: Mapping[str, Variant] = {
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - ImagePartBuilder requires it
     """Return every input of the files, for the store key; all kernels of an architecture share the files."""
     narrow = recipe.architecture.compat_programs
-    compilers = [compiler_version(recipe.architecture), *([_version(narrow)] if narrow else [])]
-    return [recipe.arch, tree_digest(_sources()), *compilers, sha256(Path(__file__))]
+    compilers = [compiler_and_linker_versions(recipe.architecture), *([_version(narrow)] if narrow else [])]
+    return [recipe.arch, sha256_of_matching_files(_sources()), *compilers, sha256(Path(__file__))]
 
 
 def _version(narrow: CompatPrograms) -> str:

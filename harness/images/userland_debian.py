@@ -33,7 +33,7 @@ _LINKS = 8
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return every input of this userland, for its store key: the packages and all their dependencies."""
     architecture = _architecture(recipe)
-    closure = build_context.packages.closure(_WANTED, architecture)
+    closure = build_context.packages.closure_hashes(_WANTED, architecture)
     return [
         architecture,
         *(f"{name} {closure[name]}" for name in sorted(closure)),
@@ -73,7 +73,7 @@ class _Job:
             for package in self.packages.fetch_closure(_WANTED, self.architecture, deadline=deadline):
                 deb.unpack(package, Path(scratch) / "unpacked")
             step.publish_progress("copying programs and libraries", 0.5)
-            libraries = Pruned(Path(scratch) / "unpacked", root).keep()
+            libraries = Pruned(Path(scratch) / "unpacked", root).copy_programs_and_libraries()
             step.publish_progress("listing busybox's applets", 0.8)
             applets = self._applets(Path(scratch) / "native", deadline)
         for applet in applets:
@@ -105,7 +105,7 @@ class Pruned:
         files = [path for path in found if path.is_file() and not path.is_symlink()]
         self._by_name = {path.name: path for path in [*links, *files]}
 
-    def keep(self) -> list[str]:
+    def copy_programs_and_libraries(self) -> list[str]:
         """Copy the programs and their libraries; return the names of the libraries."""
         kept: set[str] = set()
         for name, place in _PROGRAMS.items():

@@ -54,7 +54,7 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
         recipe.arch,
         *versions,
         _fragment().read_text(),
-        kbuild.compiler_version(recipe.architecture),
+        kbuild.compiler_and_linker_versions(recipe.architecture),
         sha256(_static_libc(recipe.architecture)),
         *code,
     ]
@@ -112,7 +112,7 @@ class _Job:
         hashes in the archive's signed list.
         """
         step.publish_progress(f"fetching {package}'s source")
-        source = self.build_context.packages.fetch_source(package, deadline=Deadline.after(_FETCH_S))
+        source = self.build_context.packages.fetch_source_package(package, deadline=Deadline.after(_FETCH_S))
         self._step(["dpkg-source", "--no-check", "--extract", source.dsc, scratch / package], f"unpacking {package}")
         return source.version
 
@@ -123,7 +123,7 @@ class _Job:
         config = tree / ".config"
         write_text(config, kernel_config.overlay((tree / _BUSYBOX_CONFIG).read_text(), wishes))
         self._step([*make, "oldconfig"], "configuring busybox")
-        kernel_config.check(wishes, kernel_config.parse(config.read_text()), tree)
+        kernel_config.check(wishes, kernel_config.parse_set_options(config.read_text()), tree)
         make += [f"-j{jobs}", f"CC={kbuild.compiler_command(self.architecture)}", f"CONFIG_PREFIX={root}"]
         self._step([*make, "install"], "building busybox", MakeProgress(step))
 

@@ -60,7 +60,6 @@ class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
-    `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
     With `version`, the package is a source package such as `linux`, of exactly that version: Debian keeps the
     sources of releases whose `linux-source-*` is gone. `suite` is the Debian suite of the package if that is not
     the host's release: another release, or a `RELEASE-backports`. `tree` is the user's own kernel source. `config`
@@ -116,7 +115,7 @@ class MachineOptions(_Table):
     `boot` is `image` (QEMU starts the kernel file like a boot loader, with KASLR) or `pvh` (x86_64 only: QEMU starts
     the unpacked ELF at its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the time limit
     from QEMU's start to the first SSH answer, without the time in which a busy host does not run the guest. `qemu` is
-    the required QEMU version, such as `>= 11`. `emulator` is not a key of a recipe; `qemu_program` sets it.
+    the required QEMU version, such as `>= 11`. `emulator` is not a key of a recipe; `with_required_qemu` sets it.
     """
 
     memory_mib: int = Field(default=512, ge=64, le=1 << 20)

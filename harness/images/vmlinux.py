@@ -105,7 +105,7 @@ def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> byt
         FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, is_note=True),
     ]
     machine = ENUM_E_MACHINE[architecture.elf_machine]
-    return write_recovered_symbols_elf.elf_from_flat_image(
+    return write_recovered_symbols_elf.elf_bytes_from_flat_image(
         image, base, places, machine, Form(architecture.word_bytes, little_endian=True)
     )
 

@@ -33,7 +33,7 @@ class Form:
     little_endian: bool
 
     @classmethod
-    def from_elf(cls, elf: bytes) -> Form:
+    def from_elf_bytes(cls, elf: bytes) -> Form:
         """Return the form of an ELF file. Raises BuildError for any other file."""
         if elf[:4] != _MAGIC or elf[4] not in (1, 2) or elf[5] not in (1, 2):
             raise BuildError("not an ELF file", mend="see kernel.package in the recipe")
@@ -109,7 +109,9 @@ class _Section(NamedTuple):
     entry: int = 0
 
 
-def elf_from_flat_image(image: bytes, base: int, places: Sequence[FlatSection], machine: int, form: Form) -> bytes:
+def elf_bytes_from_flat_image(
+    image: bytes, base: int, places: Sequence[FlatSection], machine: int, form: Form
+) -> bytes:
     """Return an ELF for `machine` (e_machine): `image` at `base`, one loaded segment, a section for each place."""
     names = _Strings()
     sections = [_Section(0, 0, 0, 0, 0, 0, align=0)]
@@ -137,7 +139,7 @@ def with_symbols(elf: bytes, symbols: Sequence[RecoveredSymbol]) -> bytes:
 
     Symbols get no size, because kallsyms has none. Raises BuildError for a file that is not ELF or has a symbol table.
     """
-    form = Form.from_elf(elf)
+    form = Form.from_elf_bytes(elf)
     ehdr, shdr = form.header_struct, form.section_header_struct
     fields = list(ehdr.unpack_from(elf))
     count, names_index = fields[12], fields[13]
@@ -168,7 +170,7 @@ def with_symbols(elf: bytes, symbols: Sequence[RecoveredSymbol]) -> bytes:
 
 def count_symbols(elf: bytes) -> int:
     """Return the number of entries in the symbol table of an ELF file; 0 if it has no table."""
-    form = Form.from_elf(elf)
+    form = Form.from_elf_bytes(elf)
     tables = (section for section in _sections(elf, form) if section.type == _SHT_SYMTAB)
     return sum(table.size // form.sym_size for table in tables)
 

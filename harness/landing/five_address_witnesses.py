@@ -61,7 +61,7 @@ def elf_statement(address: int, confirmed_by: Sequence[str] | None = None) -> St
     return Statement("elf", address, f"symbol confirmed by {len(confirmed_by)}: {', '.join(confirmed_by) or 'nothing'}")
 
 
-def trapped_statement(report: SiteReport, kprobes: KprobeTraits, *, optimized: bool = False) -> Statement:
+def hit_address_statement(report: SiteReport, kprobes: KprobeTraits, *, optimized: bool = False) -> Statement:
     """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it.
 
     For an `optimized` probe the kernel computes that pointer from `kp.addr` (optimized_callback(),
@@ -87,7 +87,7 @@ def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: M
     return replace(statement, code=inside or elsewhere.get(statement.address, b""))
 
 
-def outside_statement(
+def qemu_memory_statement(
     window: Window,
     near: int,
     kprobes: KprobeTraits,
@@ -102,12 +102,12 @@ def outside_statement(
     kernel has not `listed` differs from the ELF, too (None: any address is accepted). The statement has no address if
     too few bytes of the ELF can be compared.
     """
-    places = window.changed_addresses(kprobes) or window.unchanged_probe_addresses(near, kprobes, own, standing)
+    places = window.starts_of_changes(kprobes) or window.address_if_already_probed(near, kprobes, own, standing)
     if not places:
         denial = f"nothing changed in {window.size} bytes from {window.start:#x}"
         return Statement("outside", None, denial, contradicts=True)
     closest = min(places, key=lambda address: abs(address - near))
-    length = window.patch_length_at(closest, kprobes)
+    length = window.probe_patch_length_at(closest, kprobes)
     was, now = (state[closest - window.start :] for state in (window.before, window.during))
     if not length:
         denial = f"{was[:8].hex()} became {now[:8].hex()}, no probe of this architecture"
@@ -115,7 +115,7 @@ def outside_statement(
     became = f"{was[:length].hex()} became {now[:length].hex()}"
     if own is None:
         return Statement("outside", closest, became)
-    wrong = window.contradiction(own, kprobes, standing, listed)
+    wrong = window.describe_unexplained_bytes(own, kprobes, standing, listed)
     if wrong:
         return Statement("outside", closest, f"{became}; {wrong}", contradicts=True)
     if own.comparable_count < FEWEST:
@@ -143,7 +143,7 @@ class Window:
         """True if the bytes after removal equal those before registration."""
         return self.after == self.before
 
-    def changed_addresses(self, kprobes: KprobeTraits) -> list[int]:
+    def starts_of_changes(self, kprobes: KprobeTraits) -> list[int]:
         """The start of each run of bytes that registration changed, rounded down to the alignment of instructions."""
         found = []
         place = 0
@@ -153,25 +153,25 @@ class Window:
                 continue
             first = place - (self.start + place) % kprobes.instruction_alignment
             found.append(self.start + first)
-            length = self.patch_length_at(self.start + first, kprobes) or 1
+            length = self.probe_patch_length_at(self.start + first, kprobes) or 1
             place = max(place, first + length, first + kprobes.instruction_alignment)
         return found
 
-    def patch_length_at(self, address: int, kprobes: KprobeTraits) -> int:
+    def probe_patch_length_at(self, address: int, kprobes: KprobeTraits) -> int:
         """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe."""
         now = self.during[address - self.start :]
         return next((length for begins, length in kprobes.patch_starts_and_sizes if now.startswith(begins)), 0)
 
-    def unchanged_probe_addresses(
+    def address_if_already_probed(
         self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]
     ) -> list[int]:
         """The address, if another probe was there before and memory shows it, so that nothing had to change."""
         here = address - self.start
         if own is None or address not in standing or not 0 <= here < len(own.code):
             return []
-        return [address] if self.patch_length_at(address, kprobes) and self.during[here] != own.code[here] else []
+        return [address] if self.probe_patch_length_at(address, kprobes) and self.during[here] != own.code[here] else []
 
-    def contradiction(
+    def describe_unexplained_bytes(
         self,
         own: OwnBytes,
         kprobes: KprobeTraits,
@@ -186,9 +186,9 @@ class Window:
         others = {address - self.start + byte for address in standing for byte in range(longest)}
         put = {
             address - self.start + byte
-            for address in self.changed_addresses(kprobes)
+            for address in self.starts_of_changes(kprobes)
             if listed is None or address in listed
-            for byte in range(self.patch_length_at(address, kprobes))
+            for byte in range(self.probe_patch_length_at(address, kprobes))
         }
         states = (("before", self.before, others), ("with", self.during, others | put), ("after", self.after, others))
         for when, memory, probed in states:

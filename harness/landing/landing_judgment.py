@@ -31,7 +31,7 @@ class Missed(AssertionError):
 NOT_IN_FORCE = "the mutant was not in force"
 
 
-class NotInForceError(PinpointError):
+class MutantNotInForceError(PinpointError):
     """A mutant that did nothing wrong: its probe was refused, so the check was not tried on it."""
 
 

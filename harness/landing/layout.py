@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from harness.core.architecture import Decoder
+from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.core.large_tables import uncollected
@@ -19,7 +19,7 @@ from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.closest_symbol import ClosestSymbolTable, CombinedSymbolTables, LoadedSymbol
-from harness.landing.code.function_selection import select_functions
+from harness.landing.code.function_selection import filter_functions
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import (
     decode_function,
@@ -51,7 +51,7 @@ class LoadedTarget(NamedTuple):
         return {name for name in self.sections if not name.startswith(".init")}
 
 
-class FunctionDistance(NamedTuple):
+class ConsecutiveFunctionDistance(NamedTuple):
     """Two consecutive functions in a module's file, and the bytes between their starts, in the file and loaded."""
 
     first_function: str
@@ -204,7 +204,7 @@ class Layout:
         return [site.at_offset(offset) for offset in offsets_inside_instructions(elf, symbol, self.decoder)]
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> DecoderKind:
         """The decoder that finds instruction boundaries in this guest's code."""
         return self.guest.architecture.kprobe_traits.decoder
 
@@ -217,16 +217,20 @@ class Layout:
             raise GuestError(f"{module} has no section {symbol.section} in sysfs", where=self.guest.name)
         return section + symbol.address
 
-    def function_distances(self, module: str) -> list[FunctionDistance]:
+    def consecutive_function_distances(self, module: str) -> list[ConsecutiveFunctionDistance]:
         """The gaps between consecutive functions of a module, in the file and loaded."""
         target = self.targets[module]
         functions = sorted(
-            (target.elf.sections[symbol.section].offset + symbol.address, self.symbol_address(symbol, module), symbol)
+            (
+                target.elf.sections_by_name[symbol.section].offset + symbol.address,
+                self.symbol_address(symbol, module),
+                symbol,
+            )
             for symbol in target.functions(target.lasting_sections)
             if symbol.section.startswith(".text")
         )
         return [
-            FunctionDistance(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
+            ConsecutiveFunctionDistance(left[2].name, right[2].name, right[0] - left[0], right[1] - left[1])
             for left, right in pairwise(functions)
         ]
 
@@ -256,8 +260,8 @@ class Layout:
         if module:
             target = self.targets[module]
             return target.functions(target.lasting_sections, preambles=preambles, empty=empty)
-        sections = {name for name in self.kernel.sections if not name.startswith(".init")}
-        return select_functions(self.kernel, sections, preambles=preambles, empty=empty)
+        sections = {name for name in self.kernel.sections_by_name if not name.startswith(".init")}
+        return filter_functions(self.kernel, sections, preambles=preambles, empty=empty)
 
     @property
     def text_range(self) -> range:
@@ -289,7 +293,7 @@ def preload_kernel_file(vmlinux: Path) -> None:
 def _closest_as_linked(vmlinux: Elf) -> ClosestSymbolTable:
     """The kernel's symbols by link address; all guests share this table, because a kernel has over 100,000 symbols."""
     return ClosestSymbolTable(
-        LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections)
+        LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections_by_name)
     )
 
 

@@ -15,7 +15,7 @@ from harness.landing.code.instructions import once_per_call_boundaries
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_symbol_address
 from harness.landing.lookup.data_symbol_address import Datum
-from harness.landing.probe_module import Request
+from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.site import Site
 
 GOOD_SPEC = "clock_t_to_jiffies"
@@ -122,7 +122,7 @@ class Mutant:
     stale_snapshot: bool = False
     stale_list: bool = False
     must_register_elsewhere: bool = False
-    relocation: Callable[[Layout, Sequence[Site]], Request] | None = None
+    relocation: Callable[[Layout, Sequence[Site]], ProbeModuleRequest] | None = None
 
 
 HONEST = Mutant()
@@ -160,7 +160,7 @@ MUTANTS: dict[str, Mutant] = {
 }
 
 
-def mutant_by_name(name: str) -> Mutant:
+def mutant_or_honest(name: str) -> Mutant:
     """The mutant with this name; HONEST for a cell that has none, or one that breaks no probe (harness/pinning)."""
     return MUTANTS.get(name, HONEST)
 

@@ -72,18 +72,20 @@ def own_bytes_at(layout: Layout, site: Site, start: int, size: int) -> OwnBytes:
 def module_own_bytes(elf: Elf, section: str, loaded: int, start: int, size: int) -> OwnBytes:
     """A module's own bytes for (start, size); its section is loaded at `loaded`."""
     place = start - loaded
-    size = max(0, min(size, elf.sections[section].size - place)) if place >= 0 else 0
+    size = max(0, min(size, elf.sections_by_name[section].size - place)) if place >= 0 else 0
     if not size:
         return OwnBytes(start, b"", frozenset())
     code = elf.section_bytes(section, place, size)
-    masked = patch_sites(elf).patched_offsets(section, place, size) | elf.relocated_positions(section, place, size)
+    masked = patch_sites(elf).patched_offsets(section, place, size) | elf.relocated_positions_within_range(
+        section, place, size
+    )
     return OwnBytes(start, code, frozenset(masked))
 
 
 def kernel_own_bytes(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
     """A vmlinux's own bytes for (start, size) in a guest that runs it with this slide."""
     linked = start - slide
-    holding = (each for each in elf.sections.values() if each.address <= linked < each.address + each.size)
+    holding = (each for each in elf.sections_by_name.values() if each.address <= linked < each.address + each.size)
     section = next((each for each in holding if each.executable), None)
     sites = patch_sites(elf)
     if section is None or not sites.known:
@@ -91,5 +93,5 @@ def kernel_own_bytes(elf: Elf, slide: int, start: int, size: int) -> OwnBytes:
     size = min(size, section.address + section.size - linked)
     kept = elf.relocations(section.name)
     masked = sites.patched_offsets(LINKED, linked, size)
-    masked |= elf.relocated_positions(section.name, linked - section.address, size)
+    masked |= elf.relocated_positions_within_range(section.name, linked - section.address, size)
     return OwnBytes(start, elf.bytes_at(linked, size), frozenset(masked), 0 if kept else slide & 0xFFFFFFFF)

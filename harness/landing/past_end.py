@@ -39,7 +39,7 @@ def describe_outside_address(layout: Layout, site: Site, address: int) -> str:
     return (stub and _stub(layout, site.module, address)) or f"padding after {before.name}"
 
 
-def is_in_function(layout: Layout, address: int) -> bool:
+def is_in_any_function(layout: Layout, address: int) -> bool:
     """True if an address is in a function of the kernel or of a loaded target."""
     return any(each.start <= address < each.end for module in ("", *layout.targets) for each in _loaded(layout, module))
 
@@ -71,7 +71,7 @@ def _loaded(layout: Layout, module: str) -> Iterator[LoadedFunction]:
 def _stub(layout: Layout, module: str, address: int) -> str:
     """`stub before SECTION` for an address between sections; "" for an address in a section."""
     elf, sections = layout.targets[module].elf, layout.targets[module].sections
-    if any(start <= address < start + elf.sections[name].size for name, start in sections.items()):
+    if any(start <= address < start + elf.sections_by_name[name].size for name, start in sections.items()):
         return ""
     _, following = min((start, name) for name, start in sections.items() if start > address)
     return f"stub before {following}"

@@ -13,7 +13,7 @@ from harness.core import source_line_to_offset
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.landing.layout import Layout
-from harness.landing.probe_module import Request
+from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -58,7 +58,7 @@ class PrecompiledSite(Site):
         return target.sections[self.section] + self.section_offset
 
 
-def request_by_section(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_by_section(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """Request probes by address only: section address + offset for each PrecompiledSite.
 
     Raises OtherBuildError if another build of a module is loaded.
@@ -66,14 +66,14 @@ def request_by_section(layout: Layout, sites: Sequence[Site]) -> Request:
     return _at(site.address(layout.targets[site.module]) for site in _carried(sites))
 
 
-def request_without_build_check(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_without_build_check(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """The mutant that does not compare build-ids."""
     return _unarmed(
         layout.targets[site.module].sections[site.section] + site.section_offset for site in _carried(sites)
     )
 
 
-def request_at_previous_sections(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_at_previous_sections(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """The mutant that uses the section addresses of the target's previous instance; right in the first instance."""
     carried = _carried(sites)
     before = {name: target.previous for name, target in layout.targets.items()}
@@ -89,10 +89,10 @@ def _carried(sites: Sequence[Site]) -> list[PrecompiledSite]:
     return carried
 
 
-def _at(addresses: Iterable[int], *parameters: str) -> Request:
-    return Request([f"@{address:#x}" for address in addresses], parameters)
+def _at(addresses: Iterable[int], *parameters: str) -> ProbeModuleRequest:
+    return ProbeModuleRequest([f"@{address:#x}" for address in addresses], parameters)
 
 
-def _unarmed(addresses: Iterable[int]) -> Request:
+def _unarmed(addresses: Iterable[int]) -> ProbeModuleRequest:
     """A request for a mutant's probes, unarmed, because they could hit anything."""
     return _at(addresses, "disabled=1")

@@ -17,7 +17,7 @@ SEPARATOR = "--pinpoint-cut--"
 
 
 @dataclass(frozen=True)
-class Request:
+class ProbeModuleRequest:
     """A probe module to load; `specs` are sites in its format (probe/spec.c, byhand/base_index_spec.c in probes/)."""
 
     specs: Sequence[str]

@@ -14,11 +14,11 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import five_address_witnesses, past_end, probe_module
 from harness.landing.five_address_witnesses import Window
-from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove_landings
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, MutantNotInForceError, prove_landings
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import OwnBytes, own_bytes_at
-from harness.landing.probe_module import ListedProbe, ProbeView, Request, SiteReport
+from harness.landing.probe_module import ListedProbe, ProbeModuleRequest, ProbeView, SiteReport
 from harness.landing.site import Site
 
 _PAGE = 4096
@@ -29,11 +29,11 @@ _READINGS = 8
 _JUMPS_SECONDS = 2.0
 _SHOWN_ASTRAY = 4
 
-Relocation = Callable[[Layout, Sequence[Site]], Request]
+Relocation = Callable[[Layout, Sequence[Site]], ProbeModuleRequest]
 
 
-def _by_symbol(_: Layout, sites: Sequence[Site]) -> Request:
-    return Request([site.spec for site in sites])
+def _by_symbol(_: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
+    return ProbeModuleRequest([site.spec for site in sites])
 
 
 def read_until_stable(read: Callable[[], list[bytes]]) -> list[bytes]:
@@ -68,7 +68,7 @@ def window_span(layout: Layout, site: Site, address: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class ProbeRecord:
+class ProbeRunEvidence:
     """The evidence on one run of the probe module, from before, during and after the registration.
 
     `memory_before`, `memory_during` and `memory_after` are guest memory, one window per site. `own_bytes` is what the
@@ -113,7 +113,7 @@ class ProbeRun:
         self._spans = [
             window_span(layout, site, address) for site, address in zip(self.sites, self.addresses, strict=True)
         ]
-        self._record: ProbeRecord | None = None
+        self._evidence: ProbeRunEvidence | None = None
         self.unregistered = 0  # the probes that a case has removed, which the list no longer has
 
     @property
@@ -127,39 +127,39 @@ class ProbeRun:
         extra = self.mutant.parameters(self.layout, self.sites)
         request = self._request
         view = probe_module.load_probe_module(self.guest, request.specs, [*request.parameters, *extra], request.module)
-        self._record = ProbeRecord(before, self._read_during(before), own, view, self._astray(view))
+        self._evidence = ProbeRunEvidence(before, self._read_during(before), own, view, self._astray(view))
         return self
 
     def __exit__(self, *_: object) -> None:
         last = probe_module.read_view if self.mutant.stays_loaded else probe_module.unload_probe_module
         final = last(self.guest, self._request.module)
-        self._record = replace(self.record, memory_after=self._left(self.record.memory_before), final_view=final)
+        self._evidence = replace(self.evidence, memory_after=self._left(self.evidence.memory_before), final_view=final)
         self._demand_in_force()
 
     def _demand_in_force(self) -> None:
-        """Raise NotInForceError if a mutant that moves its probes had one refused, or left one at its site."""
+        """Raise MutantNotInForceError if a mutant that moves its probes had one refused, or left one at its site."""
         if not self.mutant.must_register_elsewhere:
             return
-        for site, address, report in zip(self.sites, self.addresses, self.record.view.reports, strict=True):
+        for site, address, report in zip(self.sites, self.addresses, self.evidence.view.reports, strict=True):
             if report.errno or report.address == address:
                 fate = f"refused with errno {report.errno}" if report.errno else "left where it should be"
-                raise NotInForceError(f"{NOT_IN_FORCE}: its probe for {site} was {fate}")
+                raise MutantNotInForceError(f"{NOT_IN_FORCE}: its probe for {site} was {fate}")
 
     @property
-    def record(self) -> ProbeRecord:
+    def evidence(self) -> ProbeRunEvidence:
         """The evidence recorded so far. Raises RuntimeError if the probes were not registered yet."""
-        if self._record is None:
+        if self._evidence is None:
             raise RuntimeError("the probes were never registered")
-        return self._record
+        return self._evidence
 
     @property
     def is_ended(self) -> bool:
         """True after the probes are removed and memory has been read again."""
-        return self._record is not None and self._record.final_view is not None
+        return self._evidence is not None and self._evidence.final_view is not None
 
     @property
     def _final(self) -> ProbeView:
-        final = self.record.final_view
+        final = self.evidence.final_view
         if final is None:
             raise RuntimeError("the probes are still registered")
         return final
@@ -187,7 +187,7 @@ class ProbeRun:
     @property
     def memory_windows(self) -> list[Window]:
         """Guest memory around each site before, during and after; `after` is empty while the probes are registered."""
-        record = self.record
+        record = self.evidence
         after = record.memory_after or [b""] * len(self._spans)
         return [
             Window(start, *states)
@@ -197,21 +197,21 @@ class ProbeRun:
     def read_again(self) -> None:
         """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
         view = probe_module.read_view(self.guest, self._request.module)
-        view = replace(view, listed_before_load=self.record.view.listed_before_load)
-        self._record = replace(self.record, view=view, memory_during=self._read_during(self.record.memory_before))
+        view = replace(view, listed_before_load=self.evidence.view.listed_before_load)
+        self._evidence = replace(self.evidence, view=view, memory_during=self._read_during(self.evidence.memory_before))
 
     @property
     def listed_probes(self) -> tuple[ListedProbe, ...]:
         """The kernel's list of these probes, as last read."""
-        return self.record.view.newly_listed(self.record.view.listed_before_load)
+        return self.evidence.view.newly_listed(self.evidence.view.listed_before_load)
 
     @property
-    def current_reports(self) -> tuple[SiteReport, ...]:
+    def last_read_reports(self) -> tuple[SiteReport, ...]:
         """The probe module's report on each site, as last read."""
-        return self.record.view.reports
+        return self.evidence.view.reports
 
     @cached_property
-    def reports(self) -> tuple[SiteReport, ...]:
+    def final_reports(self) -> tuple[SiteReport, ...]:
         """The probe module's last report on each site."""
         return self._final.reports
 
@@ -219,7 +219,7 @@ class ProbeRun:
     def landings(self) -> list[Landing]:
         """The landing of each site, with the statements of all witnesses."""
         found = []
-        record = self.record
+        record = self.evidence
         listed = self.listed_probes
         seen = () if self.mutant.stale_list else listed
         registered = sum(not report.errno for report in record.view.reports) - self.unregistered
@@ -229,7 +229,7 @@ class ProbeRun:
             self.sites,
             self.addresses,
             record.view.reports,
-            self.reports,
+            self.final_reports,
             self.memory_windows,
             record.own_bytes,
             strict=True,
@@ -238,8 +238,8 @@ class ProbeRun:
                 five_address_witnesses.reported_statement(early),
                 five_address_witnesses.listed_statement(seen, address, registered),
                 five_address_witnesses.elf_statement(address, self.layout.symbol_confirmed_by(site)),
-                five_address_witnesses.trapped_statement(late, self._traits, optimized=address in optimized),
-                five_address_witnesses.outside_statement(
+                five_address_witnesses.hit_address_statement(late, self._traits, optimized=address in optimized),
+                five_address_witnesses.qemu_memory_statement(
                     window, address, self._traits, own, standing, {each.address for each in listed}
                 ),
             )
@@ -257,7 +257,7 @@ class ProbeRun:
 
     def prove_gone(self) -> None:
         """Check that no probe is listed, the module is not loaded and the bytes are restored. Raises Missed."""
-        left = self._final.newly_listed(self.record.view.listed_before_load)
+        left = self._final.newly_listed(self.evidence.view.listed_before_load)
         if left:
             raise Missed(f"still listed after unload: {left}")
         if self._request.module in self.guest.read_text("/proc/modules"):
@@ -291,7 +291,7 @@ class Kprobes:
         self.lives.append(probes)
         return probes
 
-    def try_to_register(
+    def try_to_register_specs(
         self, *specs: str, module: str = probe_module.MODULE, parameters: Sequence[str] = ()
     ) -> list[int]:
         """Load a probe module once and try to register these specs unchanged; a mutant gets no parameters.

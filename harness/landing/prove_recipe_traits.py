@@ -117,7 +117,9 @@ def _module_stubs(scene: _Scene) -> bool:
     alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
     """
     loaded = scene.target.sections
-    text = sorted((loaded[name], scene.target.elf.sections[name]) for name in scene.target.lasting_text_sections)
+    text = sorted(
+        (loaded[name], scene.target.elf.sections_by_name[name]) for name in scene.target.lasting_text_sections
+    )
     with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
     return any(
         start - (before + left.size) >= right.alignment

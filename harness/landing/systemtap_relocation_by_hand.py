@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from harness.core.elf import Elf, Section
 from harness.landing.layout import ANCHOR, Layout
-from harness.landing.probe_module import Request
+from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.site import Site
 
 MODULE = "pinpoint_byhand"
@@ -44,7 +44,7 @@ class RelocationByHandCalculator:
         """The base that staprun passes: the loaded address of `_stext`, or of the lowest text section of a module."""
         if module:
             target = self._layout.targets[module]
-            return target.sections[lowest_text_section(target.elf, target.sections).name]
+            return target.sections[first_text_section_in_file(target.elf, target.sections).name]
         slide = 0 if self._absolute else self._layout.slide
         return self._layout.kernel.symbols_named(ANCHOR)[0].address + slide
 
@@ -58,24 +58,28 @@ class RelocationByHandCalculator:
             )
         made_for = self._modules[site.module]
         symbol = made_for.function(site.symbol)
-        text = lowest_text_section(made_for, made_for.sections)
-        return made_for.sections[symbol.section].offset + symbol.address - text.offset + site.offset
+        text = first_text_section_in_file(made_for, made_for.sections_by_name)
+        return made_for.sections_by_name[symbol.section].offset + symbol.address - text.offset + site.offset
 
     def address(self, site: Site) -> int:
         """Base + offset, which wraps like the kernel's unsigned long."""
         return (self.base(site.module) + self.offset(site)) % self._modulus
 
-    def build_request(self, sites: Sequence[Site], *parameters: str) -> Request:
+    def build_request(self, sites: Sequence[Site], *parameters: str) -> ProbeModuleRequest:
         """The request for the probe module: the present bases, and each site's offset from one of them."""
         names = list(dict.fromkeys(site.module for site in sites))
         bases = ",".join(f"{self.base(name):#x}" for name in names)
         specs = [f"{names.index(site.module)}+{self.offset(site) % self._modulus:#x}" for site in sites]
-        return Request(specs, [f"base={bases}", *parameters], MODULE)
+        return ProbeModuleRequest(specs, [f"base={bases}", *parameters], MODULE)
 
 
-def lowest_text_section(elf: Elf, loaded: Container[str]) -> Section:
+def first_text_section_in_file(elf: Elf, loaded: Container[str]) -> Section:
     """The loaded text section with the lowest offset in a module's file."""
-    text = (section for section in elf.sections.values() if section.name.startswith(".text") and section.name in loaded)
+    text = (
+        section
+        for section in elf.sections_by_name.values()
+        if section.name.startswith(".text") and section.name in loaded
+    )
     return min((section for section in text if section.size), key=lambda section: section.offset)
 
 
@@ -83,12 +87,12 @@ def lowest_text_section(elf: Elf, loaded: Container[str]) -> Section:
 UNARMED = "disabled=1"
 
 
-def request_from_text_base(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_from_text_base(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """The mutant that computes a module's symbol as text base + file offset."""
     return RelocationByHandCalculator(layout).build_request(sites, UNARMED)
 
 
-def request_for_other_build(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_for_other_build(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """The mutant that uses another build's offset: from the kernel's sibling, or from the module's other layout."""
     return RelocationByHandCalculator(
         layout, vmlinux=layout.sibling_kernel, modules=layout.other_module_builds

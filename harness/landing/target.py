@@ -12,7 +12,7 @@ from harness.core.errors import GuestError
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.landing.code.function_selection import select_functions
+from harness.landing.code.function_selection import filter_functions
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
@@ -101,7 +101,7 @@ class Target:
     @property
     def lasting_text_sections(self) -> set[str]:
         """The executable sections among the lasting ones."""
-        sections = self.elf.sections
+        sections = self.elf.sections_by_name
         return {name for name in self.lasting_sections if name in sections and sections[name].executable}
 
     def functions(
@@ -112,27 +112,27 @@ class Target:
         preambles: bool = True,
         empty: bool = True,
     ) -> list[Symbol]:
-        """Return the module's functions; `code.functions.select` describes the filters.
+        """Return the module's functions; `filter_functions` describes the filters.
 
         `sections` is None for every section of the file, or `lasting` or `lasting_text` for those that stay loaded.
         """
-        return select_functions(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
+        return filter_functions(self.elf, sections, unique=unique, preambles=preambles, empty=empty)
 
     @property
     def functions_named_once(self) -> list[Symbol]:
         """The functions, in any section, that symbol + offset names unambiguously."""
         return self.functions(unique=True, preambles=False)
 
-    def site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
+    def shape_site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in the module's function `pinpoint_<shape>`."""
         return Site(f"pinpoint_{shape}", offset, module=self.module, omits_module=plain)
 
-    def call(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
+    def call_for_checksum(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; returns the checksum of its results."""
         script = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
         return self.guest.run_script(script, deadline, in_place=True).check().stdout.strip()
 
-    def call_all(self, times: int = 1) -> list[str]:
+    def call_all_for_checksums(self, times: int = 1) -> list[str]:
         """Call every shape of the module `times` times; returns the checksum of each, with its name. One round trip."""
         own = self._directory
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"

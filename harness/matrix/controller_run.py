@@ -20,11 +20,11 @@ from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
-from harness.matrix.commands.attach_shell_or_gdb import GuestAttacher
+from harness.matrix.commands.attach_shell_or_gdb import FailedGuestAttacher
 from harness.matrix.exit_status_and_counts import (
     exit_status,
     record_cell_figures,
-    record_false_alarm_figures,
+    record_false_complaint_figures,
     record_mutant_figures,
 )
 from harness.matrix.guests.fleet import Fleet
@@ -32,10 +32,10 @@ from harness.matrix.run import MatrixRun
 from harness.matrix.vm_order_and_row_division import names_in_start_order
 from harness.matrix.workers import xdist_controller_and_worker
 from harness.matrix.workers.controller_socket import Controller
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.report import bundle, cell_duration_cache, live_or_plain_progress_board
 from harness.report.export import ktap
-from harness.report.html import write_html
+from harness.report.html import write_report_of_run
 from harness.report.live_or_plain_progress_board import Board
 from harness.report.mutants_caught_by_one_witness import record_only_killer_figures
 from harness.report.record import Cell, CellKey, Results
@@ -64,19 +64,22 @@ class ControllerRun(MatrixRun):
         self._opened_board: Board | None = None
         self._opened_controller: Controller | None = None
         self._timeline = Timeline(self.bus, self._began)
-        self._ktap = ktap.KtapStream.open_file(config.option.ktap) if config.option.ktap else None
-        replay_options.draw_seed(config)
+        self._ktap = ktap.KtapCaseStream.open_file(config.option.ktap) if config.option.ktap else None
+        replay_options.draw_seed_unless_set(config)
         if config.option.loader:
             self._check_loader(config)
         if self._wants_cells and not config.option.xmlpath:
-            config.option.xmlpath = str(self.directory.junit_file)
+            config.option.xmlpath = str(self.directory.pytest_junit_file)
 
     def _check_loader(self, config: pytest.Config) -> None:
         """Check that every VM can run the command of --loader, and give it to workers with an absolute path."""
-        command, context = ForeignLoaderCommand.parse(config.option.loader), BuildContext.in_cache(Bus())
+        command, context = (
+            ForeignLoaderProgramAndArguments.parse_command_line(config.option.loader),
+            BuildContext.in_cache(Bus()),
+        )
         for recipe in self.recipes.values():
-            command.demand_runs_on(recipe, lambda each: rootfs.obtain_userland(each, context).path / "root")
-        config.option.loader = command.text
+            command.demand_runs_on_vm(recipe, lambda each: rootfs.obtain_userland(each, context).path / "root")
+        config.option.loader = command.loader_option_value
 
     @property
     def directory(self) -> RunDirectory:
@@ -104,13 +107,13 @@ class ControllerRun(MatrixRun):
         )
 
     @cached_property
-    def bundles(self) -> Bundles:
+    def bundle_writer(self) -> Bundles:
         """The writer of the bundles of failed cells; with --at-failure a person attaches to the first failed guest."""
         way = self._config.option.at_failure
-        return Bundles(self.directory, self._config, GuestAttacher(way, self._board.close) if way else None)
+        return Bundles(self.directory, self._config, FailedGuestAttacher(way, self._board.close) if way else None)
 
     @property
-    def controller(self) -> Controller:
+    def server_for_workers(self) -> Controller:
         """The server that builds images for workers, created at first use."""
         if self._opened_controller is None:
             self._opened_controller = Controller(self.bus, self.fleet.start_building, self.fleet.image)
@@ -124,12 +127,12 @@ class ControllerRun(MatrixRun):
     def _board(self) -> Board:
         """The board, which prints through pytest's own reporter so that neither breaks the other's lines."""
         if self._opened_board is None:
-            self._opened_board = live_or_plain_progress_board.make_board(
+            self._opened_board = live_or_plain_progress_board.make_board_for_pytest(
                 self._config.pluginmanager.getplugin("terminalreporter"), self.bus
             )
         return self._opened_board
 
-    def flush_board(self) -> None:
+    def print_new_board_lines(self) -> None:
         """Print what happened since the last call; called only where nothing else prints."""
         self._board.set_expected_cells(self._counted())
         self._board.print_new_steps_as_plain_lines()
@@ -165,14 +168,16 @@ class ControllerRun(MatrixRun):
         self._board.count_finished_cell(cell)
         if self._ktap:
             self._ktap.write_plan(self._all_asked())
-            self._ktap.add_cell(cell)
+            self._ktap.add_cell_to_test(cell)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self) -> Generator[None, Any, Any]:
         """Keep the board up to date while workers run; without workers the run loop does that."""
         workers = xdist_controller_and_worker.distributes_to_workers(self._config)
         with (
-            xdist_controller_and_worker.keep_board_updated(self._config, self.flush_board) if workers else nullcontext()
+            xdist_controller_and_worker.flush_board_between_worker_reports(self._config, self.print_new_board_lines)
+            if workers
+            else nullcontext()
         ):
             return (yield)
 
@@ -183,12 +188,12 @@ class ControllerRun(MatrixRun):
         where, parts, seconds = (
             str(self.directory.path),
             self._config.option.shards,
-            cell_duration_cache.seconds_by_cell(_durations()),
+            cell_duration_cache.seconds_by_vm_and_cell(_durations()),
         )
         xdist_controller_and_worker.send_config(
             node,
             xdist_controller_and_worker.WorkerConfig(
-                where, self.vm_names_in_order, self.controller.address, grouped, parts, seconds
+                where, self.vm_names_in_order, self.server_for_workers.address, grouped, parts, seconds
             ),
         )
 
@@ -208,9 +213,9 @@ class ControllerRun(MatrixRun):
         cell_duration_cache.save_seconds(_durations(), self._cells)
         self._phases.record_figures(self.figures)
         record_cell_figures(self.figures, self._cells, self._missing())
-        record_false_alarm_figures(self.figures, self.directory, self.recipes, self._cells)
+        record_false_complaint_figures(self.figures, self.directory, self.recipes, self._cells)
         self._timeline.write_spans(self.directory)
-        write_html(self.directory, self._missing())
+        write_report_of_run(self.directory, self._missing())
         if self._shard_record:
             write_shard_record(self.directory, self._shard_record)
         session.exitstatus = exit_status(exitstatus, self._cells, complete=not self._missing())
@@ -227,7 +232,7 @@ class ControllerRun(MatrixRun):
         if self._opened_board:
             self._opened_board.close()
         if self._directory:
-            self._results.close()
+            self._results.free_reserved_space()
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the table of cases by VM, each failure with its replay command, and the cells that did not run."""

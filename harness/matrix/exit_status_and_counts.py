@@ -9,12 +9,12 @@ import pytest
 from harness.images.vm_recipe import Recipe
 from harness.landing.landing_judgment import NOT_IN_FORCE
 from harness.report.metrics_with_goals import Figures
-from harness.report.pivot import Pivot, SelectedCell
+from harness.report.pivot import CellSelectedToRun, Pivot
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_sorted_complaints
-from harness.verdict.printk import read_log_lines
+from harness.verdict.printk import read_raw_log_lines
 
 
 def exit_status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
@@ -43,7 +43,7 @@ def record_mutant_figures(figures: Figures, cells: Sequence[Cell]) -> None:
         figures.add("mutants.not_in_force", idle, "mutants", vm=vm, goal="0")
 
 
-def record_cell_figures(figures: Figures, cells: Sequence[Cell], missing: Sequence[SelectedCell]) -> None:
+def record_cell_figures(figures: Figures, cells: Sequence[Cell], missing: Sequence[CellSelectedToRun]) -> None:
     """Add the figures of how many cells were selected, ran, were skipped, and never ran."""
     coverage = Pivot(cells, missing).coverage
     figures.add("cells.asked", coverage.selected, "cells")
@@ -52,13 +52,13 @@ def record_cell_figures(figures: Figures, cells: Sequence[Cell], missing: Sequen
     figures.add("cells.lost", coverage.lost, "cells", goal="0")
 
 
-def record_false_alarm_figures(
+def record_false_complaint_figures(
     figures: Figures, directory: RunDirectory, recipes: Mapping[str, Recipe], cells: Sequence[Cell]
 ) -> None:
     """Add the count of false alarms: complaints in the console logs of rows whose cells are all good."""
     alarms = 0
     for vm in {cell.vm for cell in cells}:
         if all(cell.verdict.acceptable for cell in cells if cell.vm == vm):
-            for log in directory.console_logs(vm):
-                alarms += len(read_sorted_complaints(read_log_lines(log), recipes[vm].boot_noise).alarming)
+            for log in directory.console_logs_of_vm(vm):
+                alarms += len(read_sorted_complaints(read_raw_log_lines(log), recipes[vm].boot_noise).alarming)
     figures.add("oops.false_alarms", alarms, "complaints", goal="0")

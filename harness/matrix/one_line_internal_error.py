@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprExceptionInfo
 
-from harness.core import unexpected
+from harness.core import exception_as_pinpoint_error
 from harness.verdict.printk import without_control_codes
 
 
@@ -16,7 +16,9 @@ class OneLineInternalErrors:
     def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         """Replace the traceback by one line before it is printed."""
         if isinstance(excrepr, (ExceptionChainRepr, ReprExceptionInfo)):
-            text = without_control_codes(str(unexpected.as_one_line_error(excinfo.value))).replace("\n", " ")
+            text = without_control_codes(str(exception_as_pinpoint_error.as_pinpoint_error(excinfo.value))).replace(
+                "\n", " "
+            )
             excrepr.reprtraceback.reprentries = [ReprEntryNative([f"pinpoint: {text}\n"])]
             if isinstance(excrepr, ExceptionChainRepr):
                 excrepr.chain = [(excrepr.reprtraceback, None, None)]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from harness.landing.checks import trial_example
 from harness.landing.checks.relocation_by_hand_trial import Trial
-from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
+from harness.report.relocation_by_hand_drawing_records import (
+    FunctionInTwoBuilds,
+    RecordedBytesAroundAddress,
+    RelocatedFunctionExample,
+)
 from harness.report.relocation_by_hand_table import TrialRow, Trials
 
 
@@ -18,18 +22,18 @@ def record_trial(trials: Trials, vm: str, trial: Trial, *, headline: bool = Fals
         **trial.counts(),
         **sizes,
         drawing=_drawing(trial),
-        moved=tuple(Moved(*each) for each in trial_example.sample_function_distances(trial)),
+        moved=tuple(FunctionInTwoBuilds(*each) for each in trial_example.sample_distances_from_base(trial)),
     )
     trials.add(row, headline=headline)
     return row
 
 
-def _drawing(trial: Trial) -> Drawing | None:
+def _drawing(trial: Trial) -> RelocatedFunctionExample | None:
     aim = trial_example.select_example_function(trial)
     here = aim and _stretch(trial, aim.true_address)
     if aim is None or here is None:
         return None
-    return Drawing(
+    return RelocatedFunctionExample(
         function=str(aim.site),
         by_symbol=here,
         by_hand=_stretch(trial, aim.computed_address),
@@ -38,11 +42,11 @@ def _drawing(trial: Trial) -> Drawing | None:
     )
 
 
-def _stretch(trial: Trial, address: int) -> Stretch | None:
-    found = trial_example.read_address_surroundings(trial.classifier, address)
+def _stretch(trial: Trial, address: int) -> RecordedBytesAroundAddress | None:
+    found = trial_example.read_bytes_around_address(trial.classifier, address)
     if found is None:
         return None
     kinds = [kind.value for kind in found.address_kinds]
-    return Stretch(
+    return RecordedBytesAroundAddress(
         address=found.address, code=found.code.hex(), kinds=kinds, marked=found.marked_index, label=found.label
     )

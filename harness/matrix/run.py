@@ -53,7 +53,7 @@ class MatrixRun(ABC):
 
     @property
     @abstractmethod
-    def bundles(self) -> Bundles:
+    def bundle_writer(self) -> Bundles:
         """The writer of the bundles of failed cells."""
 
     @property
@@ -85,16 +85,16 @@ class MatrixRun(ABC):
         own, self._shard_record = self.shard.keep_own_items(items)
         return own
 
-    def surviving_mutants(self, watch: CellWatch) -> list[CellId]:
+    def mutants_surviving_cell(self, watch: CellWatch) -> list[CellId]:
         """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails."""
         return [] if watch.identity.mutant else self._survivors[watch.identity.key._replace(mutant="")]
 
-    def record_ended_cell(self, watch: CellWatch) -> None:
+    def record_survivor_and_write_bundle(self, watch: CellWatch) -> None:
         """Record a mutant that survived, or that was caught for the wrong reason; write a failed cell's bundle."""
         mutant = watch.identity.mutant and not self._config.option.as_honest
         if mutant and watch.verdict in (Verdict.FAIL, Verdict.KNOWN_FAIL):
             self._survivors[watch.identity.key._replace(mutant="")].append(watch.identity)
-        self.bundles.write(watch, self.surviving_mutants(watch))
+        self.bundle_writer.write(watch, self.mutants_surviving_cell(watch))
 
     @abstractmethod
     def _open_fleet(self) -> Fleet:

@@ -22,19 +22,19 @@ def run(session: pytest.Session, fleet: Fleet, flush_board: Callable[[], None]) 
     """
     own = [item for item in session.items if cell_of(item) is None]
     rows = _rows(session.items)
-    booting, compared = rows_to_run(session.items)
+    booting, compared = rows_to_run_and_compare(session.items)
     fleet.start_preparing(booting, compared)
     _run_items(session, own, flush_board)
     while rows:
         vm = next((name for name in rows if name not in booting or fleet.is_ready(name)), None)
         if vm is None:
-            fleet.wait_any(list(rows), _LOOK_SECONDS)
+            fleet.wait_until_any_is_ready(list(rows), _LOOK_SECONDS)
             flush_board()
             continue
         _run_items(session, rows.pop(vm), flush_board)
 
 
-def rows_to_run(items: Iterable[pytest.Item]) -> tuple[list[str], list[str]]:
+def rows_to_run_and_compare(items: Iterable[pytest.Item]) -> tuple[list[str], list[str]]:
     """Return the rows that have a cell to run, in the items' order, and those that need a sibling's image."""
     running = {vm: cells for vm, row in _rows(items).items() if (cells := [item for item in row if not _skipped(item)])}
     return list(running), [vm for vm, row in running.items() if any(_compares(item) for item in row)]

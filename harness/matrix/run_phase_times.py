@@ -45,12 +45,12 @@ class PhaseTimeRecorder:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
         """Add the time account of a worker that has ended."""
-        self._ledger.add(xdist_controller_and_worker.received_time_account(node))
+        self._ledger.merge_accounts(xdist_controller_and_worker.received_time_account(node))
 
     @property
     def row_time_accounts(self) -> Spent:
         """The time accounts of this process's rows and of the workers that have ended."""
-        return self._ledger.spent
+        return self._ledger.seconds_by_vm_and_activity
 
     def record_figures(self, figures: Figures) -> None:
         """Add the figures of how long each phase took.
@@ -68,4 +68,4 @@ class PhaseTimeRecorder:
             "idle": max(0.0, len(self._processes) * cells - self._busy),
         }.items():
             figures.add(f"phase.{name}_s", round(seconds, 3), "s")
-        time_accounts.record_figures(figures, self._ledger.spent)
+        time_accounts.record_figures(figures, self._ledger.seconds_by_vm_and_activity)

@@ -40,7 +40,7 @@ class Shard:
         """
         cells = {id(item): cell for item in items if (cell := cell_of(item))}
         order = sorted(cells.values(), key=lambda cell: cell.vm)
-        parts = vm_order_and_row_division.divide_row(order, self.count, {}) if order else []
+        parts = vm_order_and_row_division.part_index_of_each_cell(order, self.count, {}) if order else []
         shard_of = {cell.key: part + 1 for cell, part in zip(order, parts, strict=True)}
 
         def shard_of_item(item: pytest.Item) -> int:

@@ -9,7 +9,7 @@ from harness.images.build_context import BuildContext
 from harness.images.prepare import is_built
 from harness.images.vm_recipe import Recipe
 from harness.matrix.cells.selection import CellId
-from harness.report.cell_duration_cache import seconds_key
+from harness.report.cell_duration_cache import case_and_mutant_key
 
 
 def names_in_start_order(
@@ -33,16 +33,16 @@ def names_in_start_order(
 _UNKNOWN = 1.0
 
 
-def divide_row(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
+def part_index_of_each_cell(cells: Sequence[CellId], parts: int, seconds: Mapping[str, float]) -> list[int]:
     """Divide a row into parts of about equal duration; return the index of the part for each cell, in order.
 
     A case and its mutants stay in one part, because the honest cell must know which mutants survived. `seconds` are the
-    past durations of cells, by `name_of`.
+    past durations of cells, by `case_and_mutant_key`.
     """
     # The mutants of all parameters of a case precede its honest cells, so the cells of a case are not always adjacent.
     weights: defaultdict[tuple[str, str], float] = defaultdict(float)
     for cell in cells:
-        weights[cell.vm, cell.case] += seconds.get(seconds_key(cell.case, cell.mutant), _UNKNOWN)
+        weights[cell.vm, cell.case] += seconds.get(case_and_mutant_key(cell.case, cell.mutant), _UNKNOWN)
     part: dict[tuple[str, str], int] = {}
     before, total = 0.0, sum(weights.values())
     for case, weight in weights.items():

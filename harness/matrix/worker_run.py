@@ -38,7 +38,7 @@ class WorkerRun(MatrixRun):
         return list(self._worker_config.vm_names_in_order)
 
     @cached_property
-    def bundles(self) -> Bundles:
+    def bundle_writer(self) -> Bundles:
         """The writer of the bundles of failed cells; a person cannot attach to a worker's guest."""
         return Bundles(self.directory, self._config)
 
@@ -49,23 +49,25 @@ class WorkerRun(MatrixRun):
             build_context=BuildContext.in_cache(Bus()),
             bus=self.bus,
             directory=self.directory.path,
-            suffix=xdist_controller_and_worker.console_log_suffix(self._config),
+            suffix=xdist_controller_and_worker.console_log_suffix_in_worker(self._config),
             forced_accelerator=self._config.option.accel,
             kernel_mutant_number=self._config.option.kernel_mutant,
-            await_image=self._controller.await_image,
+            await_image=self._controller.wait_until_image_is_built,
         )
 
     @cached_property
     def _controller(self) -> ControllerClient:
         """The connection to the controller, subscribed to this process's bus."""
         client = ControllerClient(
-            self._worker_config.controller_address, xdist_controller_and_worker.worker_name(self._config)
+            self._worker_config.controller_address, xdist_controller_and_worker.name_of_this_worker(self._config)
         )
-        self.bus.subscribe(client.send_event)
+        self.bus.add_listener(client.send_event)
         return client
 
     def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        self._controller.send_rows(*run_loop.rows_to_run(_items), self._asked, self._shard_record)
+        self._controller.send_rows_and_selected_cells(
+            *run_loop.rows_to_run_and_compare(_items), self._asked, self._shard_record
+        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, exitstatus: int) -> None:

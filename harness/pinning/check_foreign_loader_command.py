@@ -23,7 +23,7 @@ _CONVENTION = "see docs/foreign-loaders.md"
 
 
 @dataclass(frozen=True)
-class ForeignLoaderCommand:
+class ForeignLoaderProgramAndArguments:
     """A command that loads a probe module.
 
     `host_file` is the file of the host that is copied into the guest and run there; None for a program of the guest,
@@ -35,7 +35,7 @@ class ForeignLoaderCommand:
     host_file: Path | None = None
 
     @classmethod
-    def parse(cls, text: str) -> ForeignLoaderCommand:
+    def parse_command_line(cls, text: str) -> ForeignLoaderProgramAndArguments:
         """Parse the text of --loader: a command line in the syntax of the shell.
 
         The first word is a file of the host if it has a slash, otherwise the name of a program of the guest. Raises
@@ -66,7 +66,7 @@ class ForeignLoaderCommand:
         return cls(str(path), tuple(arguments), path)
 
     @property
-    def text(self) -> str:
+    def loader_option_value(self) -> str:
         """The command as it can be given to --loader again, from any directory."""
         return shlex.join([self.program, *self.arguments])
 
@@ -76,11 +76,11 @@ class ForeignLoaderCommand:
         return shlex.join([Path(self.program).name, *self.arguments])
 
     @property
-    def path_in_guest(self) -> str:
+    def program_in_guest(self) -> str:
         """What is run in the guest: the path of the copied file, or the program's name."""
         return f"/tmp/pinpoint-foreign-{self.host_file.name}" if self.host_file else self.program
 
-    def demand_runs_on(self, recipe: Recipe, root_of: Callable[[Recipe], Path]) -> None:
+    def demand_runs_on_vm(self, recipe: Recipe, root_of: Callable[[Recipe], Path]) -> None:
         """Check that the guests of a VM can run the command; `root_of` returns the tree of a guest's userland.
 
         Raises UsageError for a program that the guest does not have, a binary of another architecture, one that is not

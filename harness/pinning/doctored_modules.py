@@ -28,7 +28,7 @@ def copy_to_guest(guest: Guest, name: str, content: bytes) -> str:
 
 def with_another_build_id(elf: Elf) -> bytes:
     """The same module with another build-id; all addresses stay the same."""
-    section = elf.sections[_NOTE]
+    section = elf.sections_by_name[_NOTE]
     note = elf.section_bytes(_NOTE, 0, section.size)
     return _replaced(elf, note, note[:_NOTE_HEADER] + bytes(0xFF ^ byte for byte in note[_NOTE_HEADER:]))
 

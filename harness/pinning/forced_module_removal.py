@@ -9,9 +9,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.hold_module_in_state import delete_module, initializer_at_gate
+from harness.pinning.hold_module_in_state import delete_module, hold_initializer_at_gate
 from harness.pinning.loader import LoaderOrder
-from harness.pinning.loader_fixture import Loaders, order_for_build
+from harness.pinning.loader_fixture import Loaders, order_with_target_build_id
 
 IN_USE = "EAGAIN"
 _TARGET = "pinpoint_target"
@@ -35,7 +35,7 @@ class ForcedRemoval:
     tainted: bool
     console_output: str
 
-    def prove(self, guest: Guest) -> None:
+    def prove_only_force_removes(self, guest: Guest) -> None:
         """Check that a reference prevents removal, but not forced removal if the kernel supports it. Raises Missed."""
         has_force = guest.image.config.get("CONFIG_MODULE_FORCE_UNLOAD") == "y"
         if (self.unforced_errno, self.forced_errno, self.tainted) != (IN_USE, "" if has_force else IN_USE, has_force):
@@ -49,21 +49,21 @@ class ForcedRemoval:
 def force_removal_under_reference(loading: Loaders) -> ForcedRemoval:
     """Let an initializer take its reference, remove the target by force, and let the initializer continue.
 
-    The guest may not survive this. The mutant with `asks` requests removal without force both times.
+    The guest may not survive this. The mutant with `removes_without_force` requests removal without force both times.
     """
     guest = loading.guest
     target = Target(guest, _TARGET)
     target.load()
     answer: str | None = None
     try:
-        with loading(order_for_build(target, LoaderOrder(parameters=["gates=validated"]))) as loader:
-            with initializer_at_gate(loader, "validated"):
+        with loading(order_with_target_build_id(target, LoaderOrder(parameters=["gates=validated"]))) as loader:
+            with hold_initializer_at_gate(loader, "validated"):
                 asked = loading.delete_module(_TARGET)
                 answer = delete_module(guest, _TARGET, force=not loading.mutant.removes_without_force)
                 with parsing_guest_text("the taint"):
                     taint = int(guest.read_text("/proc/sys/kernel/tainted"))
                 since = guest.console.position
-            loader.finish(guest.scaled_deadline(_SECONDS))
+            loader.continue_to_end(guest.scaled_deadline(_SECONDS))
             guest.read_output_since_fence(guest.scaled_deadline(_SECONDS))
     except GuestError:
         # After the target is removed, the guest may print nothing more.
@@ -75,7 +75,7 @@ def force_removal_under_reference(loading: Loaders) -> ForcedRemoval:
     return ForcedRemoval(asked, answer, bool(taint & _TAINT_FORCED_RMMOD), guest.console.text(since))
 
 
-def force_removal_under_dependent(loading: Loaders) -> str:
+def forced_removal_errno_under_dependent(loading: Loaders) -> str:
     """The errno name of forced removal of a module that another one needs; empty if it was removed.
 
     A mutant loads no dependent, so that the module is removed.

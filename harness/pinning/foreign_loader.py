@@ -18,8 +18,8 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import HANDLE_SECTION
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
-from harness.pinning.loader import PROBE, EndedEarly, Loader, LoaderLine, LoaderOrder, LoaderResult, LoaderStatus
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
+from harness.pinning.loader import PROBE, EndedEarly, Loader, LoaderExitStatus, LoaderLine, LoaderOrder, LoaderResult
 
 _SECONDS = 60.0
 # The one gate of our loader's that a foreign loader has; it is in the probe's initializer.
@@ -48,7 +48,7 @@ class ForeignResult(LoaderResult):
 
 
 @dataclass(frozen=True)
-class TargetFacts:
+class TargetAddresses:
     """The facts about one target when the loader is started; zeros for a module that is not there."""
 
     name: str
@@ -63,7 +63,7 @@ class ForeignLoader(Loader):
     An order must have no gate but `load`, and no option of our loader's.
     """
 
-    def __init__(self, guest: Guest, order: LoaderOrder, command: ForeignLoaderCommand) -> None:
+    def __init__(self, guest: Guest, order: LoaderOrder, command: ForeignLoaderProgramAndArguments) -> None:
         own = replace(order, targets=(), sections=(), parameters=(), gates=(), probe=PROBE, module_name="")
         if own != LoaderOrder() or set(order.gates) - {_GATE}:
             raise ValueError(f"only Pinpoint's loader can follow this order: {order}")
@@ -75,8 +75,8 @@ class ForeignLoader(Loader):
     def __enter__(self) -> Self:
         order, guest = self._order, self.guest
         image = order.probe if "/" in order.probe else guest.copy_module(order.probe)
-        self._facts = read_target_facts(guest, order.targets)
-        parameters = probe_parameters(order, self._facts, self._section_addresses())
+        self._facts = read_addresses_of_targets(guest, order.targets)
+        parameters = probe_parameters_except_handles(order, self._facts, self._section_addresses())
         words = [_copy(guest, self._command), *self._command.arguments, image, *parameters]
         self.began = self._seen = guest.console.position
         self._dialogue = guest.start_dialogue("sh", "-c", _RUN, "sh", " ".join(order.targets), *words)
@@ -103,7 +103,7 @@ class ForeignLoader(Loader):
         if not reached:
             raise EndedEarly(self.await_result(), f"the probe's initializer ran: {step}")
         self.passed_addresses = self._read_passed_addresses()
-        self._held = held_section_files(self.guest)
+        self._held = open_files_below_sys_module(self.guest)
         expected = [each.handle for each in self._facts]
         if self.passed_addresses != expected:
             raise Missed(
@@ -118,7 +118,7 @@ class ForeignLoader(Loader):
         open_gate = f"echo go >/sys/module/{PROBE}/parameters/open_gate"
         self.guest.run_script(open_gate, deadline or self.guest.scaled_deadline(_SECONDS)).check()
 
-    def finish(self, deadline: Deadline | None = None) -> LoaderResult:
+    def continue_to_end(self, deadline: Deadline | None = None) -> LoaderResult:
         """Let the initializer continue, and wait for the loader's end. Raises Missed if it does not end in time."""
         if _GATE in self._order.gates and not self._at_gate and self._held is None:
             self.await_gate(_GATE, deadline)
@@ -139,7 +139,7 @@ class ForeignLoader(Loader):
             status = self._dialogue.await_exit_status(deadline)
         except DeadlineExceeded:
             raise Missed(f"`{self._command.shown}` did not end in time: {_one_line(lines)}") from None
-        result = LoaderStatus.FOREIGN if status else LoaderStatus.DONE
+        result = LoaderExitStatus.FOREIGN if status else LoaderExitStatus.DONE
         return ForeignResult(result, (), self._command.shown, status, _one_line(lines), self._held)
 
     @property
@@ -174,18 +174,20 @@ class ForeignLoader(Loader):
             return [int(word) for word in text.split(",") if word]
 
 
-def read_target_facts(guest: Guest, targets: Sequence[str]) -> list[TargetFacts]:
+def read_addresses_of_targets(guest: Guest, targets: Sequence[str]) -> list[TargetAddresses]:
     """Read handle, base and note of each target; a module that is not there, or has no note, has zeros."""
     facts = []
     for name in targets:
         sections = f"/sys/module/{name}/sections"
         handle, note = _read_lines(guest, [f"{sections}/{HANDLE_SECTION}", f"{sections}/{_NOTE}"])
         words = guest.run("grep", f"^{name} ", "/proc/modules").stdout.split()
-        facts.append(TargetFacts(name, _number(handle), _number(words[5]) if words else 0, _number(note)))
+        facts.append(TargetAddresses(name, _number(handle), _number(words[5]) if words else 0, _number(note)))
     return facts
 
 
-def probe_parameters(order: LoaderOrder, facts: Sequence[TargetFacts], sections: Sequence[int]) -> list[str]:
+def probe_parameters_except_handles(
+    order: LoaderOrder, facts: Sequence[TargetAddresses], sections: Sequence[int]
+) -> list[str]:
     """The parameters that the loader must pass on: all that the probe needs except the targets' addresses."""
     lists = {
         "module_names": [each.name for each in facts],
@@ -197,16 +199,16 @@ def probe_parameters(order: LoaderOrder, facts: Sequence[TargetFacts], sections:
     return [*(f"{name}={','.join(values)}" for name, values in lists.items() if values), *order.parameters, *gates]
 
 
-def held_section_files(guest: Guest) -> tuple[str, ...]:
+def open_files_below_sys_module(guest: Guest) -> tuple[str, ...]:
     """The files below /sys/module that any process has open, each with how often."""
     script = "ls -l /proc/[0-9]*/fd 2>/dev/null | sed -n 's|.* -> \\(/sys/module/.*\\)|\\1|p' | sort | uniq -c"
     lines = guest.run_script(script).check().stdout.splitlines()
     return tuple(f"{path} ({count} times)" for count, path in (line.split(maxsplit=1) for line in lines))
 
 
-def _copy(guest: Guest, command: ForeignLoaderCommand) -> str:
+def _copy(guest: Guest, command: ForeignLoaderProgramAndArguments) -> str:
     """Copy the host's file into the guest on the first call; return what to run there."""
-    path = command.path_in_guest
+    path = command.program_in_guest
     if command.host_file and path not in guest.copied_files:
         guest.put(command.host_file, path, 0o755)
         guest.copied_files[path] = command.host_file

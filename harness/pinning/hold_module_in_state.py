@@ -13,7 +13,7 @@ _SECONDS = 60.0
 
 
 @contextmanager
-def initializer_at_gate(loader: Loader, gate: str) -> Iterator[None]:
+def hold_initializer_at_gate(loader: Loader, gate: str) -> Iterator[None]:
     """Hold the probe's initializer at a gate while the block runs; no later gate may be set.
 
     The loader waits in the system call meanwhile. The probe prints the gate in the kernel's log
@@ -26,7 +26,7 @@ def initializer_at_gate(loader: Loader, gate: str) -> Iterator[None]:
         yield
     except BaseException:
         _let_go(loader)
-        loader.finish()
+        loader.continue_to_end()
         raise
     _let_go(loader)
 
@@ -75,7 +75,7 @@ _SECONDS_EACH = 2.0
 
 
 @contextmanager
-def loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
+def hold_loaded_copies(guest: Guest, module: str, count: int) -> Iterator[list[str]]:
     """Load `count` copies of an image's module while the block runs; yields their names.
 
     The copies are made by probes/loader/renamed_module_copies.c. Raises GuestError if one cannot be

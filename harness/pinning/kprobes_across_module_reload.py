@@ -84,17 +84,17 @@ def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: L
     address = kprobes.layout.probe_address(site)
     standing = probe_module.read_kprobe_list(target.guest)
     with kprobes.on(site) as probes:
-        target.call(_SHAPE, _BEFORE)
+        target.call_for_checksum(_SHAPE, _BEFORE)
         target.unload()
         listed = probe_module.read_view(target.guest).newly_listed(standing)
         target.load()
         if mutant.probes_reloaded_target:
             probe_module.unload_probe_module(target.guest)
             probe_module.load_probe_module(target.guest, [site.spec])
-        target.call(_SHAPE, _AFTER)
+        target.call_for_checksum(_SHAPE, _AFTER)
     probes.prove_gone()
     return AcrossRemovalResult(
-        listed, probes.reports[0].hits, target_moved=kprobes.layout.probe_address(site) != address
+        listed, probes.final_reports[0].hits, target_moved=kprobes.layout.probe_address(site) != address
     )
 
 

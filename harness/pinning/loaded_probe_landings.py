@@ -15,7 +15,7 @@ from harness.landing.probe_run import read_until_stable, read_when_restored, win
 from harness.landing.site import Site
 
 
-class LoadedProbe:
+class LoadedProbeRun:
     """A probe module with known sites, in the order of its report, that is loaded and unloaded in a `with` block.
 
     The block loads the module and then calls `read_while_registered`; leaving it unloads the module. `module` is its
@@ -82,8 +82,8 @@ class LoadedProbe:
                 five_address_witnesses.reported_statement(self._view.reports[number]),
                 five_address_witnesses.listed_statement(listed, address),
                 five_address_witnesses.elf_statement(address),
-                five_address_witnesses.trapped_statement(last, traits),
-                five_address_witnesses.outside_statement(window, address, traits, own, standing),
+                five_address_witnesses.hit_address_statement(last, traits),
+                five_address_witnesses.qemu_memory_statement(window, address, traits, own, standing),
             )
             shown = [five_address_witnesses.with_bytes(statement, window, own, {}) for statement in statements]
             escaped = past_end.describe_outside_address(self._layout, site, address)

@@ -24,7 +24,7 @@ PROBE = "pinpoint_pinned"
 _STEP_SECONDS = 60.0
 
 
-class LoaderStatus(IntEnum):
+class LoaderExitStatus(IntEnum):
     """The exit status of the loader (probes/loader/step_output_and_gates.h); KILLED means that a signal ended it.
 
     FOREIGN stands for any exit status but 0 of a foreign loader.
@@ -114,23 +114,23 @@ class LoaderLine:
 class LoaderResult:
     """The result of a loader; `lines` holds all lines that it printed, in order."""
 
-    status: LoaderStatus
+    status: LoaderExitStatus
     lines: tuple[LoaderLine, ...]
 
     @property
-    def failed_step(self) -> LoaderLine | None:
+    def failure_line(self) -> LoaderLine | None:
         """The step that failed; None if none failed, or if the loader was killed."""
         return next((step for step in self.lines if step.word == "failed"), None)
 
     @property
     def errno_name(self) -> str:
         """The errno's name, such as ENOENT; empty if no step failed."""
-        return self.failed_step.fields["errno"] if self.failed_step else ""
+        return self.failure_line.fields["errno"] if self.failure_line else ""
 
     def __str__(self) -> str:
-        if self.failed_step is None:
+        if self.failure_line is None:
             return self.status.name
-        return f"{self.status.name} {self.failed_step.subject} {self.errno_name}".replace("  ", " ")
+        return f"{self.status.name} {self.failure_line.subject} {self.errno_name}".replace("  ", " ")
 
 
 class EndedEarly(Missed):
@@ -172,12 +172,12 @@ class Loader:
     def pid(self) -> int:
         """The loader's process id in the guest; waits for its first line if none was read yet."""
         while not self._steps:
-            if self.next_line() is None:
+            if self.next_line_or_none() is None:
                 raise EndedEarly(self.await_result(), "its first step")
         with parsing_guest_text("a line of the loader"):
             return int(self._steps[0].fields["pid"])
 
-    def next_line(self, deadline: Deadline | None = None) -> LoaderLine | None:
+    def next_line_or_none(self, deadline: Deadline | None = None) -> LoaderLine | None:
         """The next line; None after the loader has ended. Raises DeadlineExceeded, GuestLost."""
         line = self._dialogue.read_line(deadline or self.guest.scaled_deadline(_STEP_SECONDS))
         if line is None:
@@ -192,7 +192,7 @@ class Loader:
 
         Raises EndedEarly with the outcome if the loader ends first, GuestError if it stops at another gate.
         """
-        while line := self.next_line(deadline):
+        while line := self.next_line_or_none(deadline):
             if line.word == "at" and line.step == step:
                 return line
             if line.word == "at":
@@ -204,11 +204,11 @@ class Loader:
         self._at_gate = False
         self._dialogue.send_line("go", deadline or self.guest.scaled_deadline(_STEP_SECONDS))
 
-    def finish(self, deadline: Deadline | None = None) -> LoaderResult:
+    def continue_to_end(self, deadline: Deadline | None = None) -> LoaderResult:
         """Let the loader continue through all remaining gates, and wait for its end."""
         if self._at_gate:
             self.continue_from_gate(deadline)
-        while self.next_line(deadline):
+        while self.next_line_or_none(deadline):
             if self._at_gate:
                 self.continue_from_gate(deadline)
         return self.await_result(deadline)
@@ -216,10 +216,10 @@ class Loader:
     def await_result(self, deadline: Deadline | None = None) -> LoaderResult:
         """The loader's result, after its last line or its death."""
         status = self._dialogue.await_exit_status(deadline or self.guest.scaled_deadline(_STEP_SECONDS))
-        return LoaderResult(LoaderStatus(status), tuple(self._steps))
+        return LoaderResult(LoaderExitStatus(status), tuple(self._steps))
 
 
 def run_loader(guest: Guest, order: LoaderOrder) -> LoaderResult:
     """Run one loader from start to end, continuing it at every gate."""
     with Loader(guest, order) as loader:
-        return loader.finish()
+        return loader.continue_to_end()

@@ -12,11 +12,11 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning.check_foreign_loader_command import ForeignLoaderCommand
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.pinning.foreign_loader import ForeignLoader, ForeignResult
 from harness.pinning.hold_module_in_state import delete_module
-from harness.pinning.loaded_probe_landings import LoadedProbe
-from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, LoaderStatus
+from harness.pinning.loaded_probe_landings import LoadedProbeRun
+from harness.pinning.loader import PROBE, Loader, LoaderExitStatus, LoaderOrder, LoaderResult
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 # The target of the control load, which no case that a foreign loader can run has loaded meanwhile.
@@ -31,7 +31,7 @@ class Loaders:
     """
 
     def __init__(
-        self, guest: Guest, mutant: LoaderMutant = HONEST, foreign: ForeignLoaderCommand | None = None
+        self, guest: Guest, mutant: LoaderMutant = HONEST, foreign: ForeignLoaderProgramAndArguments | None = None
     ) -> None:
         self.guest = guest
         self.mutant = mutant
@@ -58,9 +58,9 @@ class Loaders:
     def run(self, order: LoaderOrder) -> LoaderResult:
         """Run one loader from start to end."""
         with self(order) as loader:
-            return loader.finish()
+            return loader.continue_to_end()
 
-    def expect_refusal(self, order: LoaderOrder, status: LoaderStatus, errno: str) -> None:
+    def expect_refusal(self, order: LoaderOrder, status: LoaderExitStatus, errno: str) -> None:
         """Run one loader and check that it ends with this status and errno and leaves no probe. Raises Missed."""
         self.demand_control_load()
         expect_result(self.run(order), status, errno)
@@ -74,10 +74,10 @@ class Loaders:
         if self.foreign is None or self._control_done:
             return
         with Target(self.guest, _CONTROL) as target:
-            with ForeignLoader(self.guest, order_for_build(target, LoaderOrder()), self.foreign) as loader:
-                result = loader.finish()
+            with ForeignLoader(self.guest, order_with_target_build_id(target, LoaderOrder()), self.foreign) as loader:
+                result = loader.continue_to_end()
             self.guest.run("rmmod", PROBE)
-        if result.status is not LoaderStatus.DONE:
+        if result.status is not LoaderExitStatus.DONE:
             raise Missed(f"the loader loads no probe even for a target that is there: {result}")
         self._control_done = True
 
@@ -85,7 +85,7 @@ class Loaders:
         """Remove a module. Returns the errno's name, empty on success."""
         return delete_module(self.guest, module, force=self.mutant.removes_by_force)
 
-    def prove_landing(
+    def load_and_prove_landing(
         self, layout: Layout, site: Site, act: Callable[[], object], hits: int, order: LoaderOrder | None = None
     ) -> None:
         """Load a probe for one site in a target, call `act`, which runs the site, and unload the probe.
@@ -94,14 +94,14 @@ class Loaders:
         """
         target = layout.targets[site.module]
         aimed = layout.next_instruction_site(site) if self.mutant.aims_past_site else site
-        with LoadedProbe(layout, [site], PROBE) as probe:
-            expect_result(self.run(order_for_site(layout, target, aimed, order)), LoaderStatus.DONE)
+        with LoadedProbeRun(layout, [site], PROBE) as probe:
+            expect_result(self.run(order_for_site(layout, target, aimed, order)), LoaderExitStatus.DONE)
             probe.read_while_registered()
             act()
         probe.prove([hits])
 
 
-def order_for_build(target: Target, order: LoaderOrder) -> LoaderOrder:
+def order_with_target_build_id(target: Target, order: LoaderOrder) -> LoaderOrder:
     """The same order for a probe that was compiled for exactly this build of its only target."""
     expected = f"module_build_ids={target.elf.build_id}"
     return replace(order, targets=[target.module], parameters=[expected, *order.parameters])
@@ -111,7 +111,7 @@ def order_for_site(layout: Layout, target: Target, site: Site, order: LoaderOrde
     """An order for a probe on one site, given as the section of its function and the offset in the section."""
     _, symbol = layout.elf_and_symbol(site)
     inside = layout.probe_address(site) - target.sections[symbol.section]
-    plain = order_for_build(target, order or LoaderOrder())
+    plain = order_with_target_build_id(target, order or LoaderOrder())
     return replace(
         plain,
         sections=[(target.module, symbol.section)],
@@ -119,23 +119,23 @@ def order_for_site(layout: Layout, target: Target, site: Site, order: LoaderOrde
     )
 
 
-def demand_survival(loader: Loader) -> LoaderResult:
+def result_if_kernel_survives(loader: Loader) -> LoaderResult:
     """The result of a loader that may crash the kernel. Raises Missed if the kernel crashes."""
     try:
-        return loader.finish()
+        return loader.continue_to_end()
     except GuestLost as lost:
         raise Missed(f"the kernel did not survive the load: {lost}") from lost
 
 
-def expect_result(outcome: LoaderResult, status: LoaderStatus, errno: str = "") -> None:
+def expect_result(outcome: LoaderResult, status: LoaderExitStatus, errno: str = "") -> None:
     """Check that the loader ended with this status and errno. Raises Missed with all lines that it printed.
 
     A foreign loader has no statuses of ours: it must exit with 0 where DONE is expected, and with another status where
     any failure is.
     """
     if isinstance(outcome, ForeignResult):
-        if (outcome.status is LoaderStatus.DONE) != (status is LoaderStatus.DONE):
-            wanted = "0" if status is LoaderStatus.DONE else f"a failure, as ours does with {status.name} {errno}"
+        if (outcome.status is LoaderExitStatus.DONE) != (status is LoaderExitStatus.DONE):
+            wanted = "0" if status is LoaderExitStatus.DONE else f"a failure, as ours does with {status.name} {errno}"
             raise Missed(f"{outcome}, not {wanted}")
         return
     if (outcome.status, outcome.errno_name) != (status, errno):

@@ -17,7 +17,7 @@ class LoaderMutant:
     """What a broken loader or validator does instead.
 
     - `loader_defect` is the value of the loader's option -x (probes/loader/loader.c).
-    - `probe_defect` is the check that the probe does wrong (probes/pinned/targets.c).
+    - `probe_defect` is the check that the probe does wrong (probes/pinned/references_from_handles.c).
     - `aims_past_site` aims one instruction too far.
     - `releases_pin_early` releases a pin before removal is tried; `holds_extra_pin` holds another one in addition.
     - `probes_reloaded_target` registers a probe again after its target is reloaded.
@@ -105,6 +105,6 @@ MUTANTS: Mapping[str, LoaderMutant] = {
 }
 
 
-def mutant_by_name(name: str) -> LoaderMutant:
+def mutant_or_honest(name: str) -> LoaderMutant:
     """The mutant with this name; HONEST for a cell that has none, or one that breaks a probe (harness/landing)."""
     return MUTANTS.get(name, HONEST)

@@ -8,7 +8,7 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
-from harness.pinning.loader import PROBE, Loader, LoaderOrder, LoaderResult, LoaderStatus
+from harness.pinning.loader import PROBE, Loader, LoaderExitStatus, LoaderOrder, LoaderResult
 from harness.pinning.loader_fixture import Loaders
 
 # How an initializer can wait (probes/pinned/gates.c), and whether a signal ends the wait.
@@ -52,7 +52,7 @@ class SignalledLoaderResult:
             "tokens": 1,
             "signal": True,
             "error": -_ERESTARTSYS if ends else 0,
-            "status": LoaderStatus.KILLED if fatal else LoaderStatus.DONE,
+            "status": LoaderExitStatus.KILLED if fatal else LoaderExitStatus.DONE,
             "loaded": not (ends and fatal),
         }
         seen = {
@@ -88,7 +88,7 @@ def signal_during_initializer(loading: Loaders, target: Target, waits: str, sign
             if WAITS[waits]:  # The kernel restarts the system call.
                 _hear(guest, _AT, at)
                 _open_gate(guest)
-        outcome = loader.finish()
+        outcome = loader.continue_to_end()
     loaded = guest.run("rmmod", PROBE).ok
     with parsing_guest_text("the probe's line in the kernel's log"):
         files, pending, error = (int(word.partition("=")[2]) for word in line.split()[-3:])
@@ -120,6 +120,6 @@ def _betray(loader: Loader) -> None:
     """Let the loader's second task close the tokens, and wait until it has."""
     loader.await_gate("betray")
     loader.continue_from_gate()
-    while line := loader.next_line():
+    while line := loader.next_line_or_none():
         if line.step == "betray":
             return

@@ -17,8 +17,8 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.pinning.loaded_probe_landings import LoadedProbe
-from harness.pinning.loader import LoaderOrder, LoaderStatus
+from harness.pinning.loaded_probe_landings import LoadedProbeRun
+from harness.pinning.loader import LoaderExitStatus, LoaderOrder
 from harness.pinning.loader_fixture import Loaders, expect_result
 
 NAME = "pinpoint_precompiled"
@@ -46,7 +46,7 @@ def precompiled_sites(guest: Guest) -> list[Site]:
     return [Site(location.function, location.function_offset, module=module) for module, location in found]
 
 
-def sections_of_sites(guest: Guest) -> Mapping[str, Sequence[str]]:
+def site_sections_by_target(guest: Guest) -> Mapping[str, Sequence[str]]:
     """The section of each site, by target."""
     elves = {module: Elf.read_cached(guest.image.modules[module]) for module in PLACES}
     return {module: [place.locate(elves[module]).section for place in places] for module, places in PLACES.items()}
@@ -69,7 +69,7 @@ def precompiled_order(guest: Guest, *, in_memory: bool = False, with_symbols: bo
     )
 
 
-def prove_landing(
+def load_and_prove_landing(
     loaders: Loaders, targets: Mapping[str, Target], hits: Callable[[], Sequence[int]], how: LoaderOrder
 ) -> None:
     """Load the module, call `hits`, which runs the sites and returns how often each ran, and unload the module.
@@ -82,8 +82,8 @@ def prove_landing(
     if loaders.mutant.aims_past_site:
         shifts = (str(layout.next_instruction_site(site).offset - site.offset) for site in own)
         parameters.append(f"mutant_shift={','.join(shifts)}")
-    with LoadedProbe(layout, own, how.module_name) as probe:
-        expect_result(loaders.run(replace(how, parameters=parameters)), LoaderStatus.DONE)
+    with LoadedProbeRun(layout, own, how.module_name) as probe:
+        expect_result(loaders.run(replace(how, parameters=parameters)), LoaderExitStatus.DONE)
         probe.read_while_registered()
         expected = hits()
     probe.prove(expected)

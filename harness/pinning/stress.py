@@ -14,7 +14,7 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import HOLDER, delete_module
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, LoaderOrder, run_loader
-from harness.pinning.loader_fixture import Loaders, order_for_build
+from harness.pinning.loader_fixture import Loaders, order_with_target_build_id
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 STRESS = "pinpoint_stress"
@@ -74,7 +74,7 @@ class StressResult:
         return self.outcome_counts["probe", "reread:ENODEV"]
 
     @property
-    def complaints(self) -> list[str]:
+    def problems(self) -> list[str]:
         """Outcomes that no rule allows, references or memory that were not released, or no race at all."""
         strange = [
             f"{what}: {outcome}, {times} times"
@@ -88,13 +88,13 @@ class StressResult:
         ]
         return [*strange, *idle, *filter(None, (self.unreleased_references, self.leak_report))]
 
-    def prove(self) -> None:
-        """Raise Missed for the first complaint, with all outcomes."""
-        if self.complaints:
+    def prove_no_problems(self) -> None:
+        """Raise Missed for the first problem, with all outcomes."""
+        if self.problems:
             table = "\n".join(
                 f"{what} {outcome} {times}" for (what, outcome), times in sorted(self.outcome_counts.items())
             )
-            raise Missed(f"{'; '.join(self.complaints)}\n\n{table}")
+            raise Missed(f"{'; '.join(self.problems)}\n\n{table}")
 
 
 def run_stress_race(loading: Loaders, changes: int, seconds: float) -> StressResult:
@@ -121,7 +121,7 @@ def _order(guest: Guest) -> LoaderOrder:
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
     site = f"site=0+{target.elf.offset_in_section(leaf):#x}"
-    return order_for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], parameters=[site]))
+    return order_with_target_build_id(target, LoaderOrder(sections=[(TARGET, leaf.section)], parameters=[site]))
 
 
 def _hold_more(guest: Guest, order: LoaderOrder) -> None:

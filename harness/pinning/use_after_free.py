@@ -5,9 +5,9 @@ from __future__ import annotations
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.landing.target import Target
-from harness.pinning.hold_module_in_state import initializer_at_gate
+from harness.pinning.hold_module_in_state import hold_initializer_at_gate
 from harness.pinning.loader import LoaderOrder
-from harness.pinning.loader_fixture import Loaders, order_for_build
+from harness.pinning.loader_fixture import Loaders, order_with_target_build_id
 
 _TARGET = "pinpoint_target"
 _UNCHECKED = "mutant=handle-unchecked"
@@ -26,14 +26,16 @@ def follow_stale_handle(loading: Loaders) -> str:
     broken = [] if loading.mutant.checks_stale_handle else [_UNCHECKED]
     target = Target(guest, _TARGET)
     target.load()
-    order = order_for_build(target, LoaderOrder(parameters=["gates=entered", *broken], mutant="closes-early"))
+    order = order_with_target_build_id(
+        target, LoaderOrder(parameters=["gates=entered", *broken], mutant="closes-early")
+    )
     since: int | None = None
     try:
         with loading(order) as loader:
-            with initializer_at_gate(loader, "entered"):
+            with hold_initializer_at_gate(loader, "entered"):
                 target.unload()
                 since = guest.console.position
-            loader.finish(Deadline.after(_SECONDS))
+            loader.continue_to_end(Deadline.after(_SECONDS))
             guest.read_output_since_fence(Deadline.after(_SECONDS))
     except GuestError:
         # After the target is removed, the guest may print nothing more.

@@ -30,7 +30,7 @@ _WORTH_SHARING_BYTES = 1 << 16
 _LONGEST_NAME = 100
 
 
-class Bundle(BaseModel):
+class BundleDescription(BaseModel):
     """The content of `bundle.json`.
 
     `file` is the case's file in the project; `items` are pytest's names in it: the mutants that the cell failed for,
@@ -68,7 +68,7 @@ class Bundle(BaseModel):
         return [f"{self.file}::{item}" for item in self.items]
 
 
-def write_bundle(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
+def write_bundle(root: Path, about: BundleDescription, pieces: Mapping[str, bytes | Path]) -> Path:
     """Write a bundle below `root` from the contents of its files, and return its directory.
 
     It is written under a temporary name and renamed, so that a bundle is complete or absent. Raises HostError.
@@ -89,7 +89,9 @@ def write_bundle(root: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) 
         ) from None
 
 
-def _filled(root: Path, place: Path, scratch: Path, about: Bundle, pieces: Mapping[str, bytes | Path]) -> Path:
+def _filled(
+    root: Path, place: Path, scratch: Path, about: BundleDescription, pieces: Mapping[str, bytes | Path]
+) -> Path:
     for name, content in pieces.items():
         _put(root / _SHARED, scratch / name, content.read_bytes() if isinstance(content, Path) else content)
     final = _free(place / _name(about.items[-1]))
@@ -141,7 +143,7 @@ def command(directory: Path) -> str:
     return f"./pinpoint repro {shown}{kernel_options_of_this_run()}"
 
 
-def _readme(about: Bundle, place: Path, files: Sequence[str]) -> str:
+def _readme(about: BundleDescription, place: Path, files: Sequence[str]) -> str:
     cell = about.cell
     absent = [without_control_codes(f"- no {name}: {why}") for name, why in about.absent.items()]
     return "\n".join(
@@ -173,7 +175,7 @@ def _beginning(frozen: str) -> list[str]:
     return [f"Its guest was thawed from `{frozen}`. {replay}", ""]
 
 
-def read(directory: Path) -> Bundle:
+def read(directory: Path) -> BundleDescription:
     """Read a bundle and check the hash of every file. Raises UsageError if the directory is not a complete bundle.
 
     A bundle may come from an untrusted source: links, devices, FIFOs and excessive sizes are refused.
@@ -190,7 +192,7 @@ def read(directory: Path) -> Bundle:
         raise UsageError(f"cannot be read: {_why(error)}", where=where, mend="name the bundle's directory") from None
     with contextlib.closing(files):
         about = _parsed(_description(files, where), where)
-        files.check_hashes(about.files, where)
+        files.demand_equal_hashes(about.files, where)
     return about
 
 
@@ -212,9 +214,9 @@ def _why(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _parsed(text: str, where: str) -> Bundle:
+def _parsed(text: str, where: str) -> BundleDescription:
     try:
-        return Bundle.model_validate_json(text)
+        return BundleDescription.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         if first["type"] == "json_invalid":

@@ -16,24 +16,24 @@ _SHAPE = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 def save_seconds(path: Path, cells: Iterable[Cell]) -> None:
     """Write the seconds of these cells; the seconds of other cells stay as they are."""
-    known = {vm: dict(cases) for vm, cases in seconds_by_cell(path).items()}
+    known = {vm: dict(cases) for vm, cases in seconds_by_vm_and_cell(path).items()}
     for cell in cells:
-        known.setdefault(cell.vm, {})[seconds_key(cell.case, cell.mutant)] = cell.seconds
+        known.setdefault(cell.vm, {})[case_and_mutant_key(cell.case, cell.mutant)] = cell.seconds
     write_text(path, json.dumps(known, indent=1, sort_keys=True))
 
 
-def seconds_key(case: str, mutant: str) -> str:
+def case_and_mutant_key(case: str, mutant: str) -> str:
     """Return the key of a cell's seconds."""
     return f"{case} {mutant}".strip()
 
 
 def seconds_by_vm(path: Path) -> Mapping[str, float]:
     """Return the sum of the seconds of all known cells, by VM."""
-    return {vm: sum(cases.values()) for vm, cases in seconds_by_cell(path).items()}
+    return {vm: sum(cases.values()) for vm, cases in seconds_by_vm_and_cell(path).items()}
 
 
-def seconds_by_cell(path: Path) -> Mapping[str, Mapping[str, float]]:
-    """Return the seconds of all known cells by VM and `seconds_key()`.
+def seconds_by_vm_and_cell(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """Return the seconds of all known cells by VM and `case_and_mutant_key()`.
 
     Empty when the file is missing or cannot be read, because durations only save time.
     """

@@ -16,14 +16,14 @@ from harness.report.record import Cell, CellKey, Results, describe_cell
 from harness.report.run_dir import RunDirectory
 from harness.report.same_failure import remove_varying_parts
 from harness.verdict.cell_verdict_enum import Verdict
-from harness.verdict.printk import printable_line
+from harness.verdict.printk import line_without_control_codes
 
 # Each run has one sample of a cell, so it counts as slower only if it takes twice as long and two seconds longer.
 _SLOWER_RATIO, _SLOWER_SECONDS = 2.0, 2.0
 _LARGEST_BASELINE = 4 << 20
 
 
-class KnownFailure(BaseModel):
+class AcceptedFailure(BaseModel):
     """A known failure in a baseline file: `reason` is why it is accepted, `owner` is who looks after it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,15 +37,15 @@ class KnownFailure(BaseModel):
     owner: str = Field(min_length=1)
 
 
-class Baseline(BaseModel):
+class FailureBaseline(BaseModel):
     """A baseline file. Every cell that it does not name must hold."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    known: tuple[KnownFailure, ...] = ()
+    known: tuple[AcceptedFailure, ...] = ()
 
     @classmethod
-    def read(cls, path: Path) -> Baseline:
+    def read(cls, path: Path) -> FailureBaseline:
         """Read a TOML file. Raises UsageError with a message of one line."""
         mend = "see docs/comparing-runs.md"
         try:
@@ -57,7 +57,7 @@ class Baseline(BaseModel):
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
             raise UsageError(f"is no baseline file: {what[:200]}", where=str(path), mend=mend) from None
 
-    def find_known_failure(self, cell: Cell) -> KnownFailure | None:
+    def find_accepted_failure(self, cell: Cell) -> AcceptedFailure | None:
         """Return the entry with a failed cell's case, VM, mutant and verdict, and its file if the entry names one."""
         for each in self.known:
             if (each.case, each.vm, each.mutant, each.verdict) == (cell.case, cell.vm, cell.mutant, cell.verdict) and (
@@ -98,7 +98,7 @@ class Comparison:
         }
 
 
-def read_cells(path: Path) -> list[Cell]:
+def read_cell_list(path: Path) -> list[Cell]:
     """Return the cells of a run directory or of a results.jsonl. Raises UsageError."""
     directory = RunDirectory(path if path.is_dir() else path.parent)
     cells = Results(directory).read_cells() if path.exists() and directory.results_file.is_file() else []
@@ -139,7 +139,7 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
     return found
 
 
-def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparison:
+def compare_with_baseline(baseline: FailureBaseline, cells: Iterable[Cell]) -> Comparison:
     """Compare a run with a baseline file: only failures that the file does not name are worse."""
     found = Comparison()
     seen: set[int] = set()
@@ -149,7 +149,7 @@ def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparis
         rows.add(key.vm)
         if cell.verdict.acceptable:
             continue
-        known = baseline.find_known_failure(cell)
+        known = baseline.find_accepted_failure(cell)
         if known is None:
             found.newly_failed.append(_line(key, cell))
         else:
@@ -165,24 +165,24 @@ def compare_with_baseline(baseline: Baseline, cells: Iterable[Cell]) -> Comparis
     return found
 
 
-def new_failures(old: Baseline | Sequence[Cell] | None, new: Iterable[Cell]) -> list[Cell]:
+def new_failures(old: FailureBaseline | Sequence[Cell] | None, new: Iterable[Cell]) -> list[Cell]:
     """Return the failed cells of a run that the baseline does not know; without a baseline, all failed cells."""
     failed = [cell for cell in Pivot(new).latest_cells if not cell.verdict.acceptable]
     if old is None:
         return failed
-    if isinstance(old, Baseline):
-        return [cell for cell in failed if old.find_known_failure(cell) is None]
+    if isinstance(old, FailureBaseline):
+        return [cell for cell in failed if old.find_accepted_failure(cell) is None]
     before = {cell.key: cell for cell in Pivot(old).latest_cells}
     return [cell for cell in failed if cell.key not in before or before[cell.key].verdict.acceptable]
 
 
-def format_comparison(found: Comparison) -> list[str]:
+def comparison_lines(found: Comparison) -> list[str]:
     """Return the sections that are not empty, then one line about whether anything got worse."""
     printed = []
     for heading, entries in found.sections().items():
         if entries:
             printed.append(f"{heading} ({len(entries)}):")
-            printed += [f"  {printable_line(entry)}" for entry in entries]
+            printed += [f"  {line_without_control_codes(entry)}" for entry in entries]
     return [*printed, "worse" if found.worse else "nothing got worse"]
 
 

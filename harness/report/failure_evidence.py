@@ -64,7 +64,7 @@ class Evidence:
     slide: int | None = None
     module_section_addresses: dict[Path, Mapping[str, int]] = field(default_factory=dict)
 
-    def add_file(self, name: str, read: Callable[[], bytes]) -> None:
+    def add_content_or_error(self, name: str, read: Callable[[], bytes]) -> None:
         """Keep what `read` returns, or the error that it raises."""
         try:
             self.file_contents[name] = read()
@@ -79,13 +79,13 @@ def gather_evidence(guest: Guest, failure: BaseException) -> Evidence:
     or to end a request in time, is not queried again.
     """
     found = Evidence()
-    found.add_file(CONSOLE, lambda: guest.console.text().encode())
+    found.add_content_or_error(CONSOLE, lambda: guest.console.text().encode())
     silent = reason_not_to_query(failure) or _query(guest, found)
     if silent:
         found.absence_reasons |= {each.file: silent for each in _QUERIES if each.file not in found.file_contents}
         _remember(guest, found)
-    found.add_file("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
-    found.add_file("events.txt", lambda: _events(guest))
+    found.add_content_or_error("registers.txt", lambda: guest.monitor.hmp("info registers -a").encode())
+    found.add_content_or_error("events.txt", lambda: _events(guest))
     return found
 
 

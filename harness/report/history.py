@@ -64,7 +64,7 @@ def read_history(results: Path, case: str = "") -> list[CellHistory]:
     return [_past(key, runs) for key, runs in grouped.items()]
 
 
-def last_runs_before(results: Path, run: str, vms: Collection[str]) -> dict[str, str]:
+def last_earlier_run_by_vm(results: Path, run: str, vms: Collection[str]) -> dict[str, str]:
     """The last kept run before `run` of each of these VMs, by VM; a VM without one is left out.
 
     A run of a VM counts when one of its cells there ended in another verdict than a skip. Raises HostError.
@@ -77,7 +77,7 @@ def last_runs_before(results: Path, run: str, vms: Collection[str]) -> dict[str,
     return {vm: last for vm, last in rows if vm in vms}
 
 
-def past_figure_values(results: Path, until: str, most: int) -> Mapping[tuple[str, str], Sequence[float]]:
+def past_values_by_figure(results: Path, until: str, most: int) -> Mapping[tuple[str, str], Sequence[float]]:
     """The values of each figure, by name and VM, over the last `most` kept runs up to the run `until`, oldest first.
 
     Raises HostError.

@@ -21,7 +21,7 @@ from harness.report.page import heat_map, lanes, metric_trends, relocation_by_ha
 from harness.report.page.details import details_json
 from harness.report.page.excerpts import ExcerptReader
 from harness.report.page.news import compare_with_earlier_runs, limit_lines
-from harness.report.pivot import Pivot, SelectedCell, format_verdict_counts
+from harness.report.pivot import CellSelectedToRun, Pivot, format_verdict_counts
 from harness.report.progress_state import format_duration
 from harness.report.record import Cell
 from harness.report.rerun_command_of_cell import replay_command
@@ -33,7 +33,7 @@ _PAGE = Path(__file__).parent / "page"
 _TEMPLATE = "report.html.j2"
 
 
-def write_html(directory: RunDirectory, missing: Iterable[SelectedCell] = ()) -> Path:
+def write_report_of_run(directory: RunDirectory, missing: Iterable[CellSelectedToRun] = ()) -> Path:
     """Write `report.html` from a run's records, and return its path.
 
     `missing` are the cells that were asked for and have no verdict; they are kept for reports that are written later.
@@ -46,7 +46,7 @@ def write_html(directory: RunDirectory, missing: Iterable[SelectedCell] = ()) ->
     return directory.html_report_file
 
 
-def write_report(runs: Sequence[RunDirectory], into: Path) -> Path:
+def write_merged_report(runs: Sequence[RunDirectory], into: Path) -> Path:
     """Write the report of one run, or of several merged, to the file `into`, and return its path."""
     write_text(into, render(Material.read_runs(runs, into.parent)))
     return into
@@ -74,15 +74,15 @@ def render(material: Material) -> str:
         shown=limit_lines,
         groups=heat_map.case_file_groups(pivot),
         courses=metric_trends.figure_trends(material.figures, _past(material)),
-        bars=relocation_by_hand_drawings.bars(material.trials),
+        bars=relocation_by_hand_drawings.bars_by_vm(material.trials),
         trials=material.trials,
         trial_headings=relocation_by_hand_table.HEADINGS,
         trial_names=relocation_by_hand_table.NAME_COLUMNS,
         shares=relocation_by_hand_drawings.SHARES,
-        strips=relocation_by_hand_drawings.strips,
+        strips=relocation_by_hand_drawings.byte_strips,
         first_miss=relocation_by_hand_drawings.first_bar_with_miss,
-        layout=relocation_by_hand_drawings.layout_drawing,
-        lanes=lanes.lanes(material.timeline_spans),
+        layout=relocation_by_hand_drawings.layout_of_two_builds,
+        lanes=lanes.worker_lanes(material.timeline_spans),
         about={vm: _about(vm, pivot) for vm in pivot.vms},
         consoles=material.console_logs,
         all_verdicts=list(Verdict),
@@ -108,7 +108,7 @@ def _heading(pivot: Pivot, material: Material) -> str:
     """What the page is headed by: the worst that can be said of the run."""
     if not pivot.cells and not pivot.missing:
         return "no cell ran"
-    if pivot.failures():
+    if pivot.failure_groups():
         return "cells failed"
     if pivot.missing:
         return "cells did not run"
@@ -124,7 +124,9 @@ def _heading(pivot: Pivot, material: Material) -> str:
 def _past(material: Material) -> Mapping[tuple[str, str], Sequence[float]]:
     """The figures of the kept runs next to this one; empty where the history cannot be read."""
     try:
-        return history.past_figure_values(material.newest_run.path.parent, material.newest_run.name, metric_trends.RUNS)
+        return history.past_values_by_figure(
+            material.newest_run.path.parent, material.newest_run.name, metric_trends.RUNS
+        )
     except PinpointError:
         return {}
 

@@ -9,7 +9,7 @@ from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
 
 
-class FaultResult(BaseModel):
+class VerdictAndExitStatus(BaseModel):
     """How a run with a fault ended.
 
     `verdict` is the affected cell's, empty when no cell was affected. `status` is the run's exit status; it is negative
@@ -36,8 +36,8 @@ class Fault(BaseModel):
 
     fault: str
     vm: str
-    expected: FaultResult
-    reported: FaultResult
+    expected: VerdictAndExitStatus
+    reported: VerdictAndExitStatus
     lost: int
     orphaned: int
 

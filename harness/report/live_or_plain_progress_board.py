@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from harness.core import process
-from harness.core.events import Bus, Phase
+from harness.core.events import Bus, EventKind
 from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.record import Cell
 from harness.verdict.printk import without_control_codes
@@ -59,7 +59,7 @@ class Board:
         """Print the news since the last call; call it only where nothing else prints. A live view needs no flush."""
         if self._live:
             return
-        for activity in self._progress.take_new_activities():
+        for activity in self._progress.take_changed_activities():
             if self._worth_a_line(activity):
                 self._printed_at[activity.event.vm, activity.event.step] = time.monotonic()
                 self._write_line(self._line(activity))
@@ -68,7 +68,7 @@ class Board:
     def _print_tally(self) -> None:
         """Print how far the run is, once a while and only after it has moved."""
         now = time.monotonic()
-        tally = self._progress.run_totals(now)
+        tally = self._progress.run_progress_and_rate(now)
         if tally.ended_cells == self._tallied or now - self._tallied_at < _TALLY_SECONDS:
             return
         self._tallied, self._tallied_at = tally.ended_cells, now
@@ -83,7 +83,7 @@ class Board:
             process.stop_all()
             raise
 
-    def run(self, *calls: Callable[[], T]) -> list[T]:
+    def run_calls_then_close(self, *calls: Callable[[], T]) -> list[T]:
         """Make calls one after the other in a thread, show their progress, close the board, and return their results.
 
         Raises what the first call that failed has raised, after all have ended.
@@ -105,11 +105,13 @@ class Board:
     def _worth_a_line(self, activity: Activity) -> bool:
         """Return True for each beginning and end, and for progress if the step's last line is old enough."""
         last = self._printed_at.get((activity.event.vm, activity.event.step))
-        return activity.event.phase is not Phase.PROGRESS or last is None or time.monotonic() - last >= _PATIENCE
+        return activity.event.kind is not EventKind.PROGRESS or last is None or time.monotonic() - last >= _PATIENCE
 
     def _line(self, activity: Activity) -> str:
         elapsed = time.monotonic() - self._progress.began
-        return f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe_activity(activity)}"
+        return (
+            f"[{elapsed:7.1f}s] {activity.event.vm:<18} {activity.event.step:<10} {describe_progress_or_end(activity)}"
+        )
 
 
 def _live_view(progress: Progress) -> LiveView:
@@ -119,13 +121,13 @@ def _live_view(progress: Progress) -> LiveView:
     return LiveView(progress)
 
 
-def describe_activity(activity: Activity) -> str:
+def describe_progress_or_end(activity: Activity) -> str:
     """Describe one activity: what it does and how far it is, or how it ended and how long it took."""
     event = activity.event
     detail = without_control_codes(event.detail).partition("\n")[0]
-    if event.phase is Phase.FAILED:
+    if event.kind is EventKind.FAILED:
         return f"FAILED after {format_duration(event.seconds)}: {detail}"
-    if event.phase is Phase.FINISHED:
+    if event.kind is EventKind.FINISHED:
         return " ".join(
             part for part in (f"done in {format_duration(event.seconds)}", detail and f"({detail})") if part
         )
@@ -133,7 +135,7 @@ def describe_activity(activity: Activity) -> str:
     return " ".join(part for part in (detail or "begins", percent) if part)
 
 
-def make_board(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
+def make_board_for_pytest(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
     """Return a board that prints through pytest's own reporter, so that neither breaks the other's lines."""
 
     def write_line(line: str) -> None:

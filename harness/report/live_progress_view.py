@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from harness.core.events import Phase
+from harness.core.events import EventKind
 from harness.report.progress_state import Activity, Progress, format_duration
 from harness.report.summary import style_of
 from harness.verdict.cell_verdict_enum import Verdict
@@ -74,7 +74,7 @@ class LiveView:
     def _header(self, now: float) -> Text:
         totals = self._progress.totals()
         header = Text(f"pinpoint {format_duration(now - self._progress.began)}  ", style="bold")
-        header.append(str(self._progress.run_totals(now)), style="not bold")
+        header.append(str(self._progress.run_progress_and_rate(now)), style="not bold")
         for verdict in Verdict:
             if totals[verdict]:
                 header.append(f"  {totals[verdict]} {verdict.value}", style=style_of(verdict))
@@ -83,9 +83,9 @@ class LiveView:
     def _row(self, vm: str, activity: Activity, now: float) -> tuple[RenderableType, ...]:
         event = activity.event
         mark: RenderableType = self._spinner
-        if event.phase is Phase.FINISHED:
+        if event.kind is EventKind.FINISHED:
             mark = Text("✓", style="green")
-        elif event.phase is Phase.FAILED:
+        elif event.kind is EventKind.FAILED:
             mark = Text("✗", style="bold red")
         bar: RenderableType = Text()
         if activity.active and event.fraction is not None:
@@ -96,7 +96,7 @@ class LiveView:
 
     def _cells(self, vm: str) -> Text:
         """How far the cells of a VM are, and how many of them make the run fail."""
-        ended, asked, bad = self._progress.cell_counts_of_vm(vm)
+        ended, asked, bad = self._progress.ended_expected_and_failed_cells(vm)
         text = Text(f"{ended}/{asked}" if asked else "", justify="right", no_wrap=True)
         return text.append(f" {bad} bad", style="bold red") if bad else text
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict
 
 from harness.core.files import write_text
 from harness.report import jsonl
-from harness.report.pivot import SelectedCell
+from harness.report.pivot import CellSelectedToRun
 from harness.report.run_dir import RunDirectory
 
 
-class Lost(BaseModel):
+class LostCell(BaseModel):
     """One cell that did not run: a line of `lost.jsonl`. `replay` is the command that runs it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,16 +24,16 @@ class Lost(BaseModel):
     replay: str = ""
 
 
-def write_lost_cells(directory: RunDirectory, missing: Iterable[SelectedCell]) -> None:
+def write_lost_cells(directory: RunDirectory, missing: Iterable[CellSelectedToRun]) -> None:
     """Write the cells; a run that lost none gets no file. Raises OSError."""
     lines = [
-        Lost(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay", ""))
+        LostCell(file=each.file, case=each.case, vm=each.vm, mutant=each.mutant, replay=getattr(each, "replay", ""))
         for each in missing
     ]
     if lines:
         write_text(directory.lost_cells_file, "".join(f"{jsonl.ascii_json(line)}\n" for line in lines))
 
 
-def read_lost_cells(directory: RunDirectory) -> list[Lost]:
+def read_lost_cells(directory: RunDirectory) -> list[LostCell]:
     """The cells that did not run."""
-    return jsonl.read(directory.lost_cells_file, Lost)
+    return jsonl.read(directory.lost_cells_file, LostCell)

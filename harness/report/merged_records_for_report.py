@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from harness.report import lost_cells, timeline
-from harness.report.lost_cells import Lost
+from harness.report.lost_cells import LostCell
 from harness.report.metrics_with_goals import Figure, Figures
 from harness.report.record import Cell, Results
 from harness.report.relocation_by_hand_table import TrialRow, Trials
@@ -32,7 +32,7 @@ class Material:
     newest_run: RunDirectory
     report_directory: Path
     cells: Sequence[Cell]
-    missing_cells: Sequence[Lost]
+    missing_cells: Sequence[LostCell]
     figures: Sequence[Figure]
     trials: Sequence[TrialRow]
     timeline_spans: Sequence[Span]
@@ -62,7 +62,7 @@ class Material:
                 unended.append(run.name)
         ran = {cell.key for cell in cells}
         for vm in dict.fromkeys(cell.vm for cell in cells):
-            logs = [os.path.relpath(log, place) for run in ordered for log in run.console_logs(vm)]
+            logs = [os.path.relpath(log, place) for run in ordered for log in run.console_logs_of_vm(vm)]
             consoles[vm] = logs
         return cls(
             name=" + ".join(run.name for run in ordered),

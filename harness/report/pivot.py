@@ -21,7 +21,7 @@ class CaseName(NamedTuple):
     case: str
 
 
-class SelectedCell(Protocol):
+class CellSelectedToRun(Protocol):
     """A selected cell, which must end with a verdict."""
 
     @property
@@ -50,14 +50,14 @@ class PivotSquare:
     lost_count: int = 0
 
     @property
-    def shown_cell(self) -> Cell | None:
+    def honest_or_worst_cell(self) -> Cell | None:
         """The cell shown for the square: the honest one, or the worst mutant's if only mutants ran."""
         return self.honest or max(self.mutants, key=lambda cell: cell.verdict.severity, default=None)
 
     @property
-    def verdict(self) -> Verdict | None:
+    def honest_or_worst_verdict(self) -> Verdict | None:
         """The verdict of the shown cell, None when nothing ran."""
-        return self.shown_cell.verdict if self.shown_cell else None
+        return self.honest_or_worst_cell.verdict if self.honest_or_worst_cell else None
 
     @property
     def mutants_tried(self) -> int:
@@ -90,7 +90,7 @@ class Coverage(NamedTuple):
 class Pivot:
     """Cells by case and VM, in the order in which they first ended."""
 
-    def __init__(self, cells: Iterable[Cell], missing: Iterable[SelectedCell] = ()) -> None:
+    def __init__(self, cells: Iterable[Cell], missing: Iterable[CellSelectedToRun] = ()) -> None:
         """`missing` are the selected cells without a verdict."""
         self.cells, self.missing = tuple(cells), tuple(missing)
         selected = (*self.cells, *self.missing)
@@ -131,7 +131,7 @@ class Pivot:
         """Return how many cells ended in each verdict, on one VM or on all."""
         return Counter(cell.verdict for cell in self._latest.values() if vm in ("", cell.vm))
 
-    def failures(self) -> list[list[Cell]]:
+    def failure_groups(self) -> list[list[Cell]]:
         """Return the cells that make the run fail, the worst first, grouped by VM, verdict and reason."""
         groups: dict[tuple[str, Verdict, str], list[Cell]] = {}
         for cell in self._latest.values():
@@ -139,7 +139,7 @@ class Pivot:
                 groups.setdefault((cell.vm, cell.verdict, cell.reason), []).append(cell)
         return sorted(groups.values(), key=lambda group: -group[0].verdict.severity)
 
-    def skip_counts_by_reason(self) -> dict[tuple[str, str], int]:
+    def skips_by_vm_and_reason(self) -> dict[tuple[str, str], int]:
         """Return how many cells were skipped, by VM and reason."""
         return dict(Counter((cell.vm, cell.reason) for cell in self._latest.values() if cell.verdict is Verdict.SKIP))
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -27,7 +27,7 @@ class Activity:
     @property
     def active(self) -> bool:
         """True while the step is under way."""
-        return self.event.phase in (Phase.STARTED, Phase.PROGRESS)
+        return self.event.kind in (EventKind.STARTED, EventKind.PROGRESS)
 
     def seconds(self, now: float) -> float:
         """Return how long the step took, or has taken so far."""
@@ -35,7 +35,7 @@ class Activity:
 
 
 @dataclass(frozen=True)
-class RunTotals:
+class RunProgressAndRate:
     """How far a run is: builds under way, VMs whose cells run, cells that ended, cells asked for, and the rate.
 
     `cells_per_second` is in cells a second since the first ended, None before there is one; `seconds_left` is the time
@@ -70,10 +70,10 @@ class Progress:
         self._by_vm: dict[str, Counter[Verdict]] = {}
         self._asked: Counter[str] = Counter()
         self._first_ended: float | None = None
-        bus.subscribe(self._receive)
+        bus.add_listener(self._receive)
 
     def _receive(self, event: Event) -> None:
-        if event.phase is Phase.SPENT:
+        if event.kind is EventKind.SPENT:
             return
         key = (event.vm, event.step)
         with self._lock:
@@ -97,7 +97,7 @@ class Progress:
         with self._lock:
             self._asked = Counter(asked)
 
-    def run_totals(self, now: float) -> RunTotals:
+    def run_progress_and_rate(self, now: float) -> RunProgressAndRate:
         """Return how far the run is."""
         with self._lock:
             active = [activity.event.step for activity in self._steps.values() if activity.active]
@@ -109,16 +109,16 @@ class Progress:
         # The first cell began before the clock did, so it does not count for the rate.
         rate = (ended - 1) / elapsed if ended > 1 and elapsed > 0 else None
         left = (asked - ended) / rate if rate and asked > ended else None
-        return RunTotals(building, running + starting, ended, asked, rate, left)
+        return RunProgressAndRate(building, running + starting, ended, asked, rate, left)
 
-    def cell_counts_of_vm(self, vm: str) -> tuple[int, int, int]:
+    def ended_expected_and_failed_cells(self, vm: str) -> tuple[int, int, int]:
         """Return how many cells of a VM ended, how many were asked for, and how many of the ended make the run fail."""
         with self._lock:
             counts = self._by_vm.get(vm, Counter())
             bad = sum(count for verdict, count in counts.items() if not verdict.acceptable)
             return counts.total(), self._asked[vm], bad
 
-    def take_new_activities(self) -> Sequence[Activity]:
+    def take_changed_activities(self) -> Sequence[Activity]:
         """Return the latest event of each step that had any since the last call, in order."""
         with self._lock:
             news, self._news = list(self._news.values()), {}

@@ -21,7 +21,7 @@ class CellKey(NamedTuple):
     mutant: str
 
 
-class NamedCell(Protocol):
+class HasCaseVmAndMutant(Protocol):
     """Something that names a cell to a person."""
 
     @property
@@ -37,7 +37,7 @@ class NamedCell(Protocol):
         """The mutant, empty for an honest cell."""
 
 
-def describe_cell(cell: NamedCell) -> str:
+def describe_cell(cell: HasCaseVmAndMutant) -> str:
     """Return a cell's name for a person: `CASE on VM`, with its mutant if it has one."""
     return f"{cell.case} on {cell.vm}{f', mutant {cell.mutant}' if cell.mutant else ''}"
 
@@ -91,7 +91,7 @@ class Results:
         """
         jsonl.append(self._path, cell, self._reserve)
 
-    def close(self) -> None:
+    def free_reserved_space(self) -> None:
         """Free the reserved space, because no more cells will be written."""
         self._reserve.unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 
 
-class Stretch(BaseModel):
+class RecordedBytesAroundAddress(BaseModel):
     """Some bytes of text around one address.
 
     `address` is that of the first byte and `code` the bytes in hex. `kinds` names for each byte what stands there, as
@@ -25,7 +25,7 @@ class Stretch(BaseModel):
     label: str
 
 
-class Drawing(BaseModel):
+class RelocatedFunctionExample(BaseModel):
     """One function: where it is, which is where symbol + offset points, and where relocation by hand points.
 
     `by_hand` is None where that is outside of all text. `place` is what stands there, `distance` how far it is from the
@@ -35,13 +35,13 @@ class Drawing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     function: str
-    by_symbol: Stretch
-    by_hand: Stretch | None
+    by_symbol: RecordedBytesAroundAddress
+    by_hand: RecordedBytesAroundAddress | None
     place: str
     distance: int
 
 
-class Moved(NamedTuple):
+class FunctionInTwoBuilds(NamedTuple):
     """A function in two builds: its distance from the base where the probe was made, and here; its size. In bytes."""
 
     name: str

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from harness.report import jsonl
 from harness.report.metrics_with_goals import Figures
-from harness.report.relocation_by_hand_drawing_records import Drawing, Moved
+from harness.report.relocation_by_hand_drawing_records import FunctionInTwoBuilds, RelocatedFunctionExample
 from harness.report.run_dir import RunDirectory
 
 # Where a probe lands that misses after relocation by hand: the record's field, and the heading of the table.
@@ -52,8 +52,8 @@ class TrialRow(BaseModel):
     table_bytes: int
     by_hand_bytes: int
     by_symbol_bytes: int
-    drawing: Drawing | None = None
-    moved: tuple[Moved, ...] = ()
+    drawing: RelocatedFunctionExample | None = None
+    moved: tuple[FunctionInTwoBuilds, ...] = ()
 
     @property
     def column_texts(self) -> list[str]:

@@ -82,7 +82,7 @@ class RunDirectory:
         return self.path / "shard.json"
 
     @property
-    def junit_file(self) -> Path:
+    def pytest_junit_file(self) -> Path:
         """pytest's own JUnit file."""
         return self.path / "junit.xml"
 
@@ -96,7 +96,7 @@ class RunDirectory:
         """The directory of bundles: `VM/BUNDLE`, with a bundle for each failed cell."""
         return self.path / "bundles"
 
-    def console_logs(self, vm: str) -> list[Path]:
+    def console_logs_of_vm(self, vm: str) -> list[Path]:
         """Return the console logs of a VM's row, one for each process that ran a part of it; the newest is last.
 
         Logs of guests that a case started for itself are left out, because it may have fired crash triggers there.

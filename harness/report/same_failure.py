@@ -29,6 +29,6 @@ def remove_varying_parts(reason: str) -> str:
     return reason
 
 
-def is_same_failure(first: Cell, second: Cell) -> bool:
+def cells_have_same_failure(first: Cell, second: Cell) -> bool:
     """True when both cells ended in the same verdict for the same reason."""
     return (first.verdict, remove_varying_parts(first.reason)) == (second.verdict, remove_varying_parts(second.reason))

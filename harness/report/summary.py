@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.report import mutants_caught_by_one_witness
-from harness.report.pivot import Pivot, PivotSquare, SelectedCell, format_verdict_counts
+from harness.report.pivot import CellSelectedToRun, Pivot, PivotSquare, format_verdict_counts
 from harness.report.record import Cell, CellKey, describe_cell
 from harness.report.relocation_by_hand_table import TrialRow
 from harness.report.relocation_by_hand_table import table as table_of_trials
@@ -34,7 +34,7 @@ def write_summary(
     write_line: Callable[[str], None],
     cells: Sequence[Cell],
     replays: Mapping[CellKey, str],
-    missing: Iterable[SelectedCell],
+    missing: Iterable[CellSelectedToRun],
     *,
     trials: Sequence[TrialRow] = (),
     color: bool = False,
@@ -57,12 +57,12 @@ def write_summary(
         console.print(witnesses)
     if any(cell.mutant for cell in cells):
         console.print("(caught/tried): mutants, probes broken on purpose that the case must catch", style="dim")
-    for (vm, reason), count in pivot.skip_counts_by_reason().items():
+    for (vm, reason), count in pivot.skips_by_vm_and_reason().items():
         where = "" if vm in reason else f" on {vm}"
         console.print(
             f"{count} skipped{where}: {without_control_codes(reason)}", style="dim", soft_wrap=True, markup=False
         )
-    for group in pivot.failures():
+    for group in pivot.failure_groups():
         first = group[0]
         _print_failure(console, first, len(group) - 1, replays.get(first.key, ""))
     for lost in pivot.missing:
@@ -84,12 +84,12 @@ def _table(pivot: Pivot) -> Table:
 
 
 def _square(square: PivotSquare) -> Text:
-    if square.verdict is None and not square.lost_count:
+    if square.honest_or_worst_verdict is None and not square.lost_count:
         return Text("-", style="dim")
     text = Text()
-    if square.verdict is not None:
+    if square.honest_or_worst_verdict is not None:
         mutants = f" ({square.mutants_caught}/{square.mutants_tried})" if square.mutants_tried else ""
-        text.append(f"{square.verdict.value}{mutants}", style=style_of(square.verdict))
+        text.append(f"{square.honest_or_worst_verdict.value}{mutants}", style=style_of(square.honest_or_worst_verdict))
     if square.lost_count:
         text.append(f"{', ' if text else ''}{square.lost_count} did not run", style=_BAD)
     return text

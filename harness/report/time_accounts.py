@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.guest.start import GUEST_CPU
 from harness.report.metrics_with_goals import Figures
 
@@ -26,23 +26,23 @@ class Ledger:
     def __init__(self, bus: Bus) -> None:
         self._lock = threading.Lock()
         self._spent: dict[str, Counter[str]] = {}
-        bus.subscribe(self._receive)
+        bus.add_listener(self._receive)
 
-    def add(self, spent: Spent) -> None:
+    def merge_accounts(self, spent: Spent) -> None:
         """Add the accounts of another ledger."""
         with self._lock:
             for vm, accounts in spent.items():
                 self._spent.setdefault(vm, Counter()).update(accounts)
 
     @property
-    def spent(self) -> dict[str, dict[str, float]]:
+    def seconds_by_vm_and_activity(self) -> dict[str, dict[str, float]]:
         """Seconds by VM and activity."""
         with self._lock:
             return {vm: dict(accounts) for vm, accounts in self._spent.items()}
 
     def _receive(self, event: Event) -> None:
-        if event.phase is Phase.SPENT:
-            self.add({event.vm: {event.step: event.seconds}})
+        if event.kind is EventKind.SPENT:
+            self.merge_accounts({event.vm: {event.step: event.seconds}})
 
 
 def record_figures(figures: Figures, spent: Spent) -> None:

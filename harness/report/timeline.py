@@ -7,7 +7,7 @@ import time
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.core.files import write_text
 from harness.report import jsonl
 from harness.report.record import Cell
@@ -47,7 +47,7 @@ class Timeline:
         self._spans: list[Span] = []
         self._begun: dict[str, float] = {}
         self._lock = threading.Lock()
-        bus.subscribe(self._receive)
+        bus.add_listener(self._receive)
 
     def begin_cell(self, nodeid: str, at: float) -> None:
         """Note when a cell's first phase began, in seconds since the epoch."""
@@ -66,8 +66,8 @@ class Timeline:
         write_text(directory.timeline_file, "".join(f"{jsonl.ascii_json(span)}\n" for span in spans))
 
     def _receive(self, event: Event) -> None:
-        if event.phase in (Phase.FINISHED, Phase.FAILED):
-            verdict = "failed" if event.phase is Phase.FAILED else ""
+        if event.kind in (EventKind.FINISHED, EventKind.FAILED):
+            verdict = "failed" if event.kind is EventKind.FAILED else ""
             began = time.time() - event.seconds
             self._add(event.worker, event.vm, event.step, event.detail, began, event.seconds, verdict)
 

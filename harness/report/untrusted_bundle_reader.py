@@ -53,7 +53,7 @@ class BundleFiles:
                     raise NotInBundle(f"is larger than {limit >> 20} MiB")
             return bytes(content)
 
-    def check_hashes(self, wanted: Mapping[str, str], where: str) -> None:
+    def demand_equal_hashes(self, wanted: Mapping[str, str], where: str) -> None:
         """Check the SHA-256 of each file in `wanted`, by path. Raises UsageError for the first that differs."""
         if len(wanted) > _MOST_FILES:
             raise UsageError(f"names more than {_MOST_FILES} files", where=where, mend="do not trust it")

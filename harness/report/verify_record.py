@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 
 
 class ProbeRecord(BaseModel):
@@ -22,7 +22,7 @@ class ProbeRecord(BaseModel):
 
     asked: str
     kind: str
-    verdict: Finding
+    verdict: ProbeVerdict
     address: str | None
     means: str
     memory: str
@@ -37,7 +37,7 @@ class ProbeRecord(BaseModel):
         return cls(
             asked=probe.asked,
             kind=probe.kind,
-            verdict=probe.finding,
+            verdict=probe.verdict,
             address=None if probe.address is None else f"{probe.address:#x}",
             means=probe.symbol_offset,
             memory=probe.memory_change,

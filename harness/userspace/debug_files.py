@@ -16,7 +16,7 @@ class WrongDebugFileError(PinpointError):
     """A file of symbols that belongs to another build."""
 
 
-class SymbolSource(Enum):
+class DebugFileLookup(Enum):
     """How the debug file of a stripped file is found."""
 
     ANY = "any"
@@ -24,35 +24,35 @@ class SymbolSource(Enum):
     DEBUGLINK = "debuglink"
 
 
-def find_symbol_file(file: Path, by: SymbolSource = SymbolSource.ANY) -> Elf:
+def find_elf_with_symbols(file: Path, by: DebugFileLookup = DebugFileLookup.ANY) -> Elf:
     """The ELF file that has the symbol table of `file`.
 
     It is `file` itself, or else its debug file, found by build-id or by .gnu_debuglink, as `by` permits. Raises
     PinpointError when none is found, WrongDebugFileError when the file found is of another build.
     """
     elf = Elf.read_cached(file)
-    if ".symtab" in elf.sections:
+    if ".symtab" in elf.sections_by_name:
         return elf
-    if by is not SymbolSource.DEBUGLINK and (found := find_by_build_id(elf, file.parent.parent)):
+    if by is not DebugFileLookup.DEBUGLINK and (found := find_elf_by_build_id(elf, file.parent.parent)):
         return found
-    if by is not SymbolSource.BUILD_ID and (found := find_by_debuglink(elf, file.parent)):
+    if by is not DebugFileLookup.BUILD_ID and (found := find_elf_by_debuglink(elf, file.parent)):
         return found
     raise PinpointError("stripped, and no debug file is found", where=str(file), mend="keep its separate .debug file")
 
 
-def find_by_build_id(elf: Elf, root: Path) -> Elf | None:
+def find_elf_by_build_id(elf: Elf, root: Path) -> Elf | None:
     """The debug file below `root`/.build-id, or None if there is none. Raises WrongDebugFileError."""
     found = root / ".build-id" / elf.build_id[:2] / f"{elf.build_id[2:]}.debug"
     return _proved(elf, found) if elf.build_id and found.is_file() else None
 
 
-def find_by_debuglink(elf: Elf, directory: Path) -> Elf | None:
+def find_elf_by_debuglink(elf: Elf, directory: Path) -> Elf | None:
     """The debug file that .gnu_debuglink names, in the file's own directory or in .debug/; None if there is none.
 
     The section holds the name, zeros up to a multiple of four bytes, and the CRC-32 of the whole debug file. Raises
     WrongDebugFileError when the CRC or the build-id differs.
     """
-    section = elf.sections.get(_LINK)
+    section = elf.sections_by_name.get(_LINK)
     if section is None:
         return None
     content = elf.section_bytes(_LINK, 0, section.size)

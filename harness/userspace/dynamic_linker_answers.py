@@ -39,7 +39,11 @@ def prove_linker_answers(uprobes: Uprobes, process: Runner, file: UserFile, site
 
 def _following(file: UserFile, site: Site) -> str:
     here = file.symbol_of_site(site).address
-    exported = [each for each in file.functions if each.binding == "global" and not each.name.endswith("_spare")]
+    exported = [
+        each
+        for each in file.functions_of_target_source
+        if each.binding == "global" and not each.name.endswith("_spare")
+    ]
     return next((each.name for each in exported if each.address > here), exported[0].name)
 
 

@@ -63,7 +63,7 @@ class FileView:
     mappings: Sequence[Mapping]
     pages: Sequence[Page]
 
-    def mapping_of(self, page: Page) -> Mapping:
+    def mapping_of_page(self, page: Page) -> Mapping:
         """The mapping that a page of this view is in."""
         return next(each for each in self.mappings if each.pid == page.pid and each.start <= page.address < each.end)
 

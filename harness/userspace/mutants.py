@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.landing.landing_judgment import NOT_IN_FORCE, NotInForceError
+from harness.landing.landing_judgment import NOT_IN_FORCE, MutantNotInForceError
 from harness.landing.site import Site
 from harness.userspace.user_file import UserFile
 
@@ -20,7 +20,9 @@ def _one_instruction_off(file: UserFile, site: Site) -> int:
 
 def _next_symbol(file: UserFile, site: Site) -> int:
     here = file.symbol_of_site(site).address
-    after = next((each for each in file.functions if each.address > here), file.functions[0])
+    after = next(
+        (each for each in file.functions_of_target_source if each.address > here), file.functions_of_target_source[0]
+    )
     return file.elf.file_offset(after.address)
 
 
@@ -78,12 +80,15 @@ class UserMutant:
     uses_running_build: bool = False
 
     def offsets_to_register(self, file: UserFile, sites: tuple[Site, ...]) -> list[int]:
-        """The offsets to register. Raises NotInForceError when a mutant that should aim elsewhere aims at a site."""
+        """The offsets to register.
+
+        Raises MutantNotInForceError when a mutant that should aim elsewhere aims at a site.
+        """
         found = [self.offset_to_register(file, site) for site in sites]
         if self.offset_to_register is not _honest and any(
             there == file.offset_of_site(site) for there, site in zip(found, sites, strict=True)
         ):
-            raise NotInForceError(f"{NOT_IN_FORCE}: it aims at the site itself")
+            raise MutantNotInForceError(f"{NOT_IN_FORCE}: it aims at the site itself")
         return found
 
 
@@ -117,6 +122,6 @@ MUTANTS: dict[str, UserMutant] = {
 }
 
 
-def mutant_by_name(name: str) -> UserMutant:
+def mutant_or_honest(name: str) -> UserMutant:
     """The mutant with this name; HONEST for a cell that has no mutant, or one that another package defines."""
     return MUTANTS.get(name, HONEST)

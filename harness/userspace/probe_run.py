@@ -9,7 +9,7 @@ from typing import Self
 
 from harness.guest.guest import Guest
 from harness.landing.five_address_witnesses import SHOWN, Statement
-from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, NotInForceError, prove_landings
+from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, MutantNotInForceError, prove_landings
 from harness.landing.precompiled_sites import OtherBuildError
 from harness.landing.site import Site
 from harness.userspace import mapped_pages, uprobes_tree, witness
@@ -18,7 +18,7 @@ from harness.userspace.mutants import UserMutant
 from harness.userspace.runner import Runner
 from harness.userspace.uprobes_tree import UprobesTree
 from harness.userspace.user_file import UserFile
-from harness.userspace.ways import WAYS, Hit, RegistrationResult, Request, UprobesByPerf
+from harness.userspace.ways import WAYS, Hit, OffsetRegistrationResult, Request, UprobesByPerf
 from harness.userspace.write_process_memory_for_mutants import write_process_memory
 
 _COPY = "/tmp/pinpoint_user_copy"
@@ -29,7 +29,8 @@ _FEW_PAGES = 16
 class UprobeRun:
     """Uprobes that are registered on sites of one file while the `with` block runs; results can be read afterwards.
 
-    `look` must be called in the block for each process that is to be judged, while that process has the file mapped.
+    `record_pages` must be called in the block for each process that is to be judged, while that process has the file
+    mapped.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class UprobeRun:
         self._processes: dict[int, Runner] = {}
         self.hits: list[Hit] = []
 
-    def read_pages_before(self, *processes: Runner) -> Self:
+    def record_pages_before(self, *processes: Runner) -> Self:
         """Read the pages of processes that already run; `prove_restored` checks that they equal the file."""
         for process in processes:
             self._before[process.pid] = self._look(process.pid)
@@ -76,23 +77,23 @@ class UprobeRun:
             self.guest.run("cp", path, _COPY).check()
             path = _COPY
         request = Request(path, self._aims, self._returns, self._mutant.reports_without_registering)
-        self.registered: list[RegistrationResult] = self._way.register(request)
+        self.registered: list[OffsetRegistrationResult] = self._way.register_offsets(request)
         if self._mutant.registers_twice:
-            self._extra.register(Request(path, self._aims))
+            self._extra.register_offsets(Request(path, self._aims))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._mutant.stays_registered and kind is None:
             self.hits = self._way.read_hits()
             self._look_after()
-            self._way.remove()
+            self._way.remove_and_return_hits()
         else:
-            self.hits = self._way.remove()
+            self.hits = self._way.remove_and_return_hits()
             if self._mutant.leaves_idle_uprobe:
-                self._extra.register(Request(self.file.guest_path, self._aims, own_process_only=True))
+                self._extra.register_offsets(Request(self.file.guest_path, self._aims, own_process_only=True))
             if kind is None:
                 self._look_after()
-        self._extra.remove()
+        self._extra.remove_and_return_hits()
         if self._mutant.probes_other_file:
             self.guest.run("rm", _COPY).check()
         self.is_ended = True
@@ -105,7 +106,7 @@ class UprobeRun:
                 f"{self.file.guest_path} is of build {found[:12] or '(none)'}, the sites are of {wanted}"
             )
 
-    def read_pages(self, *processes: Runner, ask: str | None = None) -> None:
+    def record_pages(self, *processes: Runner, ask: str | None = None) -> None:
         """Read the processes' pages now, inside and outside.
 
         If `ask` is not None, each process also resolves the sites' functions to its own addresses. `ask` is the prefix
@@ -115,14 +116,14 @@ class UprobeRun:
             stale = self._mutant.stale_view and process.pid in self._before
             if self._mutant.restores_one_mapping:
                 self._restore_one_mapping(process.pid)
-            self.read_pages_of(process.pid)
+            self.record_pages_of_pid(process.pid)
             if stale:
                 self._during[process.pid] = self._before[process.pid]
             self._processes[process.pid] = process
             for symbol in dict.fromkeys(site.symbol for site in self.sites) if ask is not None else ():
                 self._resolved[process.pid, symbol] = process.function_address(f"{ask}{symbol}")
 
-    def read_pages_of(self, pid: int) -> None:
+    def record_pages_of_pid(self, pid: int) -> None:
         """Read the pages of a process that takes no commands."""
         self._during[pid] = self._look(pid)
         self._trees[pid] = uprobes_tree.read_uprobes_tree(self.guest)
@@ -132,7 +133,7 @@ class UprobeRun:
         offset = self.offsets[0]
         pages = [page for page in self._look(pid).pages if page.offset <= offset < page.offset + len(page.bytes_inside)]
         if len(pages) < 2:
-            raise NotInForceError(f"{NOT_IN_FORCE}: there is one mapping")
+            raise MutantNotInForceError(f"{NOT_IN_FORCE}: there is one mapping")
         place = pages[-1].address + offset - pages[-1].offset
         write_process_memory(self.guest, pid, place, self.file.content[offset : offset + len(self._patch.code)])
 
@@ -149,7 +150,7 @@ class UprobeRun:
     def _look_after(self) -> None:
         self._tree_after = uprobes_tree.read_uprobes_tree(self.guest)
         for pid, process in self._processes.items():
-            if process.alive and process.pid == pid:
+            if process.not_yet_ended and process.pid == pid:
                 self._after[pid] = self._look(pid)
                 if self._mutant.keeps_private_copy:
                     page = self._after[pid].pages[0]
@@ -181,11 +182,13 @@ class UprobeRun:
         statements = (
             witness.registered_statement(self.registered[index]),
             Statement("elf", offset, code=content[offset : offset + SHOWN]),
-            witness.resolved_statement(None if pointer is None else pointer + site.offset, view),
-            witness.trapped_statement(own_hits, view),
-            witness.inside_statement(view, content, offset, patch, self.offsets),
-            witness.outside_statement(view, content, offset, patch, self.offsets),
-            witness.tree_statement(self._trees[pid].offsets_of_file(view.file_identity), offset, self.offsets),
+            witness.process_pointer_statement(None if pointer is None else pointer + site.offset, view),
+            witness.hit_address_statement(own_hits, view),
+            witness.proc_memory_statement(view, content, offset, patch, self.offsets),
+            witness.qemu_memory_statement(view, content, offset, patch, self.offsets),
+            witness.tree_statement(
+                self._trees[pid].consumers_by_offset_in_file(view.file_identity), offset, self.offsets
+            ),
         )
         return Landing(site, statements, sum(hit.count for hit in own_hits), self.file.describe_offset)
 
@@ -205,8 +208,8 @@ class UprobeRun:
     def prove_refused(self, process: Runner, errno: int) -> None:
         """Each registration answered with the errno, and no page and no list has a uprobe. Raises Missed."""
         answers = [each.errno for each in self.registered]
-        listed = self._trees[process.pid].offsets_of_file(self._identity)
-        changed = self.changed_offsets(process)
+        listed = self._trees[process.pid].consumers_by_offset_in_file(self._identity)
+        changed = self.offsets_differing_from_file(process)
         if set(answers) != {errno} or listed or changed or self.hits:
             raise Missed(
                 f"errno {answers}, not {errno}; the kernel lists {dict(listed)}, memory changed at {changed}, "
@@ -232,17 +235,17 @@ class UprobeRun:
         if others:
             raise Missed(f"hit in processes {sorted(others)} too")
 
-    def changed_offsets(self, process: Runner) -> list[int]:
+    def offsets_differing_from_file(self, process: Runner) -> list[int]:
         """The offsets into the file at which the pages of one process differed from the file."""
         patch = self._patch
         pages = self._during[process.pid].pages
         return [
             place
             for page in pages
-            for place in witness.changed_offsets(page.bytes_inside, self.file.content, page.offset, patch)
+            for place in witness.offsets_differing_from_file(page.bytes_inside, self.file.content, page.offset, patch)
         ]
 
-    def mapping_count_after(self, process: Runner) -> int:
+    def mapping_count_after_removal(self, process: Runner) -> int:
         """The number of mappings of the file that a process has after the probes are removed."""
         return len(self._after[process.pid].mappings) if process.pid in self._after else 0
 
@@ -253,7 +256,7 @@ class UprobeRun:
         """
         if not self._identity or self._tree_after is None:
             raise Missed("no process was looked at")
-        left = self._tree_after.offsets_of_file(self._identity)
+        left = self._tree_after.consumers_by_offset_in_file(self._identity)
         if left:
             raise Missed(f"after removal the kernel lists offsets {', '.join(map(hex, left))} of the file")
         for pid, view in self._after.items():
@@ -302,7 +305,7 @@ class UprobeRun:
         if len(set(starts.values())) != len(starts):
             raise Missed(f"mapped at the same address: {', '.join(f'{pid} at {at:#x}' for pid, at in starts.items())}")
 
-    def prove_mapping_count(self, process: Runner, count: int) -> None:
+    def prove_site_mapping_count(self, process: Runner, count: int) -> None:
         """One process has the site's page mapped so often as code. Raises Missed."""
         offset = self.offsets[0]
         pages = [page for page in self._during[process.pid].pages if page.offset == offset & -len(page.bytes_inside)]

@@ -42,7 +42,7 @@ REFUSED_REQUESTS = (
 _LEFT = "pinpoint_left/refused"
 
 
-def expect_refused(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> None:
+def expect_refused_by_tracefs(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> None:
     """Send the request through tracefs. Raises Missed when the errno is another, or anything is left behind.
 
     The kernel must list no uprobe at all after the refusal, and no event once the refused one is removed.
@@ -51,13 +51,13 @@ def expect_refused(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> Non
     good = Request(file.guest_path, [file.offset_of_site(file.site("pinpoint_one_leaf"))], own_process_only=True)
     way, other = UprobesByTracefs(guest), UprobesByPerf(guest)
     try:
-        returned = way.register(good if mutant.sends_accepted_request else bad.make_request(file))[0].errno
+        returned = way.register_offsets(good if mutant.sends_accepted_request else bad.make_request(file))[0].errno
         if mutant.leaves_idle_uprobe:
-            other.register(good)
+            other.register_offsets(good)
         listed = uprobes_tree.read_uprobes_tree(guest).consumers_by_file
     finally:
-        way.remove()
-        other.remove()
+        way.remove_and_return_hits()
+        other.remove_and_return_hits()
     if returned != bad.errno:
         raise Missed(f"{bad.description}: the kernel returned errno {returned}, not {bad.errno}")
     if listed:
@@ -71,7 +71,7 @@ def expect_refused(uprobes: Uprobes, file: UserFile, bad: RefusedRequest) -> Non
         raise Missed(f"{bad.description}: left in uprobe_events: {left}")
 
 
-def expect_uprobe_on_data(uprobes: Uprobes, file: UserFile, name: str, process: Runner) -> None:
+def expect_data_uprobe_accepted(uprobes: Uprobes, file: UserFile, name: str, process: Runner) -> None:
     """A uprobe on data that a process has mapped. Raises Missed unless the kernel does with each mapping as it should.
 
     It registers the uprobe and lists it. It writes no breakpoint where the mapping is writable. It writes one where the
@@ -82,21 +82,21 @@ def expect_uprobe_on_data(uprobes: Uprobes, file: UserFile, name: str, process: 
     breakpoint_ = guest.architecture.kprobe_traits.uprobe_breakpoint
     before = mapped_pages.read_file_view(guest, file, [process.pid], [offset], data_too=True)
     way = UprobesByModule(guest)
-    answer = way.register(
+    answer = way.register_offsets(
         Request(file.guest_path, [offset], reports_without_registering=uprobes.mutant.reports_without_registering)
     )[0].errno
     try:
-        listed = uprobes_tree.read_uprobes_tree(guest).offsets_of_file(before.file_identity)
+        listed = uprobes_tree.read_uprobes_tree(guest).consumers_by_offset_in_file(before.file_identity)
         if uprobes.mutant.writes_data:
             write_process_memory(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
         during = mapped_pages.read_file_view(guest, file, [process.pid], [offset], data_too=True)
     finally:
-        way.remove()
+        way.remove_and_return_hits()
     if answer or listed != {offset: 1}:
         raise Missed(f"{name}: errno {answer}, the kernel lists {dict(listed)}, not one uprobe at {offset:#x}")
     for was, now in zip(before.pages, during.pages, strict=True):
         place, wanted = offset % _PAGE, was.bytes_inside
-        if "w" not in during.mapping_of(now).permissions:
+        if "w" not in during.mapping_of_page(now).permissions:
             wanted = wanted[:place] + breakpoint_ + wanted[place + len(breakpoint_) :]
         if wanted not in (now.bytes_inside, b"") or now.bytes_inside != now.bytes_outside:
             raise Missed(

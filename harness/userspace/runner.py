@@ -40,7 +40,7 @@ class Runner:
         self.end()
 
     @property
-    def alive(self) -> bool:
+    def not_yet_ended(self) -> bool:
         """False once `end` has returned."""
         return self.status is None
 
@@ -65,7 +65,10 @@ class Runner:
         self._dialogue.send_line(line, self.guest.scaled_deadline(_ANSWER_S))
 
     def read_answer(self, line: str = "") -> dict[str, str]:
-        """The answer to a command that `say` sent. Raises GuestError when it is an error or does not come."""
+        """The answer to a command that `send_command_async` sent.
+
+        Raises GuestError when it is an error or does not come.
+        """
         words = self._answer()
         if "error" in words:
             raise GuestError(f"pinpoint_runner: {line}: {words['error']}", where=self.guest.name)
@@ -84,7 +87,7 @@ class Runner:
         answer = self.send_command("each all 0")
         return {name: int(address, 16) for name, address in answer.items() if name != "times"}
 
-    def fork(self) -> int:
+    def fork_and_command_child(self) -> int:
         """Fork; from now on the child takes the commands. Returns its pid."""
         self.pid = int(self.send_command("fork")["pid"])
         return self.pid

@@ -14,14 +14,14 @@ _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
 
 @dataclass(frozen=True)
-class StressCounts:
+class RoundAndHitCounts:
     """The number of rounds that were run, and the number of hits that the kernel counted in all of them."""
 
     rounds: int
     hits: int
 
 
-def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) -> StressCounts:
+def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) -> RoundAndHitCounts:
     """Define, enable, disable and remove a uprobe `rounds` times.
 
     In each round a program starts, loads and unloads the file, forks, executes another program and ends, while a thread
@@ -66,4 +66,4 @@ echo $n $total
 """
     with parsing_guest_text("the counts of uprobe hits"):
         played, hits = uprobes.guest.run_script(script).check().stdout.split()
-        return StressCounts(int(played), int(hits))
+        return RoundAndHitCounts(int(played), int(hits))

@@ -8,7 +8,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.precompiled_sites import OtherBuildError
 from harness.landing.site import Site
-from harness.userspace.debug_files import SymbolSource
+from harness.userspace.debug_files import DebugFileLookup
 from harness.userspace.mutants import HONEST, UserMutant
 from harness.userspace.probe_run import UprobeRun
 from harness.userspace.runner import Runner
@@ -23,23 +23,25 @@ class Uprobes:
         self.mutant = mutant
         self.lives: list[UprobeRun] = []
 
-    def target_file(self, name: str, variant: str = "plain", symbols_by: SymbolSource = SymbolSource.ANY) -> UserFile:
+    def target_file(
+        self, name: str, variant: str = "plain", symbols_by: DebugFileLookup = DebugFileLookup.ANY
+    ) -> UserFile:
         """A target file in one of its builds, copied into the guest."""
         return UserFile.copy_build_to_guest(self.guest, variant, name, symbols_by)
 
-    def runner(self, variant: str = "plain", **environment: str) -> Runner:
-        """The target program in one of its builds: `with uprobes.runner() as process`."""
+    def runner_of_build(self, variant: str = "plain", **environment: str) -> Runner:
+        """The target program in one of its builds: `with uprobes.runner_of_build() as process`."""
         return Runner(self.guest, self.target_file("pinpoint_runner", variant).guest_path, environment, aslr=self._aslr)
 
     @property
     def _aslr(self) -> bool:
         return not self.mutant.disables_aslr
 
-    def runner_at(self, path: str) -> Runner:
+    def runner_at_guest_path(self, path: str) -> Runner:
         """The target program at a path of the guest."""
         return Runner(self.guest, path, aslr=self._aslr)
 
-    def expect_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
+    def expect_other_build_refused(self, file: UserFile, sites: Sequence[Site]) -> str:
         """Check that sites are refused in a file of another build; returns the message. Raises Missed."""
         try:
             with self.on(file, sites):

@@ -21,9 +21,9 @@ def prove_32bit_uprobes(uprobes: Uprobes, process: Runner, file: UserFile, symbo
         raise GuestError("its architecture has no 32-bit programs", where=uprobes.guest.name)
     site = file.site(symbol)
     sites = file.once_per_call_sites(site, _BOUNDARIES) if narrow.decoder else [site]
-    with uprobes.on(file, sites, way).read_pages_before(process) as run:
+    with uprobes.on(file, sites, way).record_pages_before(process) as run:
         process.call(symbol, times)
-        run.read_pages(process, ask="")
+        run.record_pages(process, ask="")
     if narrow.uprobe_errno:
         run.prove_refused(process, narrow.uprobe_errno)
     else:

@@ -13,9 +13,9 @@ from typing import Literal
 
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
-from harness.core.struct_fields import Fields, fields_of
+from harness.core.struct_fields import Fields, fields_by_struct
 from harness.guest.guest import Guest
-from harness.landing.code.instructions import loaded_addresses
+from harness.landing.code.instructions import addresses_of_words_read
 from harness.landing.layout import Layout
 
 _TREE = "uprobes_tree"
@@ -33,7 +33,7 @@ class UprobesTree:
 
     consumers_by_file: Mapping[str, Mapping[int, int]]
 
-    def offsets_of_file(self, identity: str) -> Mapping[int, int]:
+    def consumers_by_offset_in_file(self, identity: str) -> Mapping[int, int]:
         """The offsets of one file, with the number of their consumers."""
         return self.consumers_by_file.get(identity, {})
 
@@ -60,7 +60,7 @@ class _Walker:
         """A walker of this guest's kernel. Raises PinpointError."""
         layout = Layout(guest)
         elf = layout.kernel
-        structs = fields_of(guest.image.vmlinux, _STRUCTS)
+        structs = fields_by_struct(guest.image.vmlinux, _STRUCTS)
         root = _linked_root(elf, guest) + layout.slide
         return cls(guest, root, structs, elf.word_bytes, elf.byte_order)
 
@@ -135,7 +135,7 @@ def _linked_root(elf: Elf, guest: Guest) -> int:
         return named[0].address
     decoder = guest.architecture.kprobe_traits.decoder
     readers = [elf.function(name) for name in _READERS if elf.symbols_named(name)]
-    read = [loaded_addresses(elf, symbol, decoder) for symbol in readers]
+    read = [addresses_of_words_read(elf, symbol, decoder) for symbol in readers]
     common = set.intersection(*read) if len(read) == len(_READERS) else set()
     if len(common) != 1:
         raise PinpointError(f"no symbol {_TREE}, and its readers name {len(common)} addresses", where=str(elf.path))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from harness.core.architecture import Decoder
+from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
 from harness.core.files import sha256
@@ -24,7 +24,7 @@ from harness.landing.code.instructions import (
     once_per_call_boundaries,
 )
 from harness.landing.site import Site
-from harness.userspace.debug_files import SymbolSource, find_symbol_file
+from harness.userspace.debug_files import DebugFileLookup, find_elf_with_symbols
 
 DIRECTORY = "user"
 
@@ -40,11 +40,11 @@ class UserFile:
     name: str
     guest_path: str
     host_path: Path
-    symbols_by: SymbolSource = SymbolSource.ANY
+    symbols_by: DebugFileLookup = DebugFileLookup.ANY
 
     @classmethod
     def copy_build_to_guest(
-        cls, guest: Guest, variant: str, name: str, symbols_by: SymbolSource = SymbolSource.ANY
+        cls, guest: Guest, variant: str, name: str, symbols_by: DebugFileLookup = DebugFileLookup.ANY
     ) -> UserFile:
         """A target file in one of its builds (harness/images/user_targets.py), copied into the guest if missing."""
         program = f"{DIRECTORY}/{variant}/{name}"
@@ -62,7 +62,7 @@ class UserFile:
     @cached_property
     def symbol_file(self) -> Elf:
         """The file that has the symbols: the file itself, or its separate debug file if it was stripped."""
-        return find_symbol_file(self.host_path, self.symbols_by)
+        return find_elf_with_symbols(self.host_path, self.symbols_by)
 
     @cached_property
     def content(self) -> bytes:
@@ -83,12 +83,12 @@ class UserFile:
 
         It is read at the file offset where our build has its build-id note; "" if there is none.
         """
-        note = self.elf.sections[".note.gnu.build-id"]
+        note = self.elf.sections_by_name[".note.gnu.build-id"]
         words = ("dd", f"if={self.guest_path}", "bs=1", f"skip={note.offset}", f"count={note.size}")
         return build_id(self.guest.run(*words).check().out)
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> DecoderKind:
         """The decoder that finds instruction boundaries in the file. Raises GuestError when there is none."""
         architecture = self.guest.architecture
         narrow = architecture.compat_programs
@@ -120,7 +120,7 @@ class UserFile:
         return found[0]
 
     @cached_property
-    def functions(self) -> list[Symbol]:
+    def functions_of_target_source(self) -> list[Symbol]:
         """The functions of the target's source, each name once, in the order of their addresses."""
         found = {each.name: each for each in self.symbol_file.symbols if each.kind == "func" and each.section}
         ours = (each for each in found.values() if each.name.startswith("pinpoint_") and "@" not in each.name)
@@ -175,7 +175,7 @@ class UserFile:
 
     def describe_offset(self, offset: int) -> str:
         """The function at an offset into the file, as `symbol+0xoff`; `file offset 0xoff` if there is none."""
-        for symbol in self.functions:
+        for symbol in self.functions_of_target_source:
             start = self.elf.file_offset(symbol.address)
             if start <= offset < start + symbol.size:
                 return f"{symbol.name}+{offset - start:#x}"
@@ -185,10 +185,12 @@ class UserFile:
     def executable_page_offsets(self) -> list[int]:
         """The file offsets of the pages, 4096 bytes each, of the executable segments."""
         return [
-            page for start, size in self.elf.executable_file_ranges for page in range(start & -4096, start + size, 4096)
+            page
+            for start, size in self.elf.executable_file_offsets_and_sizes
+            for page in range(start & -4096, start + size, 4096)
         ]
 
 
-def _plain(code: bytes, decoder: Decoder) -> bool:
+def _plain(code: bytes, decoder: DecoderKind) -> bool:
     first = decode_first_instruction(code, decoder)
     return first is not None and first.flow is Flow.PLAIN

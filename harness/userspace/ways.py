@@ -41,7 +41,7 @@ class Hit:
 
 
 @dataclass(frozen=True)
-class RegistrationResult:
+class OffsetRegistrationResult:
     """The result for one offset: `errno` is positive, 0 if the kernel accepted it; `offset` is what it reports."""
 
     errno: int
@@ -76,7 +76,7 @@ class UprobesByModule:
     guest: Guest
 
     @parsing_guest_text("the result of registering uprobes")
-    def register(self, request: Request) -> list[RegistrationResult]:
+    def register_offsets(self, request: Request) -> list[OffsetRegistrationResult]:
         """Load the module. Raises GuestError when it cannot be loaded."""
         words = [
             "insmod",
@@ -87,13 +87,13 @@ class UprobesByModule:
         words.append(f"site={','.join(request.specs)}")
         report = self.guest.run_script(f"{shlex.join(words)} && cat {_REPORT}", in_place=True).check().stdout
         lines = [_words(line) for line in report.splitlines() if line.startswith("site=")]
-        return [RegistrationResult(int(fields["errno"]), int(fields["offset"], 0)) for fields in lines]
+        return [OffsetRegistrationResult(int(fields["errno"]), int(fields["offset"], 0)) for fields in lines]
 
     def read_hits(self) -> list[Hit]:
         """The hits in the module's report."""
         return self._parsed(self.guest.read_text(_REPORT))
 
-    def remove(self) -> list[Hit]:
+    def remove_and_return_hits(self) -> list[Hit]:
         """Read the report and unload the module. Returns all hits."""
         steps = f"cat {_REPORT} && rmmod pinpoint_uprobe"
         return self._parsed(self.guest.run_script(steps, in_place=True).check().stdout)
@@ -120,7 +120,7 @@ class UprobesByTracefs:
     guest: Guest
 
     @parsing_guest_text("the result of registering uprobes")
-    def register(self, request: Request) -> list[RegistrationResult]:
+    def register_offsets(self, request: Request) -> list[OffsetRegistrationResult]:
         """Define and enable an event for each offset, one by one: the kernel can refuse at either step."""
         steps = [f"mkdir -p {_INSTANCE}"]
         kind = "r" if request.return_probes else "p"
@@ -138,7 +138,7 @@ class UprobesByTracefs:
         )
         errors = _errors(output)
         return [
-            RegistrationResult(errors.get(index, 0), _listed(listing, index) or 0)
+            OffsetRegistrationResult(errors.get(index, 0), _listed(listing, index) or 0)
             for index in range(len(request.offsets))
         ]
 
@@ -152,7 +152,7 @@ class UprobesByTracefs:
         lines = (line.split() for line in self.guest.read_text(_PROFILE).splitlines())
         return {int(words[1][1:]): int(words[2]) for words in lines if re.fullmatch(r"s\d+", words[1])}
 
-    def remove(self) -> list[Hit]:
+    def remove_and_return_hits(self) -> list[Hit]:
         """Read the trace and uprobe_profile, disable and remove the events and the instance. Returns all hits."""
         steps = (
             f"cat {_INSTANCE}/trace; echo {_CUT}; cat {_PROFILE}",
@@ -192,7 +192,7 @@ class UprobesByPerf:
     _returns: bool = False
 
     @parsing_guest_text("the result of registering uprobes")
-    def register(self, request: Request) -> list[RegistrationResult]:
+    def register_offsets(self, request: Request) -> list[OffsetRegistrationResult]:
         """Start the program. Raises GuestError when it cannot open any event."""
         self._returns = request.return_probes
         guest, deadline = self.guest, self.guest.scaled_deadline(_PERF_S)
@@ -205,13 +205,15 @@ class UprobesByPerf:
         dialogue = Dialogue(guest.name, guest.ssh_connection, argv, deadline)
         self._dialogues.append(dialogue)
         found = (
-            [RegistrationResult(0, offset) for offset in request.offsets] if request.reports_without_registering else []
+            [OffsetRegistrationResult(0, offset) for offset in request.offsets]
+            if request.reports_without_registering
+            else []
         )
         while (line := dialogue.read_line(deadline)) != "ready":
             fields = _words(line or "")
             if "errno" not in fields:
                 raise GuestError(f"pinpoint_perf: {line or 'has ended'}", where=guest.name)
-            found.append(RegistrationResult(int(fields["errno"]), int(fields["spec"][2:], 0)))
+            found.append(OffsetRegistrationResult(int(fields["errno"]), int(fields["spec"][2:], 0)))
         return found
 
     def read_hits(self) -> list[Hit]:
@@ -219,7 +221,7 @@ class UprobesByPerf:
         return self._hits
 
     @parsing_guest_text("the report of uprobe hits")
-    def remove(self) -> list[Hit]:
+    def remove_and_return_hits(self) -> list[Hit]:
         """End the program, which closes the events. Returns all hits."""
         deadline = self.guest.scaled_deadline(_PERF_S)
         while self._dialogues:
@@ -235,7 +237,8 @@ class UprobesByPerf:
         return self._hits
 
 
-# Each class takes a guest. The order of calls: `register`, then `hits` any number of times, then `remove`.
+# Each class takes a guest. The order of calls: `register_offsets`, then `read_hits` any number of
+# times, then `remove_and_return_hits`.
 WAYS: dict[str, type[UprobesByModule | UprobesByTracefs | UprobesByPerf]] = {
     "tracefs": UprobesByTracefs,
     "module": UprobesByModule,

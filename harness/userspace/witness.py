@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from harness.landing.five_address_witnesses import SHOWN, Statement
 from harness.userspace.mapped_pages import FileView, Page
-from harness.userspace.ways import Hit, RegistrationResult
+from harness.userspace.ways import Hit, OffsetRegistrationResult
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class BreakpointEncoding:
     alignment: int
 
 
-def registered_statement(result: RegistrationResult) -> Statement:
+def registered_statement(result: OffsetRegistrationResult) -> Statement:
     """The offset that the kernel reports as probed."""
     if result.errno:
         return Statement("registered", None, f"refused, errno {result.errno}")
     return Statement("registered", result.offset)
 
 
-def resolved_statement(address: int | None, view: FileView) -> Statement:
+def process_pointer_statement(address: int | None, view: FileView) -> Statement:
     """The process's own pointer, as an offset into the file; no offset if the process was not queried."""
     if address is None:
         return Statement("resolved", None, "the process was not queried")
@@ -46,7 +46,7 @@ def resolved_statement(address: int | None, view: FileView) -> Statement:
     return Statement("resolved", offset, f"address {address:#x}")
 
 
-def trapped_statement(hits: Iterable[Hit], view: FileView) -> Statement:
+def hit_address_statement(hits: Iterable[Hit], view: FileView) -> Statement:
     """The instruction pointer at the last hit, as the kernel moved it back, as an offset into the file."""
     last = next(reversed(list(hits)), None)
     if last is None:
@@ -75,14 +75,14 @@ def tree_statement(probed: Mapping[int, int], near: int, expected: Collection[in
     return Statement("tree", near, f"1 consumer; {len(probed)} offsets of the file are listed")
 
 
-def inside_statement(
+def proc_memory_statement(
     view: FileView, content: bytes, near: int, breakpoint_: BreakpointEncoding, expected: Collection[int]
 ) -> Statement:
     """The offset at which the process's pages, read through /proc/PID/mem, differ from the file."""
     return _memory("inside", view, lambda page: page.bytes_inside, content, near, breakpoint_, expected)
 
 
-def outside_statement(
+def qemu_memory_statement(
     view: FileView, content: bytes, near: int, breakpoint_: BreakpointEncoding, expected: Collection[int]
 ) -> Statement:
     """The offset at which the process's physical pages, read through QEMU, differ from the file.
@@ -114,7 +114,9 @@ def _memory(
     pages = [page for page in view.pages if read(page)]
     if not any(_holds(page, near) for page in pages):
         return Statement(witness, None, f"the page of file offset {near:#x} could not be read")
-    found = {place for page in pages for place in changed_offsets(read(page), content, page.offset, breakpoint_)}
+    found = {
+        place for page in pages for place in offsets_differing_from_file(read(page), content, page.offset, breakpoint_)
+    }
     if not found:
         return Statement(witness, None, "every byte equals the file", contradicts=True)
     closest = min(found, key=lambda place: abs(place - near))
@@ -149,7 +151,9 @@ def _bytes(pages: Iterable[Page], read: Callable[[Page], bytes], place: int) -> 
     return b""
 
 
-def changed_offsets(memory: bytes, content: bytes, offset: int, breakpoint_: BreakpointEncoding) -> list[int]:
+def offsets_differing_from_file(
+    memory: bytes, content: bytes, offset: int, breakpoint_: BreakpointEncoding
+) -> list[int]:
     """The offsets into the file at which a page differs from it.
 
     Each run of changed bytes counts once, at the offset where its instruction begins.

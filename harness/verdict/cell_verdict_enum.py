@@ -40,7 +40,7 @@ _GOOD = frozenset({Verdict.PASS, Verdict.SKIP, Verdict.KNOWN_FAIL})
 _ORDER = {verdict: place for place, verdict in enumerate(Verdict)}
 
 
-def known_fail(reason: str) -> NoReturn:
+def end_as_known_fail(reason: str) -> NoReturn:
     """End the cell as `known-fail`.
 
     Call it after asserting the exact symptom of the defect, so that a kernel without the defect fails the case.

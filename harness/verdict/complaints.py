@@ -149,7 +149,7 @@ class SortedComplaints:
     alarming: tuple[Complaint, ...]
 
 
-def sort_by_boot_noise(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> SortedComplaints:
+def sort_by_recipe_boot_noise(complaints: Iterable[Complaint], noise: Sequence[BootNoise]) -> SortedComplaints:
     """Separate the known boot noise, which is recognized by its exact place only."""
     known = {entry.place: entry for entry in noise}
     foreseen: list[tuple[Complaint, BootNoise]] = []
@@ -190,6 +190,6 @@ def read_sorted_complaints(
     all are kept.
     """
     # Every kernel of ours prints times. A line without one comes from a program, which could forge a panic.
-    found = sort_by_boot_noise(read_complaints(log, timed=True), noise)
+    found = sort_by_recipe_boot_noise(read_complaints(log, timed=True), noise)
     own = kernel_log() if kernel_log and found.alarming else None
     return found if own is None else SortedComplaints(found.allowed, tuple(confirmed_by_dmesg(found.alarming, own)))

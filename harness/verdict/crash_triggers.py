@@ -128,7 +128,7 @@ class TriggerResult:
         return self.diagnosis.condition not in (Condition.ALIVE, Condition.SLOW, Condition.OOPSED)
 
     @property
-    def is_guest_unusable(self) -> bool:
+    def is_guest_lost_or_unusable(self) -> bool:
         """True when no other trigger can be fired in the guest: it is lost, or its kernel is unusable."""
         return self.guest_died or self.trigger.ruins_kernel
 

@@ -39,15 +39,15 @@ _CALLS_MODULES = re.compile(
 _PRINTS = re.compile(r"(?:dump_stack(?:_lvl)?|show_stack|show_regs|dump_backtrace|show_trace\w*|stack_trace_print)$")
 
 
-def can_print_backtraces(module: Elf) -> bool:
+def module_can_print_backtraces(module: Elf) -> bool:
     """Return True if the file of a module refers to a function of the kernel that prints a backtrace."""
     return any(not symbol.section and _PRINTS.match(symbol.name) for symbol in module.symbols)
 
 
-def has_only_intended_backtraces(complaint: Complaint, modules: Collection[str]) -> bool:
+def complaint_is_intended_backtraces(complaint: Complaint, modules: Collection[str]) -> bool:
     """Return True if the complaint is only backtraces that these modules print on purpose, with no other cause.
 
-    `modules` are those of which `can_print_backtraces` is true.
+    `modules` are those of which `module_can_print_backtraces` is true.
     """
     return complaint.kind is ComplaintKind.TRACE and traces_are_intended(complaint, modules)
 

@@ -9,7 +9,7 @@ from enum import Enum
 
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
-from harness.guest.heartbeat import CpuSample, Heartbeat
+from harness.guest.heartbeat import CpuRegisterSample, Heartbeat
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import Complaint
 
@@ -116,14 +116,14 @@ def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
     If QEMU itself does not answer, it is not the guest's fault.
     """
     assert heart.silence is not None
-    samples = heart.silence.cpu_samples
+    samples = heart.silence.cpu_register_samples
     if not samples:
         return Diagnosis(Condition.OUR_FAULT, f"{heart.silence}, and QEMU's monitor does not answer either")
     soft = any(sample.interruptible for sample in samples)
     return Diagnosis(Condition.SOFT_HANG if soft else Condition.HARD_HANG, f"{heart.silence}; {_places(samples, name)}")
 
 
-def _places(samples: Sequence[CpuSample], name: Callable[[int], str]) -> str:
+def _places(samples: Sequence[CpuRegisterSample], name: Callable[[int], str]) -> str:
     """Return where each CPU was seen, and how often: `CPU 0 at spin+0x4 [mod] (9/12), ...`."""
     parts = []
     for cpu in sorted({sample.cpu for sample in samples}):

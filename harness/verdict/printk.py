@@ -42,12 +42,12 @@ def without_control_codes(text: str) -> str:
     return text if text.isprintable() else _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
-def printable_line(text: str) -> str:
+def line_without_control_codes(text: str) -> str:
     """Return the text as one line without control codes."""
     return " ".join(without_control_codes(text).split())
 
 
-def read_log_lines(log: Path) -> Iterator[str]:
+def read_raw_log_lines(log: Path) -> Iterator[str]:
     """Yield the lines of a log file, each with its newline; invalid UTF-8 becomes replacement characters."""
     with log.open("rb") as stream:
         for line in stream:

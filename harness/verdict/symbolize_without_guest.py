@@ -7,7 +7,7 @@ from collections.abc import Callable
 from harness.core.errors import PinpointError
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
-from harness.landing.past_end import is_in_function
+from harness.landing.past_end import is_in_any_function
 from harness.landing.target import loaded_targets
 
 
@@ -20,7 +20,7 @@ def make_symbolizer(guest: Guest) -> Callable[[int], str]:
 
     def name(address: int) -> str:
         try:
-            return layout.describe_address(address) if is_in_function(layout, address) else f"{address:#x}"
+            return layout.describe_address(address) if is_in_any_function(layout, address) else f"{address:#x}"
         except PinpointError:
             return f"{address:#x}"
 

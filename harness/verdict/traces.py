@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.core.line_table import rows
+from harness.core.line_table import statement_rows
 
 # `func+0x1/0x20 [module]`, after an architecture's prefix; `? ` marks a value that only looks like a return address.
 _FRAME = re.compile(
@@ -48,17 +48,17 @@ def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
         if match and not match["doubtful"]:
             function, offset, module = match["function"], int(match["offset"], 16), match["module"] or ""
             returned = _POINTER.match(line) is None
-            source = source_of(files[module], function, offset - returned) if module in files else ""
+            source = source_of_function_offset(files[module], function, offset - returned) if module in files else ""
             found.setdefault(Frame(function, offset, module, source))
     return list(found)
 
 
-def source_of(module: Path, function: str, offset: int) -> str:
+def source_of_function_offset(module: Path, function: str, offset: int) -> str:
     """Return `file:line` of an offset in a module's function; empty if the module's file does not have it."""
     elf = Elf.read_cached(module)
     symbols = [symbol for symbol in elf.symbols_named(function) if symbol.kind == "func"]
     try:
-        table = rows(elf) if len(symbols) == 1 else ()
+        table = statement_rows(elf) if len(symbols) == 1 else ()
     except PinpointError:
         return ""
     if not table:

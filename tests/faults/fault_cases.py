@@ -89,7 +89,7 @@ def test_killed_while_it_freezes(
     """QEMU is killed while it writes another guest of this VM to the store."""
     # A guest that no other run uses.
     request.config.stash[RUN].fleet.drop_frozen(guest.image.with_cpus(_ODD_CPUS))
-    freeze = start.freeze
+    freeze = start.freeze_running_guest
 
     def freeze_and_kill(frozen: Guest, path: Path, seconds: float) -> None:
         deadline = Deadline.after(seconds)
@@ -103,7 +103,7 @@ def test_killed_while_it_freezes(
         threading.Thread(target=kill).start()
         freeze(frozen, path, seconds)
 
-    monkeypatch.setattr(start, "freeze", freeze_and_kill)
+    monkeypatch.setattr(start, "freeze_running_guest", freeze_and_kill)
     with fresh(cpus=_ODD_CPUS):
         pass
 

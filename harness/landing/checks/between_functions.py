@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from harness.guest.read_guest_memory import UnmappedError
-from harness.landing.code.instructions import instruction_starts_in
+from harness.landing.code.instructions import instruction_starts_in_bytes
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -19,7 +19,7 @@ def sites_behind_functions(layout: Layout, module: str) -> list[Site]:
     return [site.at_offset(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
 
 
-def stubs_before_functions(layout: Layout, module: str) -> list[Site]:
+def linker_stub_sites_before_functions(layout: Layout, module: str) -> list[Site]:
     """The last linker stub before each section of functions, without the first section, which no function precedes."""
     return [
         site.at_offset(following - _STUB - start)
@@ -28,7 +28,7 @@ def stubs_before_functions(layout: Layout, module: str) -> list[Site]:
     ]
 
 
-def last_word_site(layout: Layout, module: str) -> Site:
+def last_mapped_word_site(layout: Layout, module: str) -> Site:
     """The last four bytes of the module's text, which is mapped in whole pages with zeros after the last function."""
     start, end, site = _functions(layout, module)[-1]
     return site.at_offset((end | _PAGE - 1) + 1 - 4 - start)
@@ -52,8 +52,8 @@ def is_mapped_behind_text(layout: Layout, module: str) -> bool:
     return True
 
 
-def is_last_word_instruction(layout: Layout, module: str) -> bool:
-    """True if `last_word_site` starts an instruction when memory is decoded from the start of the module's last
+def last_mapped_word_starts_instruction(layout: Layout, module: str) -> bool:
+    """True if `last_mapped_word_site` starts an instruction when memory is decoded from the start of the module's last
     function.
 
     The kernel decodes the same way (can_probe(), arch/x86/kernel/kprobes/core.c, 7.3). On x86 the zeros after the text
@@ -62,7 +62,7 @@ def is_last_word_instruction(layout: Layout, module: str) -> bool:
     start, end, _ = _functions(layout, module)[-1]
     word = (end | _PAGE - 1) + 1 - 4
     code = layout.guest.memory.read(start, word + 4 - start)
-    return word - start in instruction_starts_in(code, layout.decoder)
+    return word - start in instruction_starts_in_bytes(code, layout.decoder)
 
 
 def _gaps(layout: Layout, module: str) -> list[tuple[int, int, int, Site]]:

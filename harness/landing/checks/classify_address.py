@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.function_selection import read_blacklist_ranges, select_functions
+from harness.landing.code.function_selection import filter_functions, read_blacklist_ranges
 from harness.landing.code.instructions import (
-    instruction_starts,
+    instruction_starts_of_function,
     is_padding,
-    is_padding_at,
+    is_padding_instruction_at,
     is_stub_at,
     offsets_inside_instructions,
     plain_instruction_offsets,
@@ -89,7 +89,7 @@ class AddressClassifier:
         tail = before.elf.function_bytes(before.symbol)[offset:] if before.symbol.size_includes_padding else b""
         return AddressKind.PADDING if tail and is_padding(tail, self._decoder) else AddressKind.INSTRUCTION
 
-    def site_at(self, address: int) -> Site | None:
+    def function_site_at(self, address: int) -> Site | None:
         """The site at an address; None outside of functions, and in a function whose name is not unique."""
         found = self._before(address)
         if found is None or address >= found.end or self._named[found.module, found.symbol.name] > 1:
@@ -101,7 +101,7 @@ class AddressClassifier:
         found = self._before(address)
         return f"{found.symbol.name}+{address - found.start:#x}" if found else ""
 
-    def is_safe(self, site: Site) -> bool:
+    def is_site_safe_to_probe(self, site: Site) -> bool:
         """True if the kernel accepts a probe on the site and steps it correctly for every task that runs the function.
 
         That is so if neither this instruction nor the next one, on which a mutant puts its probe, changes the flow of
@@ -135,7 +135,11 @@ class AddressClassifier:
         code = self.code(start, address - start + _REACH)
         if is_stub_at(code, address - start, self._decoder):
             return AddressKind.STUB
-        return AddressKind.PADDING if is_padding_at(code, address - start, self._decoder) else AddressKind.UNNAMED
+        return (
+            AddressKind.PADDING
+            if is_padding_instruction_at(code, address - start, self._decoder)
+            else AddressKind.UNNAMED
+        )
 
     def code(self, address: int, size: int) -> bytes:
         """Kernel text as its ELF file has it; a module's as it is in the guest, because its loader makes stubs."""
@@ -146,7 +150,7 @@ class AddressClassifier:
     def _boundaries(self, elf: Elf, symbol: Symbol) -> Collection[int]:
         key = (elf.path, symbol.address, symbol.section)
         if key not in self._known:
-            self._known[key] = frozenset(instruction_starts(elf, symbol, self._decoder))
+            self._known[key] = frozenset(instruction_starts_of_function(elf, symbol, self._decoder))
         return self._known[key]
 
     @cached_property
@@ -162,7 +166,9 @@ class AddressClassifier:
         """The address range of the kernel's text, then of each target's text, from first section to last."""
         found = [self._layout.text_range]
         for target in self._layout.targets.values():
-            loaded = [(target.sections[name], target.elf.sections[name].size) for name in target.lasting_text_sections]
+            loaded = [
+                (target.sections[name], target.elf.sections_by_name[name].size) for name in target.lasting_text_sections
+            ]
             found.append(range(min(loaded)[0], max(start + size for start, size in loaded)))
         return found
 
@@ -194,6 +200,6 @@ def _as_linked(kernel: Elf) -> _Table:
     text = kernel.text_range
     return _Table(
         _Function(symbol.address, symbol.address + symbol.size, "", kernel, symbol)
-        for symbol in select_functions(kernel)
+        for symbol in filter_functions(kernel)
         if symbol.address in text
     )

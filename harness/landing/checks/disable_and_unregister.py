@@ -16,7 +16,7 @@ _SECONDS = 10.0
 _PARAMETERS = f"/sys/module/{probe_module.MODULE}/parameters"
 
 
-def remove(probes: ProbeRun, index: int) -> None:
+def call_unregister_kprobe(probes: ProbeRun, index: int) -> None:
     """Unregister one of the probes, by its index among the sites; the others stay."""
     probes.guest.run_script(f"echo {index} >{_PARAMETERS}/remove").check()
     probes.unregistered += 1
@@ -29,19 +29,19 @@ def expect_second_registration_refused(probes: ProbeRun, index: int) -> None:
         raise Missed(f"{probes.sites[index]} a second time: {answer.stderr.strip() or 'registered'}, not EINVAL")
 
 
-def expect_hits(probes: ProbeRun, hits: Sequence[int]) -> None:
+def expect_hit_counts(probes: ProbeRun, hits: Sequence[int]) -> None:
     """Raise Missed unless the probes have these numbers of hits, in the order of the sites."""
     seen = [landing.hits for landing in probes.landings]
     if seen != list(hits):
         raise Missed(f"{probes.sites[0]}: hit {seen} times, not {list(hits)}")
 
 
-def disable(probes: ProbeRun, index: int) -> None:
+def call_disable_kprobe(probes: ProbeRun, index: int) -> None:
     """Call disable_kprobe() for one of the probes, by its index among the sites. Raises Missed if it fails."""
     _write(probes, "disable", index)
 
 
-def enable(probes: ProbeRun, index: int) -> None:
+def call_enable_kprobe(probes: ProbeRun, index: int) -> None:
     """Call enable_kprobe() for one of the probes, by its index among the sites. Raises Missed if it fails."""
     _write(probes, "enable", index)
 
@@ -63,12 +63,12 @@ def expect_enable_refused(probes: ProbeRun, index: int) -> None:
 def expect_disabled_never_hit(probes: ProbeRun) -> None:
     """Raise Missed unless each probe is at its address, disabled and never hit, and memory is as before."""
     _demand_disarmed(probes)
-    for site, address, report in zip(probes.sites, probes.addresses, probes.reports, strict=True):
+    for site, address, report in zip(probes.sites, probes.addresses, probes.final_reports, strict=True):
         if (report.errno, report.address, report.hits) != (0, address, 0):
             raise Missed(f"{site}: {report}, not registered at {address:#x} without hits")
 
 
-def expect_disarmed(probes: ProbeRun) -> None:
+def expect_disabled_and_bytes_restored(probes: ProbeRun) -> None:
     """Raise Missed unless all probes are listed as disabled, and memory is as before, now or within 10 s."""
     deadline = Deadline.after(_SECONDS)
     probes.read_again()

@@ -42,7 +42,7 @@ class RelocationDataSizes(NamedTuple):
     by_symbol: int
 
 
-def measure_relocation_data_sizes(
+def measure_compiled_relocation_data(
     architecture: Architecture, by_hand: RelocationByHandCalculator, sites: Iterable[Site]
 ) -> RelocationDataSizes:
     """Compile the tables for these functions. Raises BuildError when the compiler refuses."""

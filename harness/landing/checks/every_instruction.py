@@ -10,7 +10,7 @@ from functools import cached_property
 from harness.core.elf import Symbol
 from harness.landing.code.basic_blocks import group_equally_run_offsets
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decode_function, relocation_offsets
+from harness.landing.code.instructions import decode_function, offsets_of_relocations_to_prefix
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing_judgment import Missed
@@ -28,7 +28,7 @@ _STATIC_CALL = "__SCT__"
 
 
 @dataclass(frozen=True)
-class EveryInstruction:
+class EveryInstructionSites:
     """All boundaries of all functions of a target that stay loaded after its initialization.
 
     Functions whose name occurs twice in the module are left out, because symbol + offset is ambiguous. If an address
@@ -61,7 +61,7 @@ class EveryInstruction:
 
     @property
     def correctly_stepped_sites(self) -> list[Site]:
-        """The sites of `taken` that the architecture steps correctly.
+        """The sites of `accepted_sites` that the architecture steps correctly.
 
         If the architecture has defects, those are the sites on instructions that do not change the flow of control.
         """
@@ -69,7 +69,7 @@ class EveryInstruction:
 
     @property
     def wrongly_stepped_sites(self) -> list[Site]:
-        """The sites of `taken` that the architecture may step wrongly."""
+        """The sites of `accepted_sites` that the architecture may step wrongly."""
         return [site for site in self.accepted_sites if site in self._wrong]
 
     @cached_property
@@ -99,7 +99,7 @@ class EveryInstruction:
 
     def demand_all_hit(self, probes: ProbeRun, shape: str) -> None:
         """Raise Missed unless every probe in the shape's function was hit."""
-        name = self.target.site(shape).symbol
+        name = self.target.shape_site(shape).symbol
         unhit = [landing.site for landing in probes.landings if landing.site.symbol == name and not landing.hits]
         if unhit:
             raise Missed(f"never hit: {', '.join(map(str, unhit))}")
@@ -122,7 +122,9 @@ class EveryInstruction:
             return errno.EOPNOTSUPP
         _, symbol = self.layout.elf_and_symbol(site)
         static_calls = (
-            relocation_offsets(self.target.elf, symbol, _STATIC_CALL) if each.kind is InstructionKind.CALL else set()
+            offsets_of_relocations_to_prefix(self.target.elf, symbol, _STATIC_CALL)
+            if each.kind is InstructionKind.CALL
+            else set()
         )
         # A trap of one byte is x86's int3, which -mharden-sls=all adds after returns (__copy_instruction()).
         trap = each.flow is Flow.ENDS and each.is_padding and each.size == 1

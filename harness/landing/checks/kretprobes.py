@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.probe_module import Request
+from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.probe_run import ProbeRun
 from harness.landing.site import Site
 
@@ -17,14 +17,14 @@ _VALUE = 0xFFFFFFFF
 _CHECKSUM = re.compile(r"value=0x([0-9a-f]+)")
 
 
-def request_kretprobes(_: Layout, sites: Sequence[Site]) -> Request:
+def request_kretprobes(_: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """A request for kretprobes in place of kprobes: `kprobes.on(site, relocation=returns.by_symbol)`."""
-    return Request([site.spec for site in sites], module=MODULE)
+    return ProbeModuleRequest([site.spec for site in sites], module=MODULE)
 
 
 def expect_returns(probes: ProbeRun, times: int) -> None:
     """Raise Missed unless each kretprobe counted `times` entries and `times` returns, and missed none."""
-    for site, report in zip(probes.sites, probes.reports, strict=True):
+    for site, report in zip(probes.sites, probes.final_reports, strict=True):
         if (report.hits, report.return_count, report.missed) != (times, times, 0):
             counted = f"{report.hits} entries, {report.return_count} returns, {report.missed} missed of {times}"
             raise Missed(f"{site}: {counted}")
@@ -38,8 +38,8 @@ def expect_listed_as_kretprobes(probes: ProbeRun) -> None:
 
 
 def expect_returned_value(probes: ProbeRun, result: str) -> None:
-    """Raise Missed unless the kretprobe saw the value that a single call returned to its caller (Target.call())."""
+    """Raise Missed unless the kretprobe saw the value that a single call returned (Target.call_for_checksum())."""
     found = _CHECKSUM.search(result)
-    seen = probes.reports[0].returned_value & _VALUE
+    seen = probes.final_reports[0].returned_value & _VALUE
     if found is None or int(found[1], 16) != seen:
         raise Missed(f"{probes.sites[0]}: the kretprobe saw {seen:#x}, the caller {result}")

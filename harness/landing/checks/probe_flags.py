@@ -61,7 +61,7 @@ def await_flag(probes: ProbeRun, flag: str) -> None:
     raise Missed(_contradiction(probes) or f"no probe became {flag} in {_SECONDS:.0f} s")
 
 
-def expect_flag(probes: ProbeRun, flag: str, at_least: int) -> None:
+def expect_flag_and_matching_memory(probes: ProbeRun, flag: str, at_least: int) -> None:
     """Raise Missed unless `at_least` probes are listed with the flag and each probe's memory matches its flags.
 
     The architecture table has the bytes that each flag means; a probe without a flag is a breakpoint.

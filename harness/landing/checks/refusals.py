@@ -20,7 +20,9 @@ def expect_specs_refused(
 
     Raises Missed unless the kernel refuses each with this errno (positive).
     """
-    for spec, got in zip(specs, kprobes.try_to_register(*specs, module=module, parameters=parameters), strict=True):
+    for spec, got in zip(
+        specs, kprobes.try_to_register_specs(*specs, module=module, parameters=parameters), strict=True
+    ):
         if got != wanted:
             raise Missed(f"{spec!r}: {_name(got)} instead of {_name(wanted)}")
 

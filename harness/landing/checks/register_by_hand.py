@@ -14,8 +14,8 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import ListedProbe, SiteReport
 from harness.landing.site import Site
+from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
 from harness.landing.sweep.sweep_plan import Depth
-from harness.landing.sweep.sweep_refusals import Refusals
 from harness.landing.systemtap_relocation_by_hand import UNARMED
 
 # Functions that are registered without --sweep; the kernel takes some milliseconds for each under emulation.
@@ -43,7 +43,7 @@ def prove_registered_by_hand(trial: Trial, depth: Depth, mutant: Mutant = HONEST
     """
     functions = trial.functions if depth is not Depth.SAMPLE else evenly_spread(trial.functions, _SPREAD)
     functions = functions if mutant is HONEST else evenly_spread(functions, _OF_A_MUTANT)
-    refusals = Refusals(trial.layout)
+    refusals = RefusalReasonFinder(trial.layout)
     registered = 0
     wrong: list[str] = []
     for start in range(0, len(functions), _AT_ONCE):
@@ -79,7 +79,7 @@ def _moved(trial: Trial, site: Site) -> Site:
 
 
 def _complaint(
-    trial: Trial, refusals: Refusals, aim: RelocatedFunction, report: SiteReport, listed: ListedProbe | None
+    trial: Trial, refusals: RefusalReasonFinder, aim: RelocatedFunction, report: SiteReport, listed: ListedProbe | None
 ) -> Iterator[str]:
     layout = trial.layout
     if report.errno:
@@ -103,5 +103,5 @@ def _complaint(
 
 def _landing_pad_size(trial: Trial, aim: RelocatedFunction) -> int:
     """The landing pad that the kernel skips if the computed address is the entry of another function."""
-    there = None if aim.lands else trial.classifier.site_at(aim.computed_address)
+    there = None if aim.lands else trial.classifier.function_site_at(aim.computed_address)
     return trial.layout.landing_pad_size(there) if there and not there.offset else 0

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from harness.core.elf import Elf
 from harness.landing import probe_module
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
-from harness.landing.checks.embedded_symbol_table_cost import RelocationDataSizes, measure_relocation_data_sizes
-from harness.landing.code.function_selection import evenly_spread, unique_functions
+from harness.landing.checks.embedded_symbol_table_cost import RelocationDataSizes, measure_compiled_relocation_data
+from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import functions_missed_by_symbol
@@ -63,9 +63,9 @@ class Trial:
         cls, layout: Layout, name: str, made_for: str, by_hand: RelocationByHandCalculator, other: Elf | None = None
     ) -> Trial:
         """A trial of every function in the kernel's text whose name is unique there and in the vmlinux `other`."""
-        functions = [symbol.name for symbol in unique_functions(layout.kernel)]
+        functions = [symbol.name for symbol in text_functions_named_once(layout.kernel)]
         if other is not None:
-            known = {symbol.name for symbol in unique_functions(other)}
+            known = {symbol.name for symbol in text_functions_named_once(other)}
             functions = [function for function in functions if function in known]
         return cls._aimed(layout, name, made_for, by_hand, [Site(function) for function in functions])
 
@@ -117,7 +117,7 @@ class Trial:
     def relocation_data_sizes(self) -> RelocationDataSizes:
         """The bytes of symbol tables in a probe module for these functions, by hand and by symbol."""
         architecture = self.layout.guest.architecture
-        return measure_relocation_data_sizes(architecture, self.by_hand, [aim.site for aim in self.functions])
+        return measure_compiled_relocation_data(architecture, self.by_hand, [aim.site for aim in self.functions])
 
     def prove_sample_in_guest(self, kprobes: Kprobes) -> None:
         """Register a sample of each kind in the guest. Raises Missed unless each probe ends up as computed.
@@ -187,11 +187,13 @@ class Trial:
         found = [
             (aim, there)
             for aim in evenly_spread(aims, _CHOICE)
-            if (there := self.classifier.site_at(aim.computed_address))
+            if (there := self.classifier.function_site_at(aim.computed_address))
         ]
-        return evenly_spread([(aim, there) for aim, there in found if self.classifier.is_safe(there)], SAMPLE)
+        return evenly_spread(
+            [(aim, there) for aim, there in found if self.classifier.is_site_safe_to_probe(there)], SAMPLE
+        )
 
 
 def sample_sites(places: AddressClassifier, sites: Sequence[Site]) -> list[Site]:
     """A sample of the sites, evenly spread, without sites that the kernel refuses or may step wrongly."""
-    return evenly_spread([site for site in evenly_spread(sites, _CHOICE) if places.is_safe(site)], SAMPLE)
+    return evenly_spread([site for site in evenly_spread(sites, _CHOICE) if places.is_site_safe_to_probe(site)], SAMPLE)

@@ -12,7 +12,7 @@ from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.single_step_defect_types import Defect, Symptom
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
-from harness.landing.code.instructions import decode_function, has_delay_slots, relocation_offsets
+from harness.landing.code.instructions import decode_function, has_delay_slots, offsets_of_relocations_to_prefix
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -33,7 +33,7 @@ _RETURN_THUNK = "__x86_return_thunk"
 
 
 @dataclass(frozen=True)
-class CpuAddress:
+class MostFrequentCpuAddress:
     """The address at which the CPU of a lost guest is found most often: `times_found` of `sample_count` found it there.
 
     `symbol_offset` is the address as symbol + offset. `in_function` is true if the address is in a function of the
@@ -46,7 +46,7 @@ class CpuAddress:
     in_function: bool
 
     @property
-    def is_stuck(self) -> bool:
+    def is_stuck_outside_functions(self) -> bool:
         """True if the CPU stays at an address that is in no function."""
         return self.times_found >= _STOOD and self.times_found >= _STANDS * self.sample_count and not self.in_function
 
@@ -60,8 +60,8 @@ class SingleStepResult:
     """The result of probing one instruction and calling its function `calls` times.
 
     `unprobed_checksum` and `probed_checksum` are the checksums of the values that the function returned without and
-    with the probe. If the guest did not survive the call, `probed_checksum` is "" and `stands` is where its CPU was.
-    `inner_hits_and_misses` holds hits and misses of the probe on a function that the handler calls.
+    with the probe. If the guest did not survive the call, `probed_checksum` is "" and `cpu_address` is where its CPU
+    was. `inner_hits_and_misses` holds hits and misses of the probe on a function that the handler calls.
     """
 
     site: Site
@@ -70,7 +70,7 @@ class SingleStepResult:
     probed_checksum: str
     hits: int = 0
     missed: int = 0
-    cpu_address: CpuAddress | None = None
+    cpu_address: MostFrequentCpuAddress | None = None
     inner_hits_and_misses: tuple[int, int] | None = None
 
     @property
@@ -103,7 +103,7 @@ class SingleStepResult:
                     self.calls - 1,
                 )
             case Symptom.TRAPS_FOR_EVER:
-                return self.cpu_address is not None and self.cpu_address.is_stuck
+                return self.cpu_address is not None and self.cpu_address.is_stuck_outside_functions
 
     def __str__(self) -> str:
         if self.cpu_address:
@@ -125,7 +125,7 @@ def first_site_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Sit
     A jump to the kernel's return thunk is a return (apply_returns(), arch/x86/kernel/alternative.c, 6.1).
     """
     elf, symbol = layout.elf_and_symbol(site)
-    thunks = relocation_offsets(elf, symbol, _RETURN_THUNK)
+    thunks = offsets_of_relocations_to_prefix(elf, symbol, _RETURN_THUNK)
 
     def kind_of(each: Instruction) -> InstructionKind:
         thunk = each.kind is InstructionKind.JUMP and not thunks.isdisjoint(range(each.offset, each.end))
@@ -150,12 +150,14 @@ def call_probed(
     """
     layout = Layout(target.guest, [target])
     _ = layout.slide  # Read while the guest still responds; looking from outside needs it.
-    unprobed = target.call(shape, times)
+    unprobed = target.call_for_checksum(shape, times)
     sites, wrongs = [site], mutant.parameters(layout, [site])
     if nested:
         sites, wrongs = [site, nested], [*wrongs, "nests=1"]
     probe_module.load_probe_module(target.guest, [each.spec for each in sites], wrongs)
-    probed, stands = _called(layout, lambda: target.call(shape, times, target.guest.scaled_deadline(_CALL_SECONDS)))
+    probed, stands = _called(
+        layout, lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS))
+    )
     if stands:
         return SingleStepResult(site, times, unprobed, probed, cpu_address=stands)
     first, *others = probe_module.unload_probe_module(target.guest).reports
@@ -165,22 +167,24 @@ def call_probed(
     )
 
 
-def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, CpuAddress | None]:
+def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, MostFrequentCpuAddress | None]:
     """The result of the call, or "" and where the CPU is if the call does not return."""
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
-        stands = None if answer.done() else sample_cpu_address(layout, answer.done)
-        if stands and stands.is_stuck:
+        stands = None if answer.done() else sample_most_frequent_cpu_address(layout, answer.done)
+        if stands and stands.is_stuck_outside_functions:
             layout.guest.stop()
             return "", stands
     try:
         return answer.result(), None
     except (DeadlineExceeded, GuestLost):
-        return "", sample_cpu_address(layout)
+        return "", sample_most_frequent_cpu_address(layout)
 
 
-def sample_cpu_address(layout: Layout, over: Callable[[], bool] = lambda: False) -> CpuAddress | None:
+def sample_most_frequent_cpu_address(
+    layout: Layout, over: Callable[[], bool] = lambda: False
+) -> MostFrequentCpuAddress | None:
     """Sample the CPU's address through QEMU's monitor, which needs no response from the guest.
 
     Samples until one address outside of all functions was seen often enough. If there is none, returns the most
@@ -193,14 +197,16 @@ def sample_cpu_address(layout: Layout, over: Callable[[], bool] = lambda: False)
         address = _program_counter(layout)
         seen[address] += 1
         found = _stood(layout, address, seen[address], looks) if seen[address] >= _STOOD else None
-        if found and found.is_stuck:
+        if found and found.is_stuck_outside_functions:
             return found
         time.sleep(_LOOK_PAUSE)
     return _stood(layout, *seen.most_common(1)[0], _LOOKS)
 
 
-def _stood(layout: Layout, address: int, times: int, looks: int) -> CpuAddress:
-    return CpuAddress(layout.describe_address(address), times, looks, past_end.is_in_function(layout, address))
+def _stood(layout: Layout, address: int, times: int, looks: int) -> MostFrequentCpuAddress:
+    return MostFrequentCpuAddress(
+        layout.describe_address(address), times, looks, past_end.is_in_any_function(layout, address)
+    )
 
 
 def _program_counter(layout: Layout) -> int:

@@ -23,7 +23,7 @@ _CHOICE = (
 )
 
 
-class AddressSurroundings(NamedTuple):
+class BytesAroundAddress(NamedTuple):
     """The bytes around an address.
 
     `address_kinds` names what stands at each, `marked_index` is the index of the address.
@@ -36,7 +36,7 @@ class AddressSurroundings(NamedTuple):
     label: str
 
 
-def read_address_surroundings(places: AddressClassifier, address: int) -> AddressSurroundings | None:
+def read_bytes_around_address(places: AddressClassifier, address: int) -> BytesAroundAddress | None:
     """The bytes around an address, of the ELF file or, in a module, of guest memory; None outside of text."""
     if places.classify(address) is AddressKind.OUTSIDE:
         return None
@@ -44,7 +44,7 @@ def read_address_surroundings(places: AddressClassifier, address: int) -> Addres
     first = next(index for index in range(_BEFORE + 1) if AddressKind.OUTSIDE not in known[index : _BEFORE + 1])
     end = next((index for index in range(_BEFORE, len(known)) if known[index] is AddressKind.OUTSIDE), len(known))
     start = address - _BEFORE + first
-    return AddressSurroundings(
+    return BytesAroundAddress(
         start, places.code(start, end - first), known[first:end], _BEFORE - first, places.describe_address(address)
     )
 
@@ -58,7 +58,7 @@ def select_example_function(trial: Trial) -> RelocatedFunction | None:
     return next(iter(misses or trial.functions), None)
 
 
-def sample_function_distances(trial: Trial) -> Iterator[tuple[str, int, int, int]]:
+def sample_distances_from_base(trial: Trial) -> Iterator[tuple[str, int, int, int]]:
     """Some functions, spread evenly: name, distance from the base as compiled in and here, and size, in bytes."""
     for aim in evenly_spread(trial.functions, _FUNCTIONS):
         base = trial.by_hand.base(aim.site.module)

@@ -37,7 +37,7 @@ class JumpEntry(NamedTuple):
 def loader_filled_sections(elf: Elf) -> Collection[str]:
     """Return the sections of a module that the loader fills."""
     linkage = MACHINES[elf.machine].loader_filled_sections
-    return () if elf.linked else [name for name in linkage if name in elf.sections]
+    return () if elf.linked else [name for name in linkage if name in elf.sections_by_name]
 
 
 def largest_section_size(elf: Elf, section: str) -> int:
@@ -68,7 +68,7 @@ def jump_target_symbols(elf: Elf, section: str) -> list[tuple[Symbol, int]]:
     return list(found)
 
 
-def find_foreign_entries(
+def find_foreign_entry_offsets(
     content: bytes, start: int, allowed: Collection[int], inside: Callable[[int], bool]
 ) -> Iterator[int]:
     """Yield the offset of each entry of a section in memory at `start` that the loader does not write.
@@ -105,4 +105,4 @@ def _signed(field: int, bits: int) -> int:
 
 
 def _code(elf: Elf) -> Iterable[str]:
-    return [name for name, section in elf.sections.items() if section.executable]
+    return [name for name, section in elf.sections_by_name.items() if section.executable]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from harness.core.architecture import Decoder
+from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import LEAVING_FLOWS, branch_targets_from_cold, decode_function, has_delay_slots
 
 
-def group_equally_run_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[tuple[int, ...], ...]:
+def group_equally_run_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[tuple[int, ...], ...]:
     """Group the offsets of a function's instructions so that all members of a group run equally often.
 
     A group ends before each branch target and after each instruction that can change the flow of control. A delay slot

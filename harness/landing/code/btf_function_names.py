@@ -33,10 +33,10 @@ _EXTRA: dict[int, tuple[int, int]] = {
 
 def btf_function_names(vmlinux: Elf) -> frozenset[str]:
     """The function names in the BTF of a vmlinux; empty if it has none, or if it is damaged or big-endian."""
-    name = _SECTION if _SECTION in vmlinux.sections else _FLAT
-    if name not in vmlinux.sections:
+    name = _SECTION if _SECTION in vmlinux.sections_by_name else _FLAT
+    if name not in vmlinux.sections_by_name:
         return frozenset()
-    content = vmlinux.section_bytes(name, 0, vmlinux.sections[name].size)
+    content = vmlinux.section_bytes(name, 0, vmlinux.sections_by_name[name].size)
     found = _START.search(content)
     return function_names(content[found.start() :]) if found else frozenset()
 

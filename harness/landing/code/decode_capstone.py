@@ -59,7 +59,7 @@ def instruction_starts_x86_64(code: bytes) -> list[int]:
 
 
 def instruction_starts_x86_32(code: bytes) -> list[int]:
-    """The offsets as starts_x86_64 returns them."""
+    """The offsets as instruction_starts_x86_64 returns them."""
     return [offset for offset, *_ in _fast_disassembler(capstone.CS_MODE_32).disasm_lite(code, 0)]
 
 
@@ -127,7 +127,7 @@ def stub_ranges_aarch64(code: bytes) -> list[tuple[int, int]]:
     ]
 
 
-def loaded_addresses_aarch64(code: bytes, address: int) -> set[int]:
+def addresses_of_words_read_aarch64(code: bytes, address: int) -> set[int]:
     """The addresses that a function at `address` reads as 64-bit words by ADRP, ADD and LDR with constants.
 
     Instructions are followed in the order of their addresses, branches are not.

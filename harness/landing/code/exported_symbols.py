@@ -26,16 +26,16 @@ _NAME = re.compile(rb"[\w.$]+")
 
 def exported_symbols(vmlinux: Elf) -> Mapping[str, int]:
     """Map each exported name of a vmlinux to its link address; empty if the file has no readable table."""
-    if _STRINGS in vmlinux.sections:
+    if _STRINGS in vmlinux.sections_by_name:
         return dict(_from_sections(vmlinux))
-    return dict(_from_flat_image(vmlinux)) if _FLAT in vmlinux.sections else {}
+    return dict(_from_flat_image(vmlinux)) if _FLAT in vmlinux.sections_by_name else {}
 
 
 def _from_sections(vmlinux: Elf) -> Iterator[tuple[str, int]]:
-    strings = vmlinux.sections[_STRINGS]
+    strings = vmlinux.sections_by_name[_STRINGS]
     names = vmlinux.section_bytes(_STRINGS, 0, strings.size)
     for name in _TABLES:
-        table = vmlinux.sections.get(name)
+        table = vmlinux.sections_by_name.get(name)
         if table is None or not table.size:
             continue
         content = vmlinux.section_bytes(name, 0, table.size)
@@ -70,7 +70,7 @@ def _from_flat_image(vmlinux: Elf) -> Iterator[tuple[str, int]]:
 
     Only little-endian kernels with 32-bit distances have such a file (arm64).
     """
-    data = vmlinux.sections[_FLAT]
+    data = vmlinux.sections_by_name[_FLAT]
     content = vmlinux.section_bytes(_FLAT, 0, data.size)
     strings = {match.start() for match in re.finditer(rb"%s\0" % _ANCHOR.encode(), content)}
     words = array("i", content[: len(content) // _FIELD * _FIELD])

@@ -19,7 +19,7 @@ BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
 PREAMBLES = ("__cfi_", "__pfx_")
 
 
-def select_functions(
+def filter_functions(
     elf: Elf,
     sections: Container[str] | None = None,
     *,
@@ -56,14 +56,14 @@ def functions_named_once(elf: Elf) -> list[Symbol]:
 
 
 @lru_cache(maxsize=8)
-def unique_functions(elf: Elf) -> Sequence[Symbol]:
+def text_functions_named_once(elf: Elf) -> Sequence[Symbol]:
     """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
     return tuple(symbol for symbol in functions_named_once(elf) if symbol.address in elf.text_range)
 
 
 def functions_with_new_predecessor(kernel: Elf, other: Path) -> list[Symbol]:
     """Functions of `kernel` that follow a different function in `other`; only functions of both kernels count."""
-    here, there = unique_functions(kernel), unique_functions(Elf.read_cached(other))
+    here, there = text_functions_named_once(kernel), text_functions_named_once(Elf.read_cached(other))
     shared = {symbol.name for symbol in here} & {symbol.name for symbol in there}
     follows = {name: before for before, name in pairwise(symbol.name for symbol in there if symbol.name in shared)}
     ours = [symbol for symbol in here if symbol.name in shared]

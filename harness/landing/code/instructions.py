@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from harness.core.architecture import Decoder
+from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc
@@ -32,7 +32,7 @@ def _no_loads(_: bytes, __: int) -> set[int]:
 class _Machine(NamedTuple):
     """How to read the machine code of one decoder.
 
-    - `instruction_starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
+    - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
     - `fixed_width`: every word is an instruction, even if it cannot be decoded.
     - `entry_pad` may precede the instruction that ftrace patches.
     - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of __fentry__,
@@ -55,38 +55,38 @@ class _Machine(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _machines() -> Mapping[Decoder, _Machine]:
+def _machines() -> Mapping[DecoderKind, _Machine]:
     """Every decoder's machine. capstone takes a sixth of a second to import, and most commands decode nothing."""
     from harness.landing.code import decode_capstone
 
     return {
         # ENDBR64, then `call __fentry__`.
-        Decoder.X86_64: _Machine(
+        DecoderKind.X86_64: _Machine(
             decode_capstone.decode_x86_64,
             starts=decode_capstone.instruction_starts_x86_64,
             fixed_width=False,
             entry_pad=bytes.fromhex("f30f1efa"),
         ),
-        Decoder.X86_32: _Machine(
+        DecoderKind.X86_32: _Machine(
             decode_capstone.decode_x86_32,
             starts=decode_capstone.instruction_starts_x86_32,
             fixed_width=False,
             entry_pad=bytes.fromhex("f30f1efb"),
         ),
         # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
-        Decoder.AARCH64: _Machine(
+        DecoderKind.AARCH64: _Machine(
             decode_capstone.decode_aarch64,
             stubs=decode_capstone.stub_ranges_aarch64,
             entry_pad=bytes.fromhex("5f2403d5"),
             entry_nops=2,
             probed_on_ftrace=False,
-            loads=decode_capstone.loaded_addresses_aarch64,
+            loads=decode_capstone.addresses_of_words_read_aarch64,
         ),
-        Decoder.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
+        DecoderKind.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
     }
 
 
-def decode_function(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruction]:
+def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Instruction]:
     """Decode a function, without the padding that is included in a symbol size from kallsyms.
 
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
@@ -103,12 +103,14 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: Decoder) -> list[Instruct
     patched = _ftrace_site(elf, symbol, machine, found)
     on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
     unaimed = (
-        set() if elf.linked else elf.relocated_positions(symbol.section, elf.offset_in_section(symbol), symbol.size)
+        set()
+        if elf.linked
+        else elf.relocated_positions_within_range(symbol.section, elf.offset_in_section(symbol), symbol.size)
     )
     return [_settled(each, patched, on_ftrace, unaimed) for each in found]
 
 
-def instruction_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def instruction_boundaries(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[int, ...]:
     """The offsets of all instructions of a function, in order.
 
     Raises PinpointError if the function has no bytes, or has bytes that cannot be decoded where instructions differ in
@@ -117,7 +119,7 @@ def instruction_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[
     return tuple(each.offset for each in decode_function(elf, symbol, decoder))
 
 
-def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[int, ...]:
     """The offsets that every call runs exactly once and on which the kernel accepts a probe.
 
     They reach from the entry to the first instruction that can change the flow of control (a branch, a call, a nop that
@@ -132,7 +134,7 @@ def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: Decoder) -> tupl
     return tuple(_line(code, aimed_at))
 
 
-def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> frozenset[int]:
+def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> frozenset[int]:
     """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
 
     Raises PinpointError as `instruction_boundaries` does.
@@ -143,7 +145,7 @@ def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: Decoder) -> fro
     return frozenset(each.offset for each in code if each.flow is Flow.PLAIN and each.offset not in skippable)
 
 
-def instruction_starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[int]:
+def instruction_starts_of_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> Iterable[int]:
     """The offsets of all instructions, padding included.
 
     It is faster than `instruction_boundaries`, because no instruction is classified.
@@ -151,27 +153,27 @@ def instruction_starts(elf: Elf, symbol: Symbol, decoder: Decoder) -> Iterable[i
     return _machines()[decoder].starts(elf.function_bytes(symbol))
 
 
-def instruction_starts_in(code: bytes, decoder: Decoder) -> Iterable[int]:
+def instruction_starts_in_bytes(code: bytes, decoder: DecoderKind) -> Iterable[int]:
     """The offsets of all instructions in some bytes, decoded from the first byte."""
     return _machines()[decoder].starts(code)
 
 
-def is_padding(code: bytes, decoder: Decoder) -> bool:
+def is_padding(code: bytes, decoder: DecoderKind) -> bool:
     """True for bytes that only fill the space after a function: nops, traps, zeros."""
     return all(each.is_padding for each in _machines()[decoder].decode(code))
 
 
-def is_padding_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+def is_padding_instruction_at(code: bytes, offset: int, decoder: DecoderKind) -> bool:
     """True if the instruction at an offset, decoded from the first byte of the code, is padding."""
     return any(each.is_padding for each in _machines()[decoder].decode(code) if each.offset <= offset < each.end)
 
 
-def is_stub_at(code: bytes, offset: int, decoder: Decoder) -> bool:
+def is_stub_at(code: bytes, offset: int, decoder: DecoderKind) -> bool:
     """True if an offset is in a stub that a linker or a module loader made for a far call."""
     return any(start <= offset < end for start, end in _machines()[decoder].stubs(code))
 
 
-def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> tuple[int, ...]:
+def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[int, ...]:
     """The offsets inside of PLAIN instructions, where the kernel refuses a probe.
 
     Offsets inside of branches, calls and nops are left out. The kernel may patch these at boot or later, and a patch
@@ -181,17 +183,17 @@ def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: Decoder) -> t
     return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
 
 
-def first_instruction(elf: Elf, symbol: Symbol, decoder: Decoder) -> Instruction | None:
+def instruction_at_function_start(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> Instruction | None:
     """A function's first instruction as it is in the file; None for a function without bytes."""
     return decode_first_instruction(elf.function_bytes(symbol)[:_LONGEST], decoder)
 
 
-def decode_first_instruction(code: bytes, decoder: Decoder) -> Instruction | None:
+def decode_first_instruction(code: bytes, decoder: DecoderKind) -> Instruction | None:
     """The first instruction in some bytes; None if there are no bytes."""
     return next(iter(_machines()[decoder].decode(code)), None)
 
 
-def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
+def offsets_of_relocations_to_prefix(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
         return set()
@@ -200,17 +202,17 @@ def relocation_offsets(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     return {each.offset - place for each in found if each.symbol.name.startswith(prefix)}
 
 
-def loaded_addresses(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+def addresses_of_words_read(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> set[int]:
     """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
     return _machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
 
-def has_delay_slots(decoder: Decoder) -> bool:
+def has_delay_slots(decoder: DecoderKind) -> bool:
     """True if the instruction after a branch runs before the branch takes effect."""
     return _machines()[decoder].delay_slots
 
 
-def ftrace_site_offset(elf: Elf, symbol: Symbol, decoder: Decoder) -> int | None:
+def ftrace_site_offset(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
     return _ftrace_site(elf, symbol, _machines()[decoder], _machines()[decoder].decode(elf.function_bytes(symbol)))
 
@@ -257,7 +259,7 @@ def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
     return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
 
 
-def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: Decoder) -> set[int]:
+def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> set[int]:
     """Offsets that branches in the function's `.cold` part, which gcc moved out of line, may go back to.
 
     In a module such a branch has a relocation with the section of the function and an addend. On x86 the addend is

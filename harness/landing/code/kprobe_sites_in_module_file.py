@@ -23,13 +23,13 @@ def find_kprobe_sites(elf: Elf) -> list[Site]:
     symbol_name, and the words before it are not initialized. The result is only a hint. It lacks kprobes that the
     module fills in at run time, and it can include a structure of another type that looks the same.
     """
-    names = [name for name in elf.sections if _DATA.match(name) and name not in elf.duplicated_section_names]
+    names = [name for name in elf.sections_by_name if _DATA.match(name) and name not in elf.duplicated_section_names]
     return [site for name in names for site in _in_section(elf, name)]
 
 
 def _in_section(elf: Elf, name: str) -> list[Site]:
     changed = elf.relocations(name)
-    section = elf.sections[name]
+    section = elf.sections_by_name[name]
     if not changed or not section.in_file:
         return []
     places = {each.offset for each in changed}
@@ -56,7 +56,7 @@ def _site(name: str, offset: int) -> Site:
 
 def _string(elf: Elf, pointer: Relocation) -> str:
     """The identifier that a pointer points to; "" if it points to no identifier."""
-    section = elf.sections.get(pointer.symbol.section)
+    section = elf.sections_by_name.get(pointer.symbol.section)
     place = pointer.symbol.address + pointer.addend
     if section is None or section.executable or not 0 <= place < section.size:
         return ""

@@ -86,7 +86,7 @@ class FtraceSites:
         return self._ranges
 
     def site_at(self, place: str, offset: int) -> Range | None:
-        """The site that a byte belongs to, or None; `place` and `offset` are as in PatchSites.within()."""
+        """The site that a byte belongs to, or None; `place` and `offset` are as in PatchSites.patched_offsets()."""
         ranges = self._ranges.get(place, [])
         index = bisect_right(ranges, offset, key=lambda each: each.start) - 1
         return ranges[index] if index >= 0 and offset < ranges[index].end else None
@@ -198,7 +198,7 @@ class _Kernel:
     def rows(self, begin: str, end: str) -> list[RowRange]:
         """The address ranges of a table; empty if this kernel does not have it."""
         if self._flat:
-            return self._flat.find_row_ranges(begin)
+            return self._flat.find_row_ranges_of_table(begin)
         first, last = self._elf.symbols_named(begin), self._elf.symbols_named(end)
         return [RowRange(first[0].address, last[0].address)] if first and last else []
 
@@ -218,7 +218,7 @@ class _Kernel:
 
     def relocated(self) -> Iterator[Range]:
         """The bytes of code that dynamic relocations write."""
-        code = [section for section in self._elf.sections.values() if section.executable]
+        code = [section for section in self._elf.sections_by_name.values() if section.executable]
         for place in self._relative:
             if any(section.address <= place < section.address + section.size for section in code):
                 yield Range(place, place + self._elf.word_bytes)
@@ -237,11 +237,11 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) 
         if not moved:
             continue
         form = table.fitting_row_format(
-            elf.struct_order, partial(_is_moved_by, moved, elf.sections[table.section].size)
+            elf.struct_order, partial(_is_moved_by, moved, elf.sections_by_name[table.section].size)
         )
         for each in moved:
             # An absolute symbol is in no section, so the row patches nothing of this module.
-            if each.offset % form.size or each.symbol.section not in elf.sections:
+            if each.offset % form.size or each.symbol.section not in elf.sections_by_name:
                 continue
             section = each.symbol.section
             place = (
@@ -278,4 +278,4 @@ def _row(elf: Elf, table: PatchTableFormat, form: struct.Struct, offset: int) ->
 
 
 def _start(elf: Elf, section: str, place: int) -> bytes:
-    return elf.section_bytes(section, place, min(_LONGEST, elf.sections[section].size - place))
+    return elf.section_bytes(section, place, min(_LONGEST, elf.sections_by_name[section].size - place))

@@ -45,9 +45,11 @@ class Arm64TableFinder:
 
     def __init__(self, elf: Elf) -> None:
         self._base = (
-            elf.symbols_named("_text")[0].address if elf.symbols_named("_text") else elf.sections[".head.text"].address
+            elf.symbols_named("_text")[0].address
+            if elf.symbols_named("_text")
+            else elf.sections_by_name[".head.text"].address
         )
-        data = elf.sections[".data"]
+        data = elf.sections_by_name[".data"]
         self._end = data.address + data.size
         self._image = elf.bytes_at(self._base, self._end - self._base)
         self._texts = [
@@ -59,7 +61,7 @@ class Arm64TableFinder:
             for place, _, value in struct.iter_unpack("<QQQ", self._bytes(rows))
         }
 
-    def find_row_ranges(self, table: str) -> list[RowRange]:
+    def find_row_ranges_of_table(self, table: str) -> list[RowRange]:
         """The ranges of a table, named by the symbol that would be at its start; for FTRACE, ranges of pointers."""
         if table == FTRACE:
             return self._longest_pointers()
@@ -132,7 +134,7 @@ class Arm64TableFinder:
         instruction, fixup, kind, _ = row
         return self._in_text(place + instruction) and self._in_text(place + 4 + fixup) and 0 <= kind <= _LAST_FIXUP_KIND
 
-    def pointer_run_containing(self, address: int) -> list[int]:
+    def adjacent_pointers_including(self, address: int) -> list[int]:
         """The adjacent words that are all relocated to text, where one is relocated to this address; often none."""
         places = sorted(place for place, value in self.relative.items() if self._in_text(value))
         for rows in _runs(places):

@@ -38,16 +38,16 @@ class X86TableFinder:
         self._elf = elf
         self._code_sections = [
             (section.address, elf.section_bytes(section.name, 0, section.size))
-            for section in elf.sections.values()
+            for section in elf.sections_by_name.values()
             if section.executable and section.allocated
         ]
         self._fentry = {symbol.address for symbol in elf.symbols_named("__fentry__")}
         self.relative: Mapping[int, int] = {}
 
-    def find_row_ranges(self, table: str) -> list[RowRange]:
+    def find_row_ranges_of_table(self, table: str) -> list[RowRange]:
         """The ranges of a table, named by the symbol that would be at its start."""
         if table in _SECTIONS:
-            section = self._elf.sections.get(_SECTIONS[table])
+            section = self._elf.sections_by_name.get(_SECTIONS[table])
             return [RowRange(section.address, section.address + section.size)] if section else []
         form, fits = {
             JUMPS: (struct.Struct("<iii"), self._is_jump),
@@ -60,7 +60,7 @@ class X86TableFinder:
         self, table: str, form: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]
     ) -> Iterator[RowRange]:
         """Every run of at least _LEAST rows that fit."""
-        section = self._elf.sections[_HOLDERS[table]]
+        section = self._elf.sections_by_name[_HOLDERS[table]]
         content = self._elf.section_bytes(section.name, 0, section.size)
         for phase in range(0, form.size, 4):
             start = place = phase

@@ -96,11 +96,11 @@ def symbol_confirmations(vmlinux: Elf) -> SymbolConfirmations:
 
 
 def _unwind_starts(vmlinux: Elf) -> set[int]:
-    if _PARISC_UNWIND not in vmlinux.sections:
+    if _PARISC_UNWIND not in vmlinux.sections_by_name:
         return set(vmlinux.orc_table.function_starts())
     # Rows of start, end and two words of flags; addresses count from the start of the image
     # (unwind_table_init(), arch/parisc/kernel/unwind.c, 6.1).
-    size = vmlinux.sections[_PARISC_UNWIND].size
+    size = vmlinux.sections_by_name[_PARISC_UNWIND].size
     content = vmlinux.section_bytes(_PARISC_UNWIND, 0, size // 16 * 16)
     base = min(section.address for section in vmlinux.allocated_sections if section.executable)
     return {base + start for (start,) in struct.iter_unpack(f"{vmlinux.struct_order}I12x", content)}

@@ -14,9 +14,9 @@ from harness.landing.code.function_selection import evenly_spread
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
-from harness.landing.lookup.data_module import ReadRequest
+from harness.landing.lookup.data_module import AddressReadRequest
 from harness.landing.mutants import HONEST, Mutant
-from harness.landing.probe_module import Request, SiteReport
+from harness.landing.probe_module import ProbeModuleRequest, SiteReport
 from harness.landing.site import Site
 
 # The kernel resolves the sites but writes no breakpoints, so that many sites cost no more than a few armed ones.
@@ -26,9 +26,9 @@ _AT_ONCE = 800
 _OF_A_MUTANT = 16
 
 
-def request_by_address(layout: Layout, sites: Sequence[Site]) -> Request:
+def request_by_address(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """Request probes by address only; such a kprobe has no symbol_name."""
-    return Request([f"@{layout.symbol_start(site) + site.offset:#x}" for site in sites])
+    return ProbeModuleRequest([f"@{layout.symbol_start(site) + site.offset:#x}" for site in sites])
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Conversion:
     listed_symbol: KernelSymbolOffset | None
 
     @property
-    def is_registered(self) -> bool:
+    def is_registered_by_address(self) -> bool:
         """True if the kernel accepted the kprobe on the bare address."""
         return not self.report_by_address.errno
 
@@ -64,7 +64,7 @@ class Conversion:
             return "the ELF files and the kernel find different symbols"
         if self.report_by_address.errno != self.report_by_symbol.errno:
             return "by address and by symbol, the kernel returned different errnos"
-        if not self.is_registered:
+        if not self.is_registered_by_address:
             return ""
         if {self.report_by_address.address, self.report_by_symbol.address} != {self.probe_address}:
             return "not registered at the requested place"
@@ -130,7 +130,7 @@ class AddressConverter:
             if found.kernel_symbol.name == symbol.name and (by_name.errno, by_name.address) != (0, first):
                 raise Missed(f"{symbol.name}: by name not probed at {first:#x}, the lowest\n\n{found}")
 
-    def convert(self, address: int) -> Conversion:
+    def convert_address(self, address: int) -> Conversion:
         """Convert any address except an entry with a landing pad."""
         return self._all([address], [address])[0]
 
@@ -142,7 +142,7 @@ class AddressConverter:
         return found
 
     def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
-        answers = data_module.read_data(self.guest, [ReadRequest(address) for address in addresses])
+        answers = data_module.read_data(self.guest, [AddressReadRequest(address) for address in addresses])
         kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
         view = probe_module.load_probe_module(self.guest, specs, _ONLY_RESOLVE)

@@ -11,7 +11,7 @@ from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module, data_symbol_address
-from harness.landing.lookup.data_module import ReadRequest, ReadResult
+from harness.landing.lookup.data_module import AddressReadRequest, ReadResult
 from harness.landing.lookup.data_symbol_address import Datum
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
@@ -37,7 +37,7 @@ class DataReader:
         """The bytes of a number in the guest's byte order."""
         return value.to_bytes(size, self._order)
 
-    def pointer_test(self, known: bytes, within: int = 0) -> ContentTest:
+    def make_pointer_test(self, known: bytes, within: int = 0) -> ContentTest:
         """A test for a pointer: it must point to `known`, or to `within` bytes that contain it.
 
         It fails for a pointer to memory that cannot be read.
@@ -45,7 +45,7 @@ class DataReader:
 
         def leads(content: bytes) -> bool:
             address, size = int.from_bytes(content, self._order), within or len(known)
-            inside = data_module.read_data(self.guest, [ReadRequest(address, size)])[0].content
+            inside = data_module.read_data(self.guest, [AddressReadRequest(address, size)])[0].content
             return known in inside and known in self.guest.memory.read(address, size)
 
         return leads
@@ -72,7 +72,7 @@ class DataReader:
         address = (self.mutant.compute_datum_address or data_symbol_address.address_by_elf)(self.layout, datum)
         place = address + datum.size if self.mutant.reads_after_datum else address
         named, read = data_module.read_data(
-            self.guest, [ReadRequest(address), ReadRequest(place, datum.size, datum.cpu)]
+            self.guest, [AddressReadRequest(address), AddressReadRequest(place, datum.size, datum.cpu)]
         )
         outside = self._outside(self._copy(datum, place, read), datum.size)
         return (

@@ -17,7 +17,7 @@ _AT_ONCE = 2000
 
 
 @dataclass(frozen=True)
-class ReadRequest:
+class AddressReadRequest:
     """An address, and the number of bytes to read there; `cpu` selects a CPU's copy of a per-CPU variable."""
 
     address: int
@@ -45,7 +45,7 @@ class ReadResult:
     symbol: KernelSymbolOffset | None
 
 
-def read_data(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult]:
+def read_data(guest: Guest, questions: Sequence[AddressReadRequest]) -> list[ReadResult]:
     """Return the answers to all questions, in order. Raises GuestError if the module fails.
 
     2000 questions take one round trip.
@@ -56,7 +56,7 @@ def read_data(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult
     return found
 
 
-def _ask(guest: Guest, questions: Sequence[ReadRequest]) -> list[ReadResult]:
+def _ask(guest: Guest, questions: Sequence[AddressReadRequest]) -> list[ReadResult]:
     load = shlex.join(["insmod", guest.copy_module(_MODULE), f"at={','.join(question.spec for question in questions)}"])
     report = f"/sys/kernel/debug/{_MODULE}/report"
     # The module is unloaded even if the report cannot be read.

@@ -12,7 +12,7 @@ from harness.guest.result import parsing_guest_text
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.layout import Layout
-from harness.landing.systemtap_relocation_by_hand import lowest_text_section
+from harness.landing.systemtap_relocation_by_hand import first_text_section_in_file
 
 _PER_CPU_END = "__per_cpu_end"
 
@@ -58,8 +58,8 @@ def address_by_text_base(layout: Layout, datum: Datum) -> int:
     """The address of a module's datum, computed as the 2008 letter forbids: text address + distance in the file."""
     elf, symbol = find_elf_and_symbol(layout, datum)
     loaded = layout.targets[datum.module].sections
-    text = lowest_text_section(elf, loaded)
-    distance = elf.sections[symbol.section].offset + elf.offset_in_section(symbol) - text.offset
+    text = first_text_section_in_file(elf, loaded)
+    distance = elf.sections_by_name[symbol.section].offset + elf.offset_in_section(symbol) - text.offset
     return loaded[text.name] + distance + datum.offset
 
 
@@ -70,7 +70,7 @@ def address_of_next_symbol(layout: Layout, datum: Datum) -> int:
     """
     elf, symbol = find_elf_and_symbol(layout, datum)
     behind = [other for other in elf.symbols if other.section == symbol.section and other.address > symbol.address]
-    section = elf.sections[symbol.section]
+    section = elf.sections_by_name[symbol.section]
     end = min((other.address for other in behind), default=section.address + section.size)
     return address_by_elf(layout, datum) + end - symbol.address
 
@@ -163,7 +163,7 @@ def target_parameter_statement(layout: Layout, datum: Datum) -> Statement:
     return Statement("module", int(places[datum.symbol], 16) + datum.offset)
 
 
-class ShiftedVariableCounts(NamedTuple):
+class VariablesShiftedBetweenKernels(NamedTuple):
     """Counts of variables that two kernels have in common.
 
     `common_variables` counts all of them, `shifted_from_text` those whose distance from `_stext` differs between the
@@ -175,7 +175,7 @@ class ShiftedVariableCounts(NamedTuple):
     shifted_from_data: int
 
 
-def count_shifted_variables(kernel: Elf, other: Elf) -> ShiftedVariableCounts:
+def count_variables_shifted_between_kernels(kernel: Elf, other: Elf) -> VariablesShiftedBetweenKernels:
     """Count the variables that relocation by hand would miss with offsets made for the other kernel."""
     here, there = _variables(kernel), _variables(other)
     shared = here.keys() & there.keys()
@@ -183,12 +183,12 @@ def count_shifted_variables(kernel: Elf, other: Elf) -> ShiftedVariableCounts:
     for base in ("_stext", "_sdata"):
         moved = kernel.symbols_named(base)[0].address - other.symbols_named(base)[0].address
         missed.append(sum(here[name] - there[name] != moved for name in shared))
-    return ShiftedVariableCounts(len(shared), *missed)
+    return VariablesShiftedBetweenKernels(len(shared), *missed)
 
 
 def _variables(kernel: Elf) -> dict[str, int]:
     """The addresses of variables whose names occur once, without per-CPU variables, which do not slide."""
-    data = {name for name, each in kernel.sections.items() if each.allocated and not each.executable}
+    data = {name for name, each in kernel.sections_by_name.items() if each.allocated and not each.executable}
     named = Counter(symbol.name for symbol in kernel.symbols)
     return {
         symbol.name: symbol.address

@@ -34,7 +34,7 @@ def bug_trap_addresses(layout: Layout) -> list[int]:
     return _loaded(layout, linked_bug_addresses(layout.kernel, layout.guest.image.config))
 
 
-def parts_of_blacklisted_functions(layout: Layout, guest: Guest) -> list[int]:
+def unlisted_parts_of_blacklisted_functions(layout: Layout, guest: Guest) -> list[int]:
     """The starts of parts that the compiler split off blacklisted functions, if they are not blacklisted themselves."""
     ranges = [range(start, end) for start, end in read_blacklist_ranges(guest)]
     listed = {symbol.name for symbol in layout.kernel.symbols if _in_any(symbol.address + layout.slide, ranges)}

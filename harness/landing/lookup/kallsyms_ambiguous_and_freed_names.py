@@ -11,7 +11,7 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, evenly_spread, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, InstructionKind
-from harness.landing.code.instructions import first_instruction
+from harness.landing.code.instructions import instruction_at_function_start
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -35,7 +35,7 @@ def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, i
 
 
 @parsing_guest_text("the blacklist of kprobes")
-def blacklisted_names(guest: Guest) -> list[str]:
+def unique_blacklisted_names(guest: Guest) -> list[str]:
     """The names that occur exactly once in the kernel's blacklist and are identifiers, in its order."""
     names = Counter(line.split()[-1] for line in guest.read_text(BLACKLIST).splitlines())
     return [name for name, times in names.items() if name.isidentifier() and times == 1]
@@ -49,14 +49,14 @@ def kernel_converts_addresses(layout: Layout) -> bool:
     return bool(layout.kernel.symbols_named("arch_adjust_kprobe_addr"))
 
 
-def freed_init_functions(layout: Layout) -> list[str]:
+def freed_kernel_init_function_names(layout: Layout) -> list[str]:
     """The names of functions between `_sinittext` and `_einittext`, which are freed at boot; only unique names."""
     inside = range(*(layout.kernel.symbols_named(name)[0].address for name in ("_sinittext", "_einittext")))
     named = _by_name(layout.kernel)
     return [name for name, (symbol, *others) in named.items() if not others and _is_function(symbol, inside)]
 
 
-def ambiguous_names(layout: Layout, count: int) -> list[str]:
+def sample_ambiguous_names(layout: Layout, count: int) -> list[str]:
     """`count` names, evenly spread, that are shared by several functions of the kernel's text and by nothing else.
 
     A name is left out if one of its functions cannot be probed, because it is on the blacklist or consists of a BUG()
@@ -75,7 +75,7 @@ def functions_without_a_way_back(layout: Layout) -> tuple[int, list[Symbol]]:
     inside = layout.kernel.text_range
     named = [found for found in _by_name(layout.kernel).values() if len(found) > 1]
     shared = sum(sum(_is_function(symbol, inside) for symbol in found) for found in named)
-    probed = set(ambiguous_names(layout, len(named)))
+    probed = set(sample_ambiguous_names(layout, len(named)))
     behind = [sorted(found, key=lambda each: each.address)[1:] for found in named if found[0].name in probed]
     return shared, [symbol for found in behind for symbol in found]
 
@@ -103,5 +103,5 @@ def _is_function(symbol: Symbol, inside: range) -> bool:
 
 def _traps(layout: Layout, symbol: Symbol) -> bool:
     """True if a function begins with a trap."""
-    begins = first_instruction(layout.kernel, symbol, layout.decoder)
+    begins = instruction_at_function_start(layout.kernel, symbol, layout.decoder)
     return begins is None or (begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.core.elf import Symbol
-from harness.landing.code.function_selection import unique_functions
+from harness.landing.code.function_selection import text_functions_named_once
 from harness.landing.code.symbol_confirmations import EXPORTS, symbol_confirmations
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
@@ -40,7 +40,7 @@ class KernelSymbols:
         return len(functions), counts
 
     def _functions(self) -> Sequence[Symbol]:
-        functions = unique_functions(self.layout.kernel)
+        functions = text_functions_named_once(self.layout.kernel)
         return _with_exchanged_symbols(self.layout, functions) if self.mutant.exchanges_symbols else functions
 
 

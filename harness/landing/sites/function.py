@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.core.architecture import Architecture, Decoder
+from harness.core.architecture import Architecture, DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import UsageError
 from harness.images.image import Image
@@ -20,7 +20,10 @@ from harness.landing.sites.reserved import Reserved
 
 # The rules for the instruction itself. parisc has none (arch_prepare_kprobe(), arch/parisc/kernel/kprobes.c, 6.1).
 _Rule = Callable[[bytes, int, tuple[int, int]], tuple[int, str]]
-_RULES: Mapping[Decoder, _Rule] = {Decoder.X86_64: rules_x86.refusal, Decoder.AARCH64: rules_arm64.refusal}
+_RULES: Mapping[DecoderKind, _Rule] = {
+    DecoderKind.X86_64: rules_x86.refusal_errno_and_reason,
+    DecoderKind.AARCH64: rules_arm64.refusal_errno_and_reason,
+}
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -78,13 +81,13 @@ class FunctionSites:
         self.image = image
         self.kernel: Elf = Elf.read_cached(image.vmlinux)
         self._architecture: Architecture = image.recipe.architecture
-        self._decoder: Decoder = self._architecture.kprobe_traits.decoder
+        self._decoder: DecoderKind = self._architecture.kprobe_traits.decoder
         self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobe_traits)
         found = _RELEASE.match(image.release)
         self._kept: tuple[Symbol | None, Sequence[Instruction], frozenset[int]] = None, (), frozenset()
         self._version = (int(found[1]), int(found[2])) if found else (0, 0)
 
-    def find_function(self, name: str) -> Symbol:
+    def find_function_as_kernel_would(self, name: str) -> Symbol:
         """Return the function that the kernel finds by this name: the one with the lowest address.
 
         Raises UsageError if there is none.
@@ -98,7 +101,7 @@ class FunctionSites:
 
     def describe_function(self, name: str) -> Function:
         """Return everything about one function. Raises UsageError if there is none, PinpointError if it is not code."""
-        symbol = self.find_function(name)
+        symbol = self.find_function_as_kernel_would(name)
         code = self._code(symbol)
         end = code[-1].end
         text = objdump.disassemble_range(

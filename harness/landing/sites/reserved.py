@@ -124,7 +124,7 @@ class Reserved:
             rows = form.iter_unpack(self._kernel.bytes_at(start, last[0].address - start))
             return [moved.get(start + index * form.size, value) for index, (value,) in enumerate(rows)]
         known = self._kernel.symbols_named(_ALWAYS_LISTED)
-        return self._flat.pointer_run_containing(known[0].address) if self._flat and known else []
+        return self._flat.adjacent_pointers_including(known[0].address) if self._flat and known else []
 
     def _function(self, address: int) -> Range:
         """The bytes from the symbol at or below an address to the next symbol, as kallsyms sizes a function."""
@@ -134,7 +134,7 @@ class Reserved:
 
     @cached_property
     def _starts(self) -> Sequence[int]:
-        text = {section for section, each in self._kernel.sections.items() if each.executable}
+        text = {section for section, each in self._kernel.sections_by_name.items() if each.executable}
         return sorted({each.address for each in self._kernel.symbols if each.section in text and _is_listed(each.name)})
 
     def _part_of_blacklisted(self, address: int) -> bool:
@@ -195,7 +195,7 @@ class Reserved:
         if first and last:
             yield first[0].address, last[0].address
         elif self._flat:
-            yield from self._flat.find_row_ranges(EXCEPTIONS)
+            yield from self._flat.find_row_ranges_of_table(EXCEPTIONS)
 
 
 def _is_listed(name: str) -> bool:

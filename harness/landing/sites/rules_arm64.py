@@ -46,7 +46,7 @@ _REFUSED = (
 _STEPPED_HINTS = frozenset({0x00, 0x07, 0x08, 0x0A, 0x18, 0x19, 0x1A, 0x1B, 0x20, 0x22, 0x24, 0x26})
 
 
-def refusal(code: bytes, offset: int, _version: tuple[int, int]) -> tuple[int, str]:
+def refusal_errno_and_reason(code: bytes, offset: int, _version: tuple[int, int]) -> tuple[int, str]:
     """Return errno and reason for the instruction at an offset of a function; (0, "") if it is accepted."""
     words = [word for (word,) in struct.iter_unpack("<I", code[: offset // _WORD * _WORD + _WORD])]
     if not _is_steppable(words[-1]):

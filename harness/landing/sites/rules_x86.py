@@ -32,7 +32,7 @@ def _disassembler() -> capstone.Cs:
     return found
 
 
-def refusal(code: bytes, offset: int, version: tuple[int, int]) -> tuple[int, str]:
+def refusal_errno_and_reason(code: bytes, offset: int, version: tuple[int, int]) -> tuple[int, str]:
     """Return errno and reason for the instruction at an offset of a function; (0, "") if it is accepted.
 
     `version` is the kernel's, major and minor.

@@ -18,8 +18,8 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan
+from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
 from harness.landing.sweep.sweep_module import BatchReport, SweepModule
-from harness.landing.sweep.sweep_refusals import Refusals
 
 # The time limit of a batch: a fixed part, and a part for each site. Under emulation on a busy host a site of the stock
 # x86_64 kernel took 0.045 s to arm and 0.03 s to remove.
@@ -84,7 +84,7 @@ class SweepResult:
         return self.site_count / self.seconds if self.seconds else 0.0
 
     @property
-    def describe_unexplained_sites(self) -> list[str]:
+    def unexplained_site_descriptions(self) -> list[str]:
         """One line for each site that did not land and has no documented reason, or was accepted in spite of one."""
         return [
             *(
@@ -121,7 +121,7 @@ class SweepResult:
 
         Most sites must land: reasons for all of them would prove nothing.
         """
-        strange = self.describe_unexplained_sites
+        strange = self.unexplained_site_descriptions
         if not strange:
             if self.landed_count < FEWEST_LANDED * self.site_count:
                 raise Missed(f"only {self.landed_count} of {self.site_count} sites landed: {self._reasons}")
@@ -149,7 +149,7 @@ class Sweep:
         self._idle = idle
         self.mutant = mutant
         self.wrong: dict[Site, str] = {}
-        self._refusals = Refusals(layout, mutant)
+        self._refusals = RefusalReasonFinder(layout, mutant)
         self._traits = self.guest.architecture.kprobe_traits
 
     def sweep_as_one_batch(self, sites: Sequence[Site]) -> SweepResult:
@@ -209,7 +209,9 @@ class Sweep:
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
-        held, during = self.module.arm_while_paused(specs, lambda: self.guest.memory.read_many(spans), deadline)
+        held, during = self.module.register_armed_and_hold_guest(
+            specs, lambda: self.guest.memory.read_many(spans), deadline
+        )
         during = before if self.mutant.stale_snapshot else during
         removed = self.module.remove_probes(specs, deadline)
         _demand_gone(removed)
@@ -222,7 +224,7 @@ class Sweep:
         specs = [site.spec for site in sites]
         spans = _spans(addresses)
         before = self.guest.memory.read_many(spans)
-        armed = self.module.arm(specs, deadline)
+        armed = self.module.register_armed(specs, deadline)
         during = before if self.mutant.stale_snapshot else self.guest.memory.read_many(spans)
         removed = self.module.remove_probes(specs, deadline)
         _demand_gone(removed)
@@ -234,8 +236,8 @@ class Sweep:
     def _statements(
         self, address: int, early: SiteReport, late: SiteReport, listed: Statement, window: Window
     ) -> tuple[Statement, ...]:
-        outside = five_address_witnesses.outside_statement(window, address, self._traits)
-        if address in self.module.addresses_listed_before and window.patch_length_at(address, self._traits):
+        outside = five_address_witnesses.qemu_memory_statement(window, address, self._traits)
+        if address in self.module.addresses_listed_before and window.probe_patch_length_at(address, self._traits):
             # Memory does not change for a second probe on a site. On parisc the kernel has a probe of its own on
             # __kretprobe_trampoline.
             outside = Statement("outside", address, "a probe was there before")
@@ -243,7 +245,7 @@ class Sweep:
             five_address_witnesses.reported_statement(early),
             listed,
             five_address_witnesses.elf_statement(address),
-            five_address_witnesses.trapped_statement(late, self._traits),
+            five_address_witnesses.hit_address_statement(late, self._traits),
             _restored(outside, window),
         )
 

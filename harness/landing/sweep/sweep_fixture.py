@@ -13,8 +13,8 @@ from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
 from harness.landing.sweep import sweep_plan, tracefs_speed_comparison
 from harness.landing.sweep.batched_sweep import Sweep, SweepResult
-from harness.landing.sweep.sweep_guests import FreshGuestFactory, FreshGuests, sweep_one_guest
 from harness.landing.sweep.sweep_module import SweepModule
+from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory, FreshGuests, sweep_one_guest_or_raise
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.sweep.tracefs_speed_comparison import TracefsSeconds
 from harness.landing.target import Target
@@ -40,7 +40,7 @@ class Sweeps:
     @property
     def eligible_count(self) -> int:
         """The number of sites in a sweep of the whole kernel and of the loaded targets."""
-        return len(sweep_plan.eligible_sites(self.layout))
+        return len(sweep_plan.eligible_entry_sites(self.layout))
 
     def sweep_disabled(self) -> SweepResult:
         """Register sites disabled in the row's own guest, so that nothing is patched."""
@@ -49,7 +49,7 @@ class Sweeps:
         )
         return self._here(sites, armed=False, size=sweep_plan.RESOLVED_BATCH)
 
-    def sweep_armed(self) -> SweepResult:
+    def sweep_armed_on_fresh_guests(self) -> SweepResult:
         """Arm sites on fresh guests, which may die of it; several guests are used if every site is swept."""
         if self.mutant is not HONEST:
             return self._here(self._few(), armed=True, size=sweep_plan.ARMED_BATCH)
@@ -62,8 +62,8 @@ class Sweeps:
         """Arm these sites on fresh guests; `parameters` are passed to the sweep module."""
         with self.bus.step(self.layout.guest.name, "armed") as step:
             guests = FreshGuests(self.open_fresh_guest, step, workers=workers, parameters=parameters)
-            swept = guests.sweep(
-                sweep_plan.divide_into_batches(
+            swept = guests.sweep_batches(
+                sweep_plan.divide_into_spread_batches(
                     sweep_plan.order_safe_sites_first(self.layout, sites), sweep_plan.ARMED_BATCH
                 )
             )
@@ -99,7 +99,7 @@ class Sweeps:
             for start in sweep_plan.target_entry_sites(self.layout)
             for each in self.layout.instruction_sites(start)
         )
-        sites = evenly_spread(list(idle) if defects else sweep_plan.eligible_sites(self.layout), _PEER_SITES)
+        sites = evenly_spread(list(idle) if defects else sweep_plan.eligible_entry_sites(self.layout), _PEER_SITES)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = tracefs_speed_comparison.time_cycle(self.layout.guest, sites)
             step.set_final_detail(f"{peer.site_count} sites, {peer.sites_per_second:.1f} a second")
@@ -112,11 +112,11 @@ class Sweeps:
         module.load()
         try:
             with self.bus.step(self.layout.guest.name, "armed" if armed else "resolved") as step:
-                swept = sweep_one_guest(sweep, sweep_plan.divide_into_batches(sites, size), step)
+                swept = sweep_one_guest_or_raise(sweep, sweep_plan.divide_into_spread_batches(sites, size), step)
                 step.set_final_detail(f"{swept.site_count} sites, {swept.sites_per_second:.0f} a second")
         finally:
             module.unload()
         return swept
 
     def _few(self) -> list[Site]:
-        return [target.site(shape) for target in self.layout.targets.values() for shape in _SHAPES]
+        return [target.shape_site(shape) for target in self.layout.targets.values() for shape in _SHAPES]

@@ -118,13 +118,13 @@ class SweepModule:
         )
         return self._batch(specs, view.check().stdout)
 
-    def arm(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
+    def register_armed(self, specs: Sequence[str], deadline: Deadline) -> BatchReport:
         """Register every spec and leave the breakpoints in place. Raises GuestError."""
         self._write(specs, deadline)
         arm = _doing("arm", specs)
         return self._batch(specs, self.guest.run_script(arm + _LOOK, deadline).check().stdout)
 
-    def arm_while_paused(
+    def register_armed_and_hold_guest(
         self, specs: Sequence[str], look: Callable[[], _Seen], deadline: Deadline
     ) -> tuple[BatchReport, _Seen]:
         """Arm every spec while nothing else runs in the guest, call `look` from outside, and disable the probes.

@@ -8,9 +8,9 @@ from enum import Enum
 
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
-from harness.landing.code.function_selection import evenly_spread, unique_functions
+from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instruction import Flow, Instruction
-from harness.landing.code.instructions import decode_first_instruction, first_instruction
+from harness.landing.code.instructions import decode_first_instruction, instruction_at_function_start
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -30,7 +30,7 @@ ARMED_BATCH = 400
 _WORD = 4
 
 
-def eligible_sites(layout: Layout) -> list[Site]:
+def eligible_entry_sites(layout: Layout) -> list[Site]:
     """Every function of the kernel's text with a unique name, by address, and every function of the loaded targets.
 
     For a name that occurs twice kallsyms finds only the first function, so symbol + offset cannot name the others.
@@ -53,12 +53,12 @@ def sites_to_register_disabled(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to register disabled, by address."""
     if depth is Depth.SAMPLE:
         return [*evenly_spread(_kernel(layout), _SPREAD_RESOLVED), *target_entry_sites(layout)]
-    return eligible_sites(layout)
+    return eligible_entry_sites(layout)
 
 
 def sites_to_arm(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to arm, by address."""
-    everything = eligible_sites(layout)
+    everything = eligible_entry_sites(layout)
     if depth is Depth.ALL or (depth is Depth.KERNEL and len(everything) <= _FEW):
         return everything
     return _sample(layout)
@@ -66,7 +66,7 @@ def sites_to_arm(layout: Layout, depth: Depth) -> list[Site]:
 
 def _sample(layout: Layout) -> list[Site]:
     """Some entries of every kind, entries spread over the kernel's text, and every function of the targets."""
-    functions = unique_functions(layout.kernel)
+    functions = text_functions_named_once(layout.kernel)
     kinds: defaultdict[Hashable, list[Symbol]] = defaultdict(list)
     for symbol in functions:
         kinds[_kind(layout, symbol)].append(symbol)
@@ -103,7 +103,7 @@ def order_safe_sites_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
     return sorted(sites, key=lambda site: site in wrong)
 
 
-def divide_into_batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
+def divide_into_spread_batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
     """Divide the sites into batches of at most `size`; each batch is in order and spread over all sites.
 
     Neighboring functions call each other. If all of them were probed, one hit would be inside of another. parisc enters
@@ -114,7 +114,7 @@ def divide_into_batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]
 
 
 def _kernel(layout: Layout) -> list[Site]:
-    return [Site(symbol.name) for symbol in unique_functions(layout.kernel)]
+    return [Site(symbol.name) for symbol in text_functions_named_once(layout.kernel)]
 
 
 def target_entry_sites(layout: Layout) -> list[Site]:
@@ -129,6 +129,6 @@ def target_entry_sites(layout: Layout) -> list[Site]:
 
 def _kind(layout: Layout, symbol: Symbol) -> Hashable:
     """The kind of an entry: flow and size of its instruction, and the part of the function that begins there."""
-    entry = first_instruction(layout.kernel, symbol, layout.guest.architecture.kprobe_traits.decoder)
+    entry = instruction_at_function_start(layout.kernel, symbol, layout.guest.architecture.kprobe_traits.decoder)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part

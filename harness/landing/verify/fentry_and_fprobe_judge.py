@@ -7,7 +7,7 @@ from collections.abc import Collection
 from harness.landing.site import Site
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.traced_functions import TracedFunction
 
@@ -26,11 +26,11 @@ class FtraceJudge:
         self._during = during
         self._directs = directs
 
-    def judge(self, traced: TracedFunction) -> JudgedProbe:
+    def judge_traced_function(self, traced: TracedFunction) -> JudgedProbe:
         """The verdict on one function of the list."""
         sites = self.ftrace_sites_of(traced)
         form = self._files.kprobe_traits.ftrace_call_instruction
-        judged = JudgedProbe(str(traced), traced.kind, Finding.NOT_JUDGED)
+        judged = JudgedProbe(str(traced), traced.kind, ProbeVerdict.NOT_JUDGED)
         if not sites:
             named = self._files.find_places(Site(traced.name, 0, traced.module))
             return _because(judged, named.missing_reason or f"no file at hand has an ftrace site in {traced}")
@@ -42,7 +42,7 @@ class FtraceJudge:
             return JudgedProbe(
                 str(traced),
                 traced.kind,
-                Finding.MISSED,
+                ProbeVerdict.MISSED,
                 sites[0],
                 self._files.describe_address(sites[0]),
                 reason="the site in memory is no call",
@@ -57,7 +57,7 @@ class FtraceJudge:
             return JudgedProbe(
                 str(traced),
                 traced.kind,
-                Finding.MISSED,
+                ProbeVerdict.MISSED,
                 at,
                 means,
                 memory,
@@ -66,11 +66,11 @@ class FtraceJudge:
             )
         if not wanted:
             return _because(
-                JudgedProbe(str(traced), traced.kind, Finding.NOT_JUDGED, at, means, memory, notes=note),
+                JudgedProbe(str(traced), traced.kind, ProbeVerdict.NOT_JUDGED, at, means, memory, notes=note),
                 "the list shows no trampoline",
             )
         owner = traced.direct_trampoline or ", ".join(traced.callbacks[:1])
-        return JudgedProbe(str(traced), traced.kind, Finding.LANDED, at, means, memory, owner, notes=note)
+        return JudgedProbe(str(traced), traced.kind, ProbeVerdict.LANDED, at, means, memory, owner, notes=note)
 
     def ftrace_sites_of(self, traced: TracedFunction) -> list[int]:
         """The ftrace sites of every function of that name."""
@@ -78,7 +78,9 @@ class FtraceJudge:
         return [
             at
             for place in named.places
-            for at in self._changes.ftrace_sites_in(place.address - place.landing_pad_size, max(1, place.symbol.size))
+            for at in self._changes.all_ftrace_sites_in(
+                place.address - place.landing_pad_size, max(1, place.symbol.size)
+            )
         ]
 
     def _wanted(self, traced: TracedFunction) -> Collection[int]:
@@ -100,7 +102,7 @@ def _because(judged: JudgedProbe, why: str) -> JudgedProbe:
     return JudgedProbe(
         judged.asked,
         judged.kind,
-        Finding.NOT_JUDGED,
+        ProbeVerdict.NOT_JUDGED,
         judged.address,
         judged.symbol_offset,
         judged.memory_change,

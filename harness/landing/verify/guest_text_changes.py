@@ -103,7 +103,7 @@ class TextChanges:
         site = ftrace_sites(elf).site_at(place, address - shift) if elf else None
         return site.start + shift if site else None
 
-    def ftrace_sites_in(self, start: int, size: int) -> list[int]:
+    def all_ftrace_sites_in(self, start: int, size: int) -> list[int]:
         """The ftrace sites of `size` bytes from an address on."""
         elf, place, shift = self._place(start)
         return [] if elf is None else [at + shift for at in ftrace_sites(elf).starts_within(place, start - shift, size)]
@@ -140,7 +140,7 @@ class TextChanges:
             own = symbol.section in module.sections
             places = [self._layout.symbol_address(symbol, region.module)] if own else self._elsewhere(symbol.name)
             allowed.update(place + addend for place in places)
-        wrong = arm64_module_plt.find_foreign_entries(
+        wrong = arm64_module_plt.find_foreign_entry_offsets(
             region.content, region.start, allowed, lambda at: bool(module.section_at(at))
         )
         yield from (region.start + offset for offset in wrong)

@@ -9,7 +9,7 @@ from enum import Enum
 from harness.landing.landing_judgment import Landing
 
 
-class Finding(Enum):
+class ProbeVerdict(Enum):
     """The verdict on one probe. Only `missed` is a failure."""
 
     LANDED = "landed"
@@ -22,7 +22,7 @@ class Finding(Enum):
     LATE = "late"
     """It was registered after memory was read."""
     NOT_JUDGED = "not judged"
-    """Something is missing that the verdict needs: `why` names it."""
+    """Something is missing that the verdict needs: `reason` names it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class JudgedProbe:
 
     asked: str
     kind: str
-    finding: Finding
+    verdict: ProbeVerdict
     address: int | None = None
     symbol_offset: str = ""
     memory_change: str = ""
@@ -49,10 +49,10 @@ class JudgedProbe:
     landing: Landing | None = None
 
     @property
-    def description(self) -> str:
+    def verdict_line(self) -> str:
         """The verdict with its notes and its reason, in one line."""
         notes = f" ({', '.join(self.notes)})" if self.notes else ""
-        return f"{self.finding.value}{notes}{f': {self.reason}' if self.reason else ''}"
+        return f"{self.verdict.value}{notes}{f': {self.reason}' if self.reason else ''}"
 
 
 def judged_table(probes: list[JudgedProbe]) -> str:
@@ -64,7 +64,7 @@ def judged_table(probes: list[JudgedProbe]) -> str:
     for each, count in _repeated(probes):
         address = "-" if each.address is None else f"{each.address:#x}"
         asked = each.asked if each.kind == "kprobe" else f"{each.asked} {each.kind}"
-        verdict = each.description if count == 1 else f"{each.description}, {count} times"
+        verdict = each.verdict_line if count == 1 else f"{each.verdict_line}, {count} times"
         rows.append((asked, address, each.symbol_offset or "-", each.memory_change or "-", each.owner or "-", verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
@@ -78,7 +78,7 @@ def _repeated(probes: list[JudgedProbe]) -> list[tuple[JudgedProbe, int]]:
     numbers: Counter[JudgedProbe] = Counter()
     shown: dict[JudgedProbe, JudgedProbe] = {}
     for index, each in enumerate(probes):
-        passing = each.finding in (Finding.GONE, Finding.LATE)
+        passing = each.verdict in (ProbeVerdict.GONE, ProbeVerdict.LATE)
         # A probe that stands has a line of its own, also where two stand at one place.
         alike = replace(each, notes=(), seconds_since_start=None if passing else index, landing=None)
         numbers[alike] += 1

@@ -14,7 +14,7 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.guest_text_changes import GuestText, TextRegion
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
 
@@ -72,7 +72,7 @@ class KprobeJudge:
         self._standing = list(standing)
         self._armed = armed_addresses(listed)
 
-    def judge(self, found: FoundKprobe) -> JudgedProbe:
+    def judge_found_kprobe(self, found: FoundKprobe) -> JudgedProbe:
         """The verdict on a probe that stands."""
         each, call = found.listed, found.registration
         site = _site(call.symbol, call.offset) if call and call.symbol else site_of_listed_probe(each)
@@ -89,9 +89,9 @@ class KprobeJudge:
         escaped = self._files.describe_address(each.address) if past else ""
         landing = Landing(site, shown, 0, self._files.describe_address, escaped)
         judged = JudgedProbe(
-            asked=call.asked if call and call.symbol else str(site),
+            asked=call.asked_symbol_offset if call and call.symbol else str(site),
             kind=_KINDS.get(each.kind, each.kind),
-            finding=Finding.LANDED,
+            verdict=ProbeVerdict.LANDED,
             address=each.address,
             symbol_offset=self._described(each),
             memory_change=_memory(landing),
@@ -106,18 +106,20 @@ class KprobeJudge:
             return str(site_of_listed_probe(each))
         return self._files.describe_address(each.address)
 
-    def judge_removed(self, call: Registration) -> JudgedProbe:
+    def judge_registration_of_removed_probe(self, call: Registration) -> JudgedProbe:
         """The verdict on a probe that was registered and is not listed any more."""
         site = _site(call.symbol, call.offset) if call.symbol else None
         means = self._files.describe_address(call.address)
-        judged = JudgedProbe(call.asked or means, "kprobe", Finding.GONE, call.address, means)
+        judged = JudgedProbe(call.asked_symbol_offset or means, "kprobe", ProbeVerdict.GONE, call.address, means)
         if site is None:
             return judged
         named = self._files.find_places(site)
         if is_past_end(site, named):
-            return replace(judged, finding=Finding.MISSED, reason=f"past the end of its function, in {means}")
+            return replace(judged, verdict=ProbeVerdict.MISSED, reason=f"past the end of its function, in {means}")
         if named.places and call.address not in named.addresses:
-            return replace(judged, finding=Finding.MISSED, reason=f"the file has {site} at {named.addresses[0]:#x}")
+            return replace(
+                judged, verdict=ProbeVerdict.MISSED, reason=f"the file has {site} at {named.addresses[0]:#x}"
+            )
         return judged
 
     def _decided(self, judged: JudgedProbe, each: ListedProbe, landing: Landing) -> JudgedProbe:
@@ -125,20 +127,20 @@ class KprobeJudge:
         contradicted = any(said.contradicts for said in landing.statements)
         disagree = contradicted or len({said.address for said in landing.statements_with_address}) > 1
         if "[GONE]" in each.flags:
-            return replace(judged, finding=Finding.GONE, reason="the code that it stood on was freed")
+            return replace(judged, verdict=ProbeVerdict.GONE, reason="the code that it stood on was freed")
         if disagree or landing.escaped_into:
-            return replace(judged, finding=Finding.MISSED, reason=landing.complaint)
+            return replace(judged, verdict=ProbeVerdict.MISSED, reason=landing.complaint)
         if "[DISABLED]" in each.flags:
-            return replace(judged, finding=Finding.DISABLED)
+            return replace(judged, verdict=ProbeVerdict.DISABLED)
         silent = [said.detail for said in landing.statements if said.address is None and said.detail]
         if landing.complaint:
-            return replace(judged, finding=Finding.NOT_JUDGED, reason=silent[-1] if silent else landing.complaint)
+            return replace(judged, verdict=ProbeVerdict.NOT_JUDGED, reason=silent[-1] if silent else landing.complaint)
         return judged
 
     def _asked(self, call: Registration | None, each: ListedProbe) -> Statement | None:
         if call is None or not call.symbol:
             return None
-        return Statement("asked", each.address, f"register_kprobe({call.asked}) by {call.command}")
+        return Statement("asked", each.address, f"register_kprobe({call.asked_symbol_offset}) by {call.command}")
 
     def _by_file(self, site: Site, each: ListedProbe, named: SitePlaces) -> Statement:
         if not named.places:
@@ -167,12 +169,12 @@ class KprobeJudge:
         window = Window(start, before, during, before)
         kprobes = self._files.kprobe_traits
         if "[DISABLED]" in each.flags:
-            changed = [at for at in window.changed_addresses(kprobes) if at <= each.address < at + _SHOWN]
+            changed = [at for at in window.starts_of_changes(kprobes) if at <= each.address < at + _SHOWN]
             if changed and each.address not in self._armed:
                 denial = "memory has a probe that is listed as disabled"
                 return Statement("outside", each.address, denial, contradicts=True)
             return Statement("outside", None, "it is disabled: memory shows nothing")
-        return five_address_witnesses.outside_statement(window, each.address, kprobes, own, self._standing)
+        return five_address_witnesses.qemu_memory_statement(window, each.address, kprobes, own, self._standing)
 
     def _called(self, address: int, region: TextRegion, own: OwnBytes) -> Statement:
         """What memory says of a probe on an ftrace site of a module that was not loaded before."""

@@ -71,7 +71,7 @@ def read_lists(guest: Guest) -> GuestLists:
 
 
 @dataclass(frozen=True)
-class Moment:
+class ListsAndModules:
     """The lists, and the modules with their files."""
 
     lists: GuestLists

@@ -58,7 +58,7 @@ class LoadedModule:
         """Name, loaded address and size of each section of code that stays after initialization."""
         if self.elf is None:
             return []
-        own = self.elf.sections
+        own = self.elf.sections_by_name
         return [
             (name, start, self._size(name, start))
             for name, start in self.sections.items()
@@ -69,7 +69,7 @@ class LoadedModule:
         """Return a section's size in memory: of one that the loader fills all that it may be, up to the next one."""
         assert self.elf is not None
         if name not in arm64_module_plt.loader_filled_sections(self.elf):
-            return self.elf.sections[name].size
+            return self.elf.sections_by_name[name].size
         end = min((other for other in self.sections.values() if other > start), default=start + _PAGE)
         return min(arm64_module_plt.largest_section_size(self.elf, name), end - start)
 
@@ -82,7 +82,7 @@ class LoadedModuleFinder:
         self.files = dict(files)
         self._known: dict[_Listed, LoadedModule] = {}
 
-    def find_loaded_modules(self, listing: str) -> dict[str, LoadedModule]:
+    def find_modules_in_listing(self, listing: str) -> dict[str, LoadedModule]:
         """The modules of a /proc/modules listing, by name; one round trip when some of them are new."""
         standing = [_listed(line) for line in listing.splitlines()]
         new = [each for each in standing if each not in self._known]

@@ -39,7 +39,7 @@ class Registration:
         return errno.errorcode.get(self.errno, str(self.errno)) if self.errno else ""
 
     @property
-    def asked(self) -> str:
+    def asked_symbol_offset(self) -> str:
         """What was asked for, as `MOD:SYM+0xOFF`; empty for an address."""
         return f"{self.symbol}+{self.offset:#x}" if self.symbol else ""
 

@@ -19,9 +19,9 @@ from harness.landing.site import Site
 from harness.landing.verify import listed_probes_and_modules, registrations
 from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
-from harness.landing.verify.listed_probes_and_modules import GuestLists, Moment
+from harness.landing.verify.listed_probes_and_modules import GuestLists, ListsAndModules
 from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
@@ -33,7 +33,7 @@ _QUIET = 0.5
 _AGREE = 6.0
 _SHOWN = 8
 _KALLSYMS = "/proc/kallsyms"
-_STANDING = frozenset({Finding.LANDED, Finding.DISABLED, Finding.GONE})
+_STANDING = frozenset({ProbeVerdict.LANDED, ProbeVerdict.DISABLED, ProbeVerdict.GONE})
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,14 @@ class Judgement:
     lost_count: int = 0
 
     @property
-    def failures(self) -> list[JudgedProbe]:
+    def missed_probes(self) -> list[JudgedProbe]:
         """The probes that were missed."""
-        return [each for each in self.probes if each.finding is Finding.MISSED]
+        return [each for each in self.probes if each.verdict is ProbeVerdict.MISSED]
 
     @property
     def holds(self) -> bool:
         """True when no probe was missed and all changes of text are explained."""
-        return not self.failures and not self.unexplained_changes
+        return not self.missed_probes and not self.unexplained_changes
 
 
 class WatchedGuest:
@@ -108,7 +108,7 @@ class WatchedGuest:
         if self.watched:
             registrations.unload_watch_module(self.guest)
 
-    def set_start(self, nanoseconds: int = 0) -> None:
+    def record_subject_start(self, nanoseconds: int = 0) -> None:
         """Record when the subject was started, on the guest's clock; 0 means: before the lists are read next.
 
         A probe that is registered after that gets a note that says how much later.
@@ -181,7 +181,7 @@ class WatchedGuest:
         """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
         return probe_stands_at(site, self._judged_files.find_places(site).addresses, probes)
 
-    def has_symbol(self, site: Site) -> bool:
+    def may_have_symbol(self, site: Site) -> bool:
         """Return whether a file at hand has the symbol of a site, or is missing."""
         named = self._judged_files.find_places(site)
         return bool(named.places or named.missing_reason)
@@ -193,7 +193,7 @@ class WatchedGuest:
         files = self._judged_files
         return [
             replace(
-                self._timed(JudgedProbe(call.asked, "kprobe", Finding.LATE, call.address), call),
+                self._timed(JudgedProbe(call.asked_symbol_offset, "kprobe", ProbeVerdict.LATE, call.address), call),
                 symbol_offset=files.describe_address(call.address),
                 owner=self._owner(files, call),
             )
@@ -220,7 +220,7 @@ class WatchedGuest:
                 return standing, [self._named(self._files(now), changed)] if changed else []
             time.sleep(_QUIET)
 
-    def _judge(self, during: Moment) -> Judgement:
+    def _judge(self, during: ListsAndModules) -> Judgement:
         layout = self._layout(during)
         text = GuestText.read(layout, during.modules)
         changes = TextChanges(layout, during.modules)
@@ -230,8 +230,8 @@ class WatchedGuest:
         found, gone = match_registrations(came, calls)
         standing = [each.address for each in self.before.lists.kprobes]
         judge = KprobeJudge(files, self.text_before, text, standing, during.lists.kprobes)
-        probes = [self._with_owner(judge.judge(each), files, each.registration) for each in found]
-        probes += [self._with_owner(judge.judge_removed(call), files, call) for call in gone]
+        probes = [self._with_owner(judge.judge_found_kprobe(each), files, each.registration) for each in found]
+        probes += [self._with_owner(judge.judge_registration_of_removed_probe(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
         probes += [_uprobe(call) for call in self.new_uprobe_registrations(during.lists) if not call.errno]
         unexplained = self._unexplained(changes, during, text)
@@ -251,7 +251,7 @@ class WatchedGuest:
         names = {each.direct_trampoline for each in new if each.direct_trampoline}
         judge = FtraceJudge(files, changes, text, self._symbols(names))
         alone = [each for each in new if each.kind != "kprobe"]
-        return [judge.judge(each) for each in alone]
+        return [judge.judge_traced_function(each) for each in alone]
 
     def _symbols(self, names: Iterable[str]) -> dict[str, set[int]]:
         """The addresses of trampolines that BPF made, which no file has, by their symbols."""
@@ -266,7 +266,7 @@ class WatchedGuest:
             found.setdefault(name, set()).add(int(address, 16))
         return found
 
-    def _unexplained(self, changes: TextChanges, now: Moment, text: GuestText) -> list[int]:
+    def _unexplained(self, changes: TextChanges, now: ListsAndModules, text: GuestText) -> list[int]:
         """Bytes of text that differ from before, except those of probes that a list has."""
         kprobes = self.guest.architecture.kprobe_traits
         longest = max(length for _, length in kprobes.patch_starts_and_sizes)
@@ -299,16 +299,16 @@ class WatchedGuest:
                 return name
         return call.command
 
-    def _now(self) -> Moment:
+    def _now(self) -> ListsAndModules:
         return self._moment(self._read(self.guest))
 
-    def _moment(self, lists: GuestLists) -> Moment:
-        return Moment(lists, self._modules.find_loaded_modules(lists.modules_listing))
+    def _moment(self, lists: GuestLists) -> ListsAndModules:
+        return ListsAndModules(lists, self._modules.find_modules_in_listing(lists.modules_listing))
 
-    def _files(self, now: Moment) -> LoadedFiles:
+    def _files(self, now: ListsAndModules) -> LoadedFiles:
         return LoadedFiles(self._layout(now), now.modules, self._names)
 
-    def _layout(self, now: Moment) -> Layout:
+    def _layout(self, now: ListsAndModules) -> Layout:
         at_hand = [
             LoadedTarget(m.module, m.elf, m.sections) for m in now.modules.values() if m.elf and not m.missing_reason
         ]
@@ -325,7 +325,7 @@ def probe_stands_at(site: Site, addresses: Collection[int], probes: Iterable[Jud
 
     A function that ftrace calls from is known by its name, since its site may lie behind its entry.
     """
-    good = [each for each in probes if each.finding in _STANDING]
+    good = [each for each in probes if each.verdict in _STANDING]
     traced = {each.asked for each in good if each.kind in TRACED_KINDS}
     name = str(site).replace("+0x0", "", 1)
     return any(each.address in addresses for each in good) or (not site.offset and name in traced)
@@ -333,4 +333,4 @@ def probe_stands_at(site: Site, addresses: Collection[int], probes: Iterable[Jud
 
 def _uprobe(call: UprobeRegistration) -> JudgedProbe:
     why = "the text of processes is not compared; docs/user-space.md has cases that do"
-    return JudgedProbe(call.asked, "uprobe", Finding.NOT_JUDGED, owner=call.command, reason=why)
+    return JudgedProbe(call.asked, "uprobe", ProbeVerdict.NOT_JUDGED, owner=call.command, reason=why)

@@ -108,7 +108,7 @@ class CellWatch:
             kernel_release=guest.image.release if guest else "",
             arch=guest.image.recipe.arch if guest else "",
             accelerator=guest.accelerator.name if guest else "",
-            qemu=guest.qemu_version if guest else "",
+            qemu=guest.qemu_version_text if guest else "",
             traits=self.traits,
             image_key=guest.image.key if guest else "",
             witnesses=self._witnesses(),
@@ -158,7 +158,7 @@ def demand_caught(watch: CellWatch, error: BaseException | None) -> None:
     watch.only_killers = error.only_killers
 
 
-def fail_if_mutants_survived(watch: CellWatch, survivors: Sequence[CellId]) -> str:
+def fail_cell_if_mutants_survived(watch: CellWatch, survivors: Sequence[CellId]) -> str:
     """Fail an honest cell whose mutants survived; return the reason, empty when none did."""
     if not survivors:
         return ""

@@ -21,7 +21,7 @@ from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import replay_options
 from harness.matrix.guests import check_after_cell
 from harness.report import bundle
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 from harness.report.failure_evidence import CONSOLE, Evidence, gather_evidence
 from harness.report.run_dir import RunDirectory
 
@@ -81,10 +81,10 @@ class Bundles:
         else:
             watch.bundle = str(made.relative_to(self._directory.path))
 
-    def _about(self, watch: CellWatch, survivors: Iterable[CellId]) -> Bundle:
+    def _about(self, watch: CellWatch, survivors: Iterable[CellId]) -> BundleDescription:
         guest, evidence = watch.guest, watch.evidence
         case = paths.PROJECT / watch.identity.file
-        return Bundle(
+        return BundleDescription(
             cell=watch.as_record(),
             file=watch.identity.file,
             items=[*(each.item_name for each in survivors), watch.identity.item_name],
@@ -123,7 +123,7 @@ class Bundles:
 
     def _last_console(self, vm: str) -> dict[str, bytes | Path]:
         """Return the end of the VM's newest console log, for a cell whose guest never came up."""
-        logs = self._directory.console_logs(vm)
+        logs = self._directory.console_logs_of_vm(vm)
         return {CONSOLE: logs[-1].read_bytes()[-_TAIL_BYTES:]} if logs else {}
 
 

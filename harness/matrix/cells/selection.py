@@ -30,7 +30,7 @@ MARKERS = (
     "own_loader(reason): with `--loader` the case is skipped, because only Pinpoint's own loader can run it",
 )
 # The fixtures of the cases that load a probe through a loader.
-_LOADER_FIXTURES = frozenset(("loaders", "loaders_in", "schedules", "stress_runs"))
+_LOADER_FIXTURES = frozenset(("probe_loaders", "probe_loaders_in", "schedules", "stress_runs"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class CellId:
         return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()}{loader} -k '{self.item_name}'"
 
 
-def parametrize(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
+def parametrize_by_vm_and_mutant(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
     """Parametrize a case that uses the `vm` fixture: for each VM one cell, and one more for each of its mutants."""
     if "vm" not in metafunc.fixturenames:
         return
@@ -141,18 +141,18 @@ def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str
             item.add_marker(pytest.mark.skip(reason=f"{cell.vm} has no {lacking}"))
 
 
-def only_loader_cells(items: list[pytest.Item]) -> list[pytest.Item]:
+def tests_and_loader_cells(items: list[pytest.Item]) -> list[pytest.Item]:
     """Return the harness's own tests and the cells that load a probe through a loader: those that --loader is about."""
     return [item for item in items if cell_of(item) is None or _LOADER_FIXTURES & set(_fixture_names(item))]
 
 
-def skip_cells_of_own_loader(items: Iterable[pytest.Item]) -> None:
+def skip_cells_needing_own_loader(items: Iterable[pytest.Item]) -> None:
     """Mark each cell as skipped that a foreign loader cannot run, with the reason."""
     for item in items:
         cell, marker = cell_of(item), item.get_closest_marker("own_loader")
         if marker:
             item.add_marker(pytest.mark.skip(reason=f"needs Pinpoint's own loader: {marker.args[0]}"))
-        elif cell and pinning.mutant_by_name(cell.mutant).breaks_loader:
+        elif cell and pinning.mutant_or_honest(cell.mutant).breaks_loader:
             item.add_marker(pytest.mark.skip(reason="the mutant is a defect of Pinpoint's own loader"))
 
 

@@ -7,7 +7,7 @@ import pytest
 from harness.verdict.printk import without_control_codes
 
 
-def strip_control_codes(report: pytest.TestReport) -> None:
+def strip_control_codes_in_place(report: pytest.TestReport) -> None:
     """Strip control codes from a report's texts; a text without control codes stays as it is."""
     report.sections = [(title, without_control_codes(text)) for title, text in report.sections]
     if isinstance(report.longrepr, tuple):

@@ -19,7 +19,7 @@ _INSTEAD = {SHELL: "; --gdb shows where its kernel is"}
 _ASK_SECONDS = 60.0
 
 
-class GuestAttacher:
+class FailedGuestAttacher:
     """Attaches a person to the guest of the first failed cell; the guest stops when the person leaves."""
 
     def __init__(self, way: str, clear: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.commands import replay
 from harness.matrix.controller_run import ControllerRun
 from harness.report import compare
-from harness.report.compare import Baseline
+from harness.report.compare import FailureBaseline
 from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
@@ -53,7 +53,7 @@ class Gate:
     `lost_traits` are traits of the VM that the given kernel lacks; with `strict` they count as worse.
     """
 
-    baseline_results: Baseline | list[Cell] | None = None
+    baseline_results: FailureBaseline | list[Cell] | None = None
     confirmation_replays: int = 0
     strict: bool = False
     lost_traits: list[str] = field(default_factory=list)
@@ -62,9 +62,9 @@ class Gate:
     @classmethod
     def from_options(cls, baseline: Path | None, confirm: int | None, *, strict: bool) -> Gate:
         """Read the baseline, before anything is built. Raises UsageError."""
-        old: Baseline | list[Cell] | None = None
+        old: FailureBaseline | list[Cell] | None = None
         if baseline is not None:
-            old = Baseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cells(baseline)
+            old = FailureBaseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cell_list(baseline)
         return cls(old, confirm or 0, strict)
 
     def judge_and_report(self, status: int, arguments: Sequence[str] = ()) -> int:
@@ -85,7 +85,7 @@ class Gate:
         worse = bool(self.strict and self.lost_traits)
         if self.baseline_results is not None:
             found = self._compared(arguments)
-            print("\n".join(compare.format_comparison(found)))
+            print("\n".join(compare.comparison_lines(found)))
             worse = worse or found.worse
         else:
             worse = worse or bool(status)
@@ -93,7 +93,7 @@ class Gate:
         return CELL_FAILED if worse else 0
 
     def _compared(self, arguments: Sequence[str]) -> compare.Comparison:
-        if isinstance(self.baseline_results, Baseline):
+        if isinstance(self.baseline_results, FailureBaseline):
             return compare.compare_with_baseline(self.baseline_results, self.listener.cells)
         assert self.baseline_results is not None
         selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)

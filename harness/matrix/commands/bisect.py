@@ -82,7 +82,7 @@ class Bisection:
             raise UsageError("--good is no ancestor of --bad", where=str(source), mend="give an older commit as --good")
 
     @property
-    def resumed(self) -> bool:
+    def has_earlier_steps(self) -> bool:
         """True if an interrupted bisection left steps here."""
         return bool(self.steps())
 
@@ -189,7 +189,7 @@ class Bisection:
         return finished.output
 
 
-def report(outcome: Outcome) -> Iterator[str]:
+def report_lines(outcome: Outcome) -> Iterator[str]:
     """Yield the lines that end a bisection."""
     counts = {ruling: sum(step.ruling is ruling for step in outcome.steps) for ruling in Ruling}
     seconds = sum(step.seconds for step in outcome.steps)

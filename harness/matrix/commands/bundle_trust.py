@@ -12,7 +12,7 @@ from harness.core.errors import UsageError
 from harness.images.vm_recipe import names
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.commands import pytest_run, replay_options
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 
 _CASES = re.compile(r"cases/test_\w{1,100}\.py", re.ASCII)
 _FROZEN = re.compile(r"(?:frozen-[0-9a-f]{1,64})?")
@@ -32,7 +32,7 @@ class _Collected:
         self.cells = {cell.item_name: cell for item in session.items if (cell := cell_of(item))}
 
 
-def demand_cells(about: Bundle) -> None:
+def demand_cells(about: BundleDescription) -> None:
     """Demand that a bundle names one VM, and cells of one case file that this project collects for that VM.
 
     The bundle's file is imported only after it is known to be a case of the project. Names from the bundle are printed
@@ -49,7 +49,7 @@ def demand_cells(about: Bundle) -> None:
     _demand_file(about)
     if not about.items:
         raise UsageError("the bundle names no cell", where=about.file, mend=_DISTRUST)
-    cells = collect_bundle_cells(about)
+    cells = collect_case_file_cells(about)
     for item in about.items:
         if item not in cells:
             raise UsageError(f"has no cell {item!r} for {about.cell.vm}", where=about.file, mend=_OTHER_VERSION)
@@ -65,22 +65,22 @@ def demand_cells(about: Bundle) -> None:
         raise UsageError("the bundle's cell had a guest but names no image", where=about.cell.vm, mend=_DISTRUST)
 
 
-def collect_bundle_cells(about: Bundle) -> dict[str, CellId]:
+def collect_case_file_cells(about: BundleDescription) -> dict[str, CellId]:
     """Return the cells in the bundle's case file for its VM, by pytest's names. Runs none of them."""
     found = _Collected()
     arguments = ["--full", f"--vm={about.cell.vm}", *about.options]
-    pytest_run.collect([*arguments, str(paths.PROJECT / about.file)], found)
+    pytest_run.collect_with_plugin([*arguments, str(paths.PROJECT / about.file)], found)
     return found.cells
 
 
-def demand_vm(about: Bundle) -> None:
+def demand_vm(about: BundleDescription) -> None:
     """Demand that a bundle names one known VM. Raises UsageError."""
     known = names()
     if about.cell.vm not in known:
         raise UsageError(f"no VM named {about.cell.vm[:80]!r}", mend=f"one of: {', '.join(known)}")
 
 
-def _demand_file(about: Bundle) -> None:
+def _demand_file(about: BundleDescription) -> None:
     """Demand that the file is in `cases/` by its literal path, neither a link nor reached through one."""
     path = paths.PROJECT / about.file
     own = _CASES.fullmatch(about.file) is not None
@@ -88,7 +88,7 @@ def _demand_file(about: Bundle) -> None:
         raise UsageError("is no case of this version of Pinpoint", where=about.file, mend=_OTHER_VERSION)
 
 
-def _demand_printable(about: Bundle) -> None:
+def _demand_printable(about: BundleDescription) -> None:
     """Demand that text to be printed or passed to pytest has no control codes and is of bounded length."""
     cell = about.cell
     words: Sequence[str] = (

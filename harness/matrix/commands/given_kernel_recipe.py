@@ -42,7 +42,7 @@ class GivenKernel:
 
         Without a VM it is the first of the kernel's architecture. Raises UsageError or RecipeError.
         """
-        given_kernel.demand_kernel_parts(self.kernel_paths)
+        given_kernel.demand_paths_are_kernel_parts(self.kernel_paths)
         base = self._base(vms)
         tree = (
             self.kernel_paths[0]

@@ -130,18 +130,18 @@ def _place(cell: Cell) -> str:
     return f"{Path(cell.file).name}::{cell.case}"
 
 
-def run_kernel_mutants_on(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
-    """Call `hunt` with VMs and numbers from the command line; without a VM, on all that have the patch.
+def run_kernel_mutants_from_options(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
+    """Call `run_kernel_mutants` with VMs and numbers from the command line; without a VM, on all that have the patch.
 
     Raises UsageError for a number that is no bug, for a VM without the patch, and for pytest-xdist's options, because
     the first failed cell must end the run.
     """
     if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
         raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")
-    mutants = kernel_mutant_table.parse_mutant_numbers(numbers)
+    mutants = kernel_mutant_table.parse_mutants(numbers)
     recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
     for recipe in recipes:
-        kernel_mutant_table.demand_kernel_mutants(recipe)
+        kernel_mutant_table.demand_takes_mutants(recipe)
     return run_kernel_mutants(recipes, mutants, arguments)
 
 

@@ -19,8 +19,8 @@ from harness.matrix.exit_status_and_counts import exit_status, record_cell_figur
 from harness.matrix.shard import Shard
 from harness.report import jsonl, timeline
 from harness.report.export.junit import junit
-from harness.report.html import write_html
-from harness.report.lost_cells import Lost
+from harness.report.html import write_report_of_run
+from harness.report.lost_cells import LostCell
 from harness.report.metrics_with_goals import Figures
 from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
@@ -42,7 +42,7 @@ class MergedRun:
 
     directory: RunDirectory
     cells: list[Cell] = field(default_factory=list)
-    missing: list[Lost] = field(default_factory=list)
+    missing: list[LostCell] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -114,7 +114,7 @@ def _add_group(merged: MergedRun, group: Sequence[tuple[ShardRecord, RunDirector
         ran |= {cell.key for cell in new}
         _copy_files(merged.directory, run, record.shard)
     merged.missing += [
-        Lost(file=cell.file, case=cell.case, vm=cell.vm, mutant=cell.mutant)
+        LostCell(file=cell.file, case=cell.case, vm=cell.vm, mutant=cell.mutant)
         for cell in whole.cells
         if cell.key not in ran
     ]
@@ -157,6 +157,6 @@ def _write(merged: MergedRun) -> None:
     directory = merged.directory
     write_text(directory.results_file, "".join(f"{jsonl.ascii_json(cell)}\n" for cell in merged.cells))
     record_cell_figures(Figures(directory), merged.cells, merged.missing)
-    write_html(directory, merged.missing)
-    write_text(directory.junit_file, junit(merged.cells, directory.name, merged.missing))
-    Results(directory).close()
+    write_report_of_run(directory, merged.missing)
+    write_text(directory.pytest_junit_file, junit(merged.cells, directory.name, merged.missing))
+    Results(directory).free_reserved_space()

@@ -31,4 +31,4 @@ def prepare_given_kernel_recipe(
         prepare = partial(given_kernel_recipe.with_booted_kernel_traits, recipe, context, accelerator)
     else:
         prepare = partial(given_kernel_recipe.adapt_to_kernel_config, recipe, context)
-    return board.run(prepare)[0]
+    return board.run_calls_then_close(prepare)[0]

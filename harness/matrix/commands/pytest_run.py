@@ -29,7 +29,7 @@ class _Interruption:
         self.seen = excinfo.errisinstance(KeyboardInterrupt)
 
 
-def collect(arguments: Sequence[str], plugin: object) -> None:
+def collect_with_plugin(arguments: Sequence[str], plugin: object) -> None:
     """Collect the tests that these arguments select and pass them to `plugin`; run and print nothing."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pytest.main([*COMMON, "--collect-only", "--capture=no", *arguments], plugins=[plugin])

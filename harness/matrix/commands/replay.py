@@ -19,9 +19,9 @@ from harness.images.vm_recipe import Recipe, select
 from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.commands import bundle_trust, pytest_run
 from harness.report import bundle
-from harness.report.bundle import Bundle
+from harness.report.bundle import BundleDescription
 from harness.report.record import Cell
-from harness.report.same_failure import is_same_failure
+from harness.report.same_failure import cells_have_same_failure
 from harness.verdict.printk import without_control_codes
 
 _HELD, _FAILED = 0, 1
@@ -75,7 +75,7 @@ def replay_and_count_failures(directory: Path, times: int) -> tuple[int, int]:
     return tried - held, tried
 
 
-def _tried(about: Bundle, times: int, at_failure: str) -> tuple[Counter[str], int]:
+def _tried(about: BundleDescription, times: int, at_failure: str) -> tuple[Counter[str], int]:
     """Replay; return how often each outcome occurred, and the worst exit status. It ends when a cell did not run."""
     outcomes: Counter[str] = Counter()
     worst = _HELD
@@ -91,13 +91,13 @@ def _tried(about: Bundle, times: int, at_failure: str) -> tuple[Counter[str], in
     return outcomes, worst
 
 
-def recipe_of(about: Bundle) -> Recipe:
+def recipe_of(about: BundleDescription) -> Recipe:
     """Return the recipe of a bundle's VM. Raises UsageError if the name is not that of one VM."""
     bundle_trust.demand_vm(about)
     return select([about.cell.vm])[0]
 
 
-def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
+def _arguments(about: BundleDescription, times: int, at_failure: str) -> list[str]:
     schedule = [f"--schedule={about.schedule}"] if about.schedule else []
     quiet = ["-q", "--no-summary"] if times > 1 or at_failure else ["-q"]
     interactive = [f"--at-failure={at_failure}", "-s"] if at_failure else []
@@ -106,7 +106,7 @@ def _arguments(about: Bundle, times: int, at_failure: str) -> list[str]:
     return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *interactive, *nodes]
 
 
-def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: bool) -> None:
+def _demand_same_project(about: BundleDescription, build_context: BuildContext, *, anyway: bool) -> None:
     """Demand that the cells are cases of this project, and that the recipe still makes the same image.
 
     Without an image key there is nothing to compare: the cell had no guest, because its image was not built.
@@ -122,7 +122,7 @@ def _demand_same_project(about: Bundle, build_context: BuildContext, *, anyway: 
         )
 
 
-def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
+def _differences(about: BundleDescription, build_context: BuildContext) -> Iterator[str]:
     """List what has changed since the cell failed, which may be why it no longer fails."""
     if about.hashes.get(about.file) not in (None, sha256(paths.PROJECT / about.file)):
         yield f"{about.file} has changed since"
@@ -133,7 +133,7 @@ def _differences(about: Bundle, build_context: BuildContext) -> Iterator[str]:
 def _outcome(before: Cell, now: Cell) -> str:
     if now.verdict.acceptable:
         return f"{now.verdict.value}: {_DID_NOT_FAIL}"
-    if is_same_failure(before, now):
+    if cells_have_same_failure(before, now):
         return "failed the same way"
     return without_control_codes(f"failed another way: {now.verdict.value}: {now.reason}")
 

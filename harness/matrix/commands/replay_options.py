@@ -24,7 +24,7 @@ def first_unrecorded_option(options: Iterable[str]) -> str:
     return next((option for option in options if not _OURS.fullmatch(option)), "")
 
 
-def draw_seed(config: pytest.Config) -> None:
+def draw_seed_unless_set(config: pytest.Config) -> None:
     """Draw the run's seed unless one is set. Call it before hypothesis reads its option and workers inherit it."""
     if getattr(config.option, _SEED, "") is None:
         setattr(config.option, _SEED, str(secrets.randbits(32)))

@@ -60,7 +60,7 @@ class UnexplainedTaint(AssertionError):
     """The kernel's taint shows a crash or a warning that is not on the console."""
 
 
-def record_initial_state(guest: Guest) -> str:
+def record_state_before_first_cell(guest: Guest) -> str:
     """Record the guest's state before its first cell; return the boot noise that its recipe allows, for the board.
 
     Raises KernelComplained for any other complaint.
@@ -103,7 +103,7 @@ def explain_loss(guest: Guest, lost: GuestError) -> Exception:
 
 @contextmanager
 def replace_loss_by_explanation(guest: Guest) -> Iterator[None]:
-    """Replace a GuestError that is raised in this block by what `last_words` returns for it."""
+    """Replace a GuestError that is raised in this block by what `explain_loss` returns for it."""
     try:
         yield
     except GuestError as lost:

@@ -104,7 +104,7 @@ class Fleet:
         """Return True when the row's guest is up, or has failed to start."""
         return name in self._guests and self._guests[name].done()
 
-    def wait_any(self, names: Sequence[str], seconds: float) -> None:
+    def wait_until_any_is_ready(self, names: Sequence[str], seconds: float) -> None:
         """Wait until one of these rows is ready, at most `seconds`."""
         wait([self._guests[name] for name in names], timeout=seconds, return_when=FIRST_COMPLETED)
 
@@ -136,7 +136,7 @@ class Fleet:
             guest = begin(image, self._fresh_name(name))
         with guest:
             with check_after_cell.replace_loss_by_explanation(guest):
-                check_after_cell.record_initial_state(guest)
+                check_after_cell.record_state_before_first_cell(guest)
             yield guest
 
     def new_console_log_path(self, name: str) -> Path:
@@ -188,7 +188,7 @@ class Fleet:
             guest = self._thaw(image, f"{name}{self._suffix}")
             try:
                 with check_after_cell.replace_loss_by_explanation(guest):
-                    check_after_cell.record_initial_state(guest)
+                    check_after_cell.record_state_before_first_cell(guest)
             except BaseException:
                 guest.stop()
                 raise

@@ -9,7 +9,7 @@ from typing import Any
 from harness.core.errors import BootError
 from harness.core.events import Bus, ProgressStep
 from harness.guest import qemu, start
-from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version
+from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version_line
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.qemu_process import FrozenGuestRefused, QemuKilled
@@ -62,7 +62,7 @@ class Freezer:
 
         Raises what start.thaw() raises.
         """
-        self._build_context.store.mark_used(frozen.parent)
+        self._build_context.store.hold_until_exit(frozen.parent)
         try:
             return start.thaw(image, frozen, options)
         except (FrozenGuestRefused, BootError):
@@ -72,7 +72,7 @@ class Freezer:
     def drop(self, image: Image) -> None:
         """Drop the frozen guest of an image; the next request boots one."""
         parts = self._parts(image)
-        self._build_context.store.drop(KIND, parts)
+        self._build_context.store.remove(KIND, parts)
         self._made.forget(key_of(parts))
 
     def _parts(self, image: Image) -> list[str]:
@@ -81,7 +81,7 @@ class Freezer:
     def _obtain(self, image: Image, boot: Boot, parts: list[str]) -> Path:
         store = self._build_context.store
         entry = store.obtain(KIND, parts, vm=image.recipe.name, build=lambda path, step: self._freeze(boot, path, step))
-        store.drop_unused(KIND, _KEPT_SECONDS)
+        store.remove_unused_of_kind(KIND, _KEPT_SECONDS)
         return entry.path / _STATE
 
     def _freeze(self, boot: Boot, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
@@ -89,7 +89,7 @@ class Freezer:
         keys = RunKeys.make()
         with self._proved(boot, keys) as guest:
             step.publish_progress("freezing")
-            start.freeze(guest, entry / _STATE, guest.image.recipe.machine.boot_seconds)
+            start.freeze_running_guest(guest, entry / _STATE, guest.image.recipe.machine.boot_seconds)
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
     def _proved(self, boot: Boot, keys: RunKeys) -> Guest:
@@ -106,7 +106,7 @@ class Freezer:
         guest = boot(keys)
         try:
             with self._bus.step(guest.name, "traits") as step, check_after_cell.replace_loss_by_explanation(guest):
-                allowed = check_after_cell.record_initial_state(guest)
+                allowed = check_after_cell.record_state_before_first_cell(guest)
                 prove_recipe_traits.prove_traits(guest)
                 check_after_cell.check_after_cell(guest)
                 step.set_final_detail(allowed)
@@ -128,7 +128,7 @@ def frozen_guest_key_parts(image: Image, accelerator: Accelerator) -> list[str]:
     )
     return [
         image.key,
-        qemu_version(recipe.architecture.qemu_machine.qemu),
+        qemu_version_line(recipe.architecture.qemu_machine.qemu),
         frozen_guest_host_identity(accelerator),
         *qemu.argv(recipe, accelerator, anywhere),
     ]

@@ -32,7 +32,7 @@ def acquire(guest: Guest, build: str) -> Target:
     return target
 
 
-def keep_loaded_or_unload(target: Target, *, alone: bool) -> None:
+def keep_if_alone_or_unload(target: Target, *, alone: bool) -> None:
     """Keep the target if it was the cell's only one (`alone`), else unload it. Raises GuestError."""
     if alone:
         _kept[target.guest] = target

@@ -13,7 +13,7 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel_samples import write_module_source
 from harness.images.kernel_source_files import obtain_source_files
-from harness.landing.sweep.sweep_guests import FreshGuestFactory
+from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.matrix.upstream import ftrace_selftest, kunit
 from harness.matrix.upstream.mutants import put_in_force
 

@@ -8,7 +8,7 @@ from enum import Enum
 import pytest
 
 from harness.landing.landing_judgment import Missed
-from harness.verdict.cell_verdict_enum import known_fail
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 _SHOWN_LINES = 30
 
@@ -44,7 +44,7 @@ class Outcome:
         if self.end is End.NOT_DECIDED:
             pytest.skip(f"{self.test}: {self._text}")
         if self.end is End.EXPECTED_FAIL:
-            known_fail(f"{self.test} ({release}): its author expects this failure: {self._text}")
+            end_as_known_fail(f"{self.test} ({release}): its author expects this failure: {self._text}")
 
     @property
     def _text(self) -> str:

@@ -15,14 +15,14 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
-from harness.images.debian_packages_archive_or_disk import PackedTools, image_with_tool_disk
+from harness.images.guest_packages_as_archive_or_disk import PackedTools, image_with_tool_disk
 from harness.images.image import Image
 from harness.matrix.guests import guest_state
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.guests.guest_state import GuestState
-from harness.matrix.verify import chroot_of_debian_packages
-from harness.verdict import deliberate_dump_stack, module_warning_lines
-from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_complaints, sort_by_boot_noise
+from harness.matrix.verify import guest_chroot_of_debian_packages
+from harness.verdict import deliberate_dump_stack, pr_warn_lines_of_modules
+from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_complaints, sort_by_recipe_boot_noise
 
 _FENCE_SECONDS = 60.0
 _LOG_SECONDS = 30.0
@@ -37,7 +37,7 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Pac
     """
     if tools and tools.disk:
         image = image_with_tool_disk(image, tools, build_context)
-        image = replace(image, key=f"{image.key} {code_sha256(Path(chroot_of_debian_packages.__file__))}")
+        image = replace(image, key=f"{image.key} {code_sha256(Path(guest_chroot_of_debian_packages.__file__))}")
     accelerator = choose(image.recipe.architecture, None)
 
     def beginning(keys: RunKeys) -> StartOptions:
@@ -45,12 +45,18 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Pac
 
     def boot(keys: RunKeys) -> Guest:
         return _prepared(
-            start.boot(image, beginning(keys)), chroot_of_debian_packages.mount_disk if image.disk else None
+            start.boot(image, beginning(keys)),
+            guest_chroot_of_debian_packages.mount_tools_disk_in_guest if image.disk else None,
         )
 
     freezer = Freezer(build_context, build_context.bus, None)
     guest = freezer.thaw(image, freezer.obtain_frozen_state_file(image, boot), beginning(RunKeys.make()))
-    return _prepared(guest, partial(chroot_of_debian_packages.unpack, tools=tools) if tools and tools.archive else None)
+    return _prepared(
+        guest,
+        partial(guest_chroot_of_debian_packages.unpack_tools_in_guest, tools=tools)
+        if tools and tools.archive
+        else None,
+    )
 
 
 def _prepared(guest: Guest, prepare: Callable[[Guest], None] | None) -> Guest:
@@ -95,7 +101,7 @@ class KernelComplaintsAndState:
         self._take(self._guest.console.text(self._guest.fence_position))
         return self.complaints
 
-    def unexplained_taint(self, after: GuestState) -> str:
+    def taint_without_complaint(self, after: GuestState) -> str:
         """Return the letters of new serious taint that no complaint explains; empty for none."""
         new = after.taint - self.initial_state.taint
         return "" if self.complaints else "".join(sorted(new & _SERIOUS))
@@ -106,13 +112,15 @@ class KernelComplaintsAndState:
         return log.splitlines()
 
     def _take(self, printed: str | Iterable[str]) -> None:
-        found = sort_by_boot_noise(read_complaints(printed, timed=True), self._guest.image.recipe.boot_noise).alarming
+        found = sort_by_recipe_boot_noise(
+            read_complaints(printed, timed=True), self._guest.image.recipe.boot_noise
+        ).alarming
         if found:
             found = tuple(self._confirmed(found))
         for complaint in found:
-            if deliberate_dump_stack.has_only_intended_backtraces(complaint, self._modules):
+            if deliberate_dump_stack.complaint_is_intended_backtraces(complaint, self._modules):
                 self.intended_backtrace_count += 1
-            elif module_warning_lines.is_module_line(complaint, self._texts, self._modules):
+            elif pr_warn_lines_of_modules.is_warning_printed_by_module(complaint, self._texts, self._modules):
                 self.module_lines.append(complaint.headline)
             else:
                 self.complaints.append(complaint)

@@ -113,7 +113,7 @@ def modules_to_load(
         modinfo_and_load_checks.demand_undefined_symbols_provided(module.elf, module.file, image, others)
         if module.name in [earlier.name for earlier in found[:index]]:
             raise UsageError(f"two modules are named {module.name}", where=str(module.file), mend="give it once")
-    words = modinfo_and_load_checks.demand_parameters(
+    words = modinfo_and_load_checks.assign_parameters_to_modules(
         wanted.parameters, {each.name: each.elf for each in found if each.judged}
     )
     return [

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.guest.guest import Guest
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
-from harness.matrix.verify.subjects import Modules, load_arguments
+from harness.matrix.verify.subjects import Modules, path_and_parameters_for_shell
 
 # Removals and loads in a row, none of which waits for the tool.
 _STRESS = 20
@@ -39,7 +39,7 @@ def reload_probed_modules(
         outcome.wrongs.append("--remove-targets removed nothing: no probe stands in a module that --with has loaded")
         return outcome
     for target in targets:
-        load = f"insmod {load_arguments(target)}"
+        load = f"insmod {path_and_parameters_for_shell(target)}"
         result = guest.run_script(f"rmmod {target.name}")
         if not result.ok:
             outcome.notes.append(
@@ -60,13 +60,13 @@ def _after(outcome: RemovalOutcome, watched: WatchedGuest, when: str, name: str,
     judgement = watched.judge()
     mine = [each for each in judgement.probes if _module(each.symbol_offset) == name or name in each.asked.split(":")]
     # A tool that registers anew at each load leaves one registration behind for each removal.
-    earlier = [each for each in mine if each.finding is Finding.GONE and each.landing is None]
+    earlier = [each for each in mine if each.verdict is ProbeVerdict.GONE and each.landing is None]
     for each in mine:
         if each in earlier:
             continue
-        standing = gone and each.finding is Finding.LANDED
-        (outcome.wrongs if standing or each.finding is Finding.MISSED else outcome.notes).append(
-            f"{when}, the probe on {each.asked} is {each.description}"
+        standing = gone and each.verdict is ProbeVerdict.LANDED
+        (outcome.wrongs if standing or each.verdict is ProbeVerdict.MISSED else outcome.notes).append(
+            f"{when}, the probe on {each.asked} is {each.verdict_line}"
         )
     if earlier:
         outcome.notes.append(f"{when}, {len(earlier)} registrations are listed no more")

@@ -11,7 +11,7 @@ from typing import Final
 from xml.etree import ElementTree
 
 from harness.core.files import write_text
-from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict, judged_table
 from harness.report.verify_record import ProbeRecord, VerifyRecord
 from harness.verdict.printk import without_control_codes
 
@@ -38,13 +38,13 @@ class Report:
     @property
     def exit_status(self) -> int:
         """The exit status: 0 if no probe was missed and nothing else is wrong, else 1."""
-        return _MISSED if self.wrongs or any(each.finding is Finding.MISSED for each in self.probes) else _HELD
+        return _MISSED if self.wrongs or any(each.verdict is ProbeVerdict.MISSED for each in self.probes) else _HELD
 
     @property
     def summary(self) -> str:
-        """The number of probes with each finding."""
-        counted = Counter(each.finding for each in self.probes)
-        counts = ", ".join(f"{counted[finding]} {finding.value}" for finding in Finding if counted[finding])
+        """The number of probes with each verdict."""
+        counted = Counter(each.verdict for each in self.probes)
+        counts = ", ".join(f"{counted[verdict]} {verdict.value}" for verdict in ProbeVerdict if counted[verdict])
         return counts or "no probe was seen"
 
     def text(self) -> str:
@@ -53,7 +53,7 @@ class Report:
         if self.probes:
             lines += ["", judged_table(list(self.probes))]
         for each in self.probes:
-            if each.finding is Finding.MISSED and each.landing:
+            if each.verdict is ProbeVerdict.MISSED and each.landing:
                 lines += ["", f"{each.asked}: {each.reason}", "", each.landing.format_witness_table()]
         if self.notes or self.wrongs:
             lines.append("")
@@ -78,12 +78,12 @@ class Report:
         )
 
 
-def as_json(reports: Sequence[Report]) -> str:
+def reports_as_json(reports: Sequence[Report]) -> str:
     """Return all reports as one JSON array, in ASCII."""
     return json.dumps([report.record.model_dump(mode="json") for report in reports], indent=2)
 
 
-def write_junit(reports: Sequence[Report], path: Path) -> None:
+def write_reports_as_junit(reports: Sequence[Report], path: Path) -> None:
     """Write a test suite for each VM: a case for each probe, and one for everything else that may be wrong."""
     root = ElementTree.Element("testsuites")
     for report in reports:
@@ -105,13 +105,13 @@ def write_junit(reports: Sequence[Report], path: Path) -> None:
 
 def _case(report: Report, each: JudgedProbe) -> ElementTree.Element:
     case = ElementTree.Element("testcase", classname=report.vm, name=_harmless(f"{each.kind} {each.asked}"))
-    if each.finding is Finding.MISSED:
-        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.description))
-        failure.text = _harmless(each.landing.format_witness_table() if each.landing else each.description)
-    elif each.finding is Finding.NOT_JUDGED:
-        ElementTree.SubElement(case, "skipped", message=_harmless(each.description))
+    if each.verdict is ProbeVerdict.MISSED:
+        failure = ElementTree.SubElement(case, "failure", message=_harmless(each.verdict_line))
+        failure.text = _harmless(each.landing.format_witness_table() if each.landing else each.verdict_line)
+    elif each.verdict is ProbeVerdict.NOT_JUDGED:
+        ElementTree.SubElement(case, "skipped", message=_harmless(each.verdict_line))
     else:
-        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.description} at {each.symbol_offset}")
+        ElementTree.SubElement(case, "system-out").text = _harmless(f"{each.verdict_line} at {each.symbol_offset}")
     return case
 
 

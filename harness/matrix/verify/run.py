@@ -11,16 +11,16 @@ from pathlib import Path
 from harness.core.elf import Elf
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.guest.guest import Guest
-from harness.images import debian_packages_archive_or_disk, systemtap
+from harness.images import guest_packages_as_archive_or_disk, systemtap
 from harness.images.build_context import BuildContext
-from harness.images.debian_packages_archive_or_disk import PackedTools
+from harness.images.guest_packages_as_archive_or_disk import PackedTools
 from harness.images.image import Image
 from harness.landing import layout
 from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
-from harness.landing.verify.judged import Finding, JudgedProbe
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify import guest_start_and_kernel_complaints as guests
@@ -32,14 +32,14 @@ from harness.matrix.verify.report import Report
 from harness.matrix.verify.subjects import Command, CommandWithModules, Modules, Subject, SubjectRefused
 from harness.matrix.verify.systemtap_run import SystemtapRun
 from harness.verdict.complaints import Complaint
-from harness.verdict.printk import printable_line
+from harness.verdict.printk import line_without_control_codes
 
 _SHOWN_LINES = 12
 
 _LOG_LINES = 40
 
 
-class VerifyRun:
+class SubjectRun:
     """One subject in one guest: it is started, judged and stopped, then the guest is compared with its state before."""
 
     def __init__(
@@ -66,7 +66,9 @@ class VerifyRun:
 
     def run(self) -> None:
         """Run the subject. Raises SubjectRefused when it could not be started and the kernel did not complain."""
-        kernel = KernelComplaintsAndState(self.guest, self.subject.tracing_modules, self.subject.warning_texts)
+        kernel = KernelComplaintsAndState(
+            self.guest, self.subject.backtrace_printing_modules, self.subject.warning_texts_in_module_files
+        )
         refusal: SubjectRefused | None = None
         try:
             before = changed_settings.read_settings(self.guest)
@@ -83,11 +85,11 @@ class VerifyRun:
                 self.wrongs.append(str(lost))
             return
         if refusal and not kernel.complaints:
-            raise _because(self.subject.explain_refusal(refusal, kernel.log_tail(_LOG_LINES)), self._refused)
+            raise _because(self.subject.refusal_with_explanation(refusal, kernel.log_tail(_LOG_LINES)), self._refused)
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
-        taint = kernel.unexplained_taint(after)
+        taint = kernel.taint_without_complaint(after)
         if taint:
             self.wrongs.append(f"the kernel is tainted {taint} and its console does not show why:")
             self.wrongs += [f"    {line.strip()}" for line in kernel.log_tail(_SHOWN_LINES)]
@@ -96,7 +98,7 @@ class VerifyRun:
             self.notes.append(f"{count} backtraces on the console are the module's own: it calls dump_stack()")
         if kernel.module_lines:
             more = f" (and {len(kernel.module_lines) - 1} more lines)" if len(kernel.module_lines) > 1 else ""
-            shown = printable_line(kernel.module_lines[0])
+            shown = line_without_control_codes(kernel.module_lines[0])
             self.notes.append(f"{shown!r}{more} is a text of the module's own file, and no WARN of the kernel")
         self.notes += self.subject.notes
         self.notes += [f"left behind: {thing}" for thing in kernel.initial_state.list_changes(after, ())]
@@ -113,7 +115,7 @@ class VerifyRun:
             try:
                 with self._timed("start"):
                     self.subject.start()
-                watched.set_start(self.subject.start_time_ns)
+                watched.record_subject_start(self.subject.start_time_ns)
                 with self._timed("settle"):
                     self.subject.wait_until_registered(watched)
                 with self._timed("judge"):
@@ -143,7 +145,7 @@ class VerifyRun:
         self.probes += judgement.probes
         self.wrongs += [f"text changed where no list has a probe: {places}" for places in judgement.unexplained_changes]
         self.notes += [
-            f"the kernel refused {call.asked or 'an address'}: {call.refusal}"
+            f"the kernel refused {call.asked_symbol_offset or 'an address'}: {call.refusal}"
             for call in judgement.refused_registrations
         ]
         if judgement.lost_count:
@@ -157,7 +159,7 @@ class VerifyRun:
 
     @staticmethod
     def _absent(site: Site) -> JudgedProbe:
-        return JudgedProbe(site.spec, "kprobe", Finding.MISSED, reason="it is expected, and no probe stands there")
+        return JudgedProbe(site.spec, "kprobe", ProbeVerdict.MISSED, reason="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement, watched: WatchedGuest) -> None:
         """Add a note for each kprobe in a file's data on a function for which no registration is known.
@@ -165,13 +167,15 @@ class VerifyRun:
         Modules change offsets before they register, so offsets are not compared. A name that no file at hand has is a
         text of another structure, not a kprobe's.
         """
-        asked = [each.asked for each in judgement.probes] + [call.asked for call in judgement.refused_registrations]
+        asked = [each.asked for each in judgement.probes] + [
+            call.asked_symbol_offset for call in judgement.refused_registrations
+        ]
         known = {each.rpartition("+")[0] for each in asked}
         known |= {each.symbol_offset.partition("+")[0] for each in judgement.probes}
         for name, file in self._files.items():
             for site in kprobe_sites_in_module_file.find_kprobe_sites(Elf.read_cached(file)):
                 known_here = {_asked(site).rpartition("+")[0], site.symbol} & known
-                if not known_here and watched.has_symbol(site):
+                if not known_here and watched.may_have_symbol(site):
                     self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
 
     def _complained(self, complaints: Sequence[Complaint]) -> None:
@@ -201,7 +205,7 @@ def _because(refusal: SubjectRefused, refused: Sequence[Registration]) -> Subjec
     """A refusal with the registrations that the kernel had refused before: often they are its reason."""
     # insmod of busybox loads a file that finit_module() refused by init_module() once more.
     calls = ", ".join(
-        dict.fromkeys(f"register_kprobe({call.asked or 'an address'}) {call.refusal}" for call in refused)
+        dict.fromkeys(f"register_kprobe({call.asked_symbol_offset or 'an address'}) {call.refusal}" for call in refused)
     )
     return (
         SubjectRefused(f"{refusal.what}; refused: {calls}", where=refusal.where, mend=refusal.mend)
@@ -223,13 +227,15 @@ def _packages(image: Image, wanted: VerifyRequest, build_context: BuildContext) 
     """The packages that a command or a script runs among. Raises as obtaining them."""
     if wanted.script:
         names = (*wanted.packages, *systemtap_run.PACKAGES)
-        return debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, names, build_context, systemtap.SUITE)
+        return guest_packages_as_archive_or_disk.obtain_packed_tools(
+            image.recipe, names, build_context, systemtap.SUITE
+        )
     if wanted.packages:
-        return debian_packages_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
+        return guest_packages_as_archive_or_disk.obtain_packed_tools(image.recipe, wanted.packages, build_context)
     return None
 
 
-def verify(
+def verify_on_vm(
     image: Image,
     wanted: VerifyRequest,
     modules: Sequence[ModuleToLoad],
@@ -262,10 +268,10 @@ def verify(
             command = Command(guest, wanted.command, settle, chroot=bool(wanted.packages))
             subject = CommandWithModules(loaded, command)
         judged = [*modules, *([script] if script else [])]
-        files = {each.name: each.copied_file for each in judged} | debian_packages_archive_or_disk.disk_drivers(
-            guest.image
-        )
-        run = VerifyRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected_sites], names)
+        files = {
+            each.name: each.copied_file for each in judged
+        } | guest_packages_as_archive_or_disk.disk_driver_files_by_name(guest.image)
+        run = SubjectRun(guest, subject, files, [parse_expected_site(word) for word in wanted.expected_sites], names)
         run.reloaded_modules = loaded if wanted.remove_targets else None
         with build_context.bus.step(image.recipe.name, "verify"):
             run.run()

@@ -15,10 +15,10 @@ from harness.images import modinfo_and_load_checks
 from harness.landing.code import kprobe_sites_in_module_file
 from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
-from harness.matrix.verify import chroot_of_debian_packages
+from harness.matrix.verify import guest_chroot_of_debian_packages
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.pinning import loader
-from harness.verdict import deliberate_dump_stack, module_warning_lines
+from harness.verdict import deliberate_dump_stack, pr_warn_lines_of_modules
 
 # The word of --loader for the loader of docs/pinning.md.
 PINNED = "pinned"
@@ -50,11 +50,11 @@ class Subject(Protocol):
     start_time_ns: int
 
     @property
-    def tracing_modules(self) -> frozenset[str]:
+    def backtrace_printing_modules(self) -> frozenset[str]:
         """The modules that may print backtraces on purpose."""
 
     @property
-    def warning_texts(self) -> frozenset[str]:
+    def warning_texts_in_module_files(self) -> frozenset[str]:
         """The beginnings of lines that its modules may print and that look like the kernel's warnings."""
 
     def start(self) -> None:
@@ -66,7 +66,7 @@ class Subject(Protocol):
     def stop(self) -> None:
         """Stop the subject, and add a note for anything that goes wrong."""
 
-    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with an explanation from the end of the kernel's log."""
 
 
@@ -87,20 +87,24 @@ class Modules:
         self.loaded_modules: list[ModuleToLoad] = []
 
     @cached_property
-    def tracing_modules(self) -> frozenset[str]:
+    def backtrace_printing_modules(self) -> frozenset[str]:
         """The modules whose files refer to a function that prints a backtrace."""
-        return frozenset(each.name for each in self._modules if deliberate_dump_stack.can_print_backtraces(each.elf))
+        return frozenset(
+            each.name for each in self._modules if deliberate_dump_stack.module_can_print_backtraces(each.elf)
+        )
 
     @cached_property
-    def warning_texts(self) -> frozenset[str]:
+    def warning_texts_in_module_files(self) -> frozenset[str]:
         """The beginnings of lines in the modules' files that look like the kernel's warnings."""
-        return frozenset[str]().union(*(module_warning_lines.warning_texts(each.elf) for each in self._modules))
+        return frozenset[str]().union(
+            *(pr_warn_lines_of_modules.warning_texts_in_module_file(each.elf) for each in self._modules)
+        )
 
     def start(self) -> None:
         """Copy each module to the guest and load it."""
         for module in self._modules:
             self._guest.put(module.copied_file, module_path_in_guest(module))
-            load = f"{self._loading(module)} {load_arguments(module)}"
+            load = f"{self._loading(module)} {path_and_parameters_for_shell(module)}"
             result = self._guest.run_script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
             if not result.ok:
                 reason = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
@@ -138,7 +142,7 @@ class Modules:
             if not result.ok:
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
-    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with the kernel's last message about the module, and the module's parameters."""
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
@@ -163,7 +167,7 @@ def _failed(printed: str) -> str:
     return next((line for line in printed.splitlines() if line.startswith("failed ")), "")
 
 
-def load_arguments(module: ModuleToLoad) -> str:
+def path_and_parameters_for_shell(module: ModuleToLoad) -> str:
     """The module's path in the guest and its parameters, for a shell."""
     return shlex.join([module_path_in_guest(module), *module.parameter_words])
 
@@ -178,8 +182,8 @@ class Command:
 
     def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
         self.display_name = f"`{command}`"
-        self.tracing_modules: frozenset[str] = frozenset()
-        self.warning_texts: frozenset[str] = frozenset()
+        self.backtrace_printing_modules: frozenset[str] = frozenset()
+        self.warning_texts_in_module_files: frozenset[str] = frozenset()
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -192,8 +196,8 @@ class Command:
         """Start it; its output goes to a file of the guest."""
         inner = f"exec env {_PATH} HOME=/root LC_ALL=C sh -c {shlex.quote(self._command)}"
         if self._chroot:
-            chroot_of_debian_packages.mount_kernel_filesystems(self._guest)
-            inner = chroot_of_debian_packages.chroot_command(self._command, _PATH)
+            guest_chroot_of_debian_packages.mount_kernel_filesystems(self._guest)
+            inner = guest_chroot_of_debian_packages.chroot_command(self._command, _PATH)
         outer = f"echo $$; {inner} >{_OUTPUT} 2>&1 </dev/null"
         self._talk = self._guest.start_dialogue("setsid", "sh", "-c", outer)
         line = self._talk.read_line(self._guest.scaled_deadline(_ATTACHING))
@@ -228,12 +232,12 @@ class Command:
                 self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
         self._talk.hang_up()
         if self._chroot:
-            chroot_of_debian_packages.unmount_kernel_filesystems(self._guest)
+            guest_chroot_of_debian_packages.unmount_kernel_filesystems(self._guest)
         printed = self._output()
         self.notes += [f"it printed: {printed}"] if printed else []
         self._guest.run("rm", "-f", _OUTPUT)
 
-    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal as it is: the kernel's log explains nothing about a command."""
         del log
         return refusal
@@ -267,14 +271,14 @@ class CommandWithModules:
         self._command = command
 
     @cached_property
-    def tracing_modules(self) -> frozenset[str]:
+    def backtrace_printing_modules(self) -> frozenset[str]:
         """Those of the modules and of the command."""
-        return self._modules.tracing_modules | self._command.tracing_modules
+        return self._modules.backtrace_printing_modules | self._command.backtrace_printing_modules
 
     @cached_property
-    def warning_texts(self) -> frozenset[str]:
+    def warning_texts_in_module_files(self) -> frozenset[str]:
         """Those of the modules and of the command."""
-        return self._modules.warning_texts | self._command.warning_texts
+        return self._modules.warning_texts_in_module_files | self._command.warning_texts_in_module_files
 
     def start(self) -> None:
         """Load the modules, then start the command."""
@@ -291,8 +295,8 @@ class CommandWithModules:
         self._modules.stop()
         self.notes += [*self._command.notes, *self._modules.notes]
 
-    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """A refusal with what the end of the kernel's log says of it."""
-        return (self._modules if refusal.where != self._command.display_name else self._command).explain_refusal(
-            refusal, log
-        )
+        return (
+            self._modules if refusal.where != self._command.display_name else self._command
+        ).refusal_with_explanation(refusal, log)

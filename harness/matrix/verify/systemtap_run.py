@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images import systemtap
-from harness.images.debian_packages_archive_or_disk import ROOT
+from harness.images.guest_packages_as_archive_or_disk import ROOT
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.subjects import Command, SubjectRefused
@@ -34,8 +34,8 @@ class SystemtapRun:
     def __init__(self, guest: Guest, module: ModuleToLoad, settle: float | None, script: str) -> None:
         """`script` is what the report calls it by."""
         self.display_name = script
-        self.tracing_modules: frozenset[str] = frozenset()
-        self.warning_texts: frozenset[str] = frozenset()
+        self.backtrace_printing_modules: frozenset[str] = frozenset()
+        self.warning_texts_in_module_files: frozenset[str] = frozenset()
         self.notes: list[str] = []
         self.start_time_ns = 0
         self._guest = guest
@@ -56,7 +56,7 @@ class SystemtapRun:
     def stop(self) -> None:
         """Interrupt it: stapio detaches and removes its module."""
         self._command.stop()
-        held = read_held_files(self._guest.run_script(f"cat {ROOT}{_TRACE} 2>/dev/null; true").stdout)
+        held = parse_held_files_from_strace(self._guest.run_script(f"cat {ROOT}{_TRACE} 2>/dev/null; true").stdout)
         self.notes.append(held.describe(self._pinned_by(held.paths)))
         if self._guest.run_script(f"grep -q '^{self._module.name} ' /proc/modules").ok:
             self._guest.run("rmmod", self._module.name)
@@ -73,7 +73,7 @@ class SystemtapRun:
         counts = _use_counts(before)
         return sorted(name for name, count in _use_counts(during).items() if count > counts.get(name, count))
 
-    def explain_refusal(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
+    def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with the kernel's last message about the module."""
         logged = [line.partition("] ")[2] for line in log if self._module.name in line and "taint" not in line]
         mend = f"the kernel printed {logged[-1]!r}" if logged else refusal.mend
@@ -103,7 +103,7 @@ class HeldFiles:
         )
 
 
-def read_held_files(trace: str) -> HeldFiles:
+def parse_held_files_from_strace(trace: str) -> HeldFiles:
     """Read what strace recorded of a staprun."""
     held: dict[tuple[str, str], str] = {}
     at_load: tuple[str, ...] | None = None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import BuildError, PinpointError
-from harness.core.events import Bus, Event, Phase
+from harness.core.events import Bus, Event, EventKind
 from harness.matrix.cells.selection import CellId
 from harness.report.shard_file import ShardRecord
 
@@ -54,7 +54,7 @@ class Controller:
         """Handle one message; return the reply, or None if the message has none."""
         match message:
             case {"event": fields}:
-                self._bus.publish(Event(**{**fields, "phase": Phase(fields["phase"])}))
+                self._bus.publish(Event(**{**fields, "kind": EventKind(fields["kind"])}))
             case {"rows": rows, "compared": compared, "asked": asked, "shard": shard}:
                 # Every worker collects the same cells, so the first message counts.
                 if self._began.acquire(blocking=False):
@@ -99,12 +99,15 @@ class ControllerClient:
         self._turn = threading.Lock()
 
     def send_event(self, event: Event) -> None:
-        """Send an event of this process; subscribe it to the bus. Time accounts are sent once, when the worker ends."""
-        if event.phase is Phase.SPENT:
-            return
-        self._send({"event": {**asdict(event), "phase": event.phase.value, "worker": self._worker}})
+        """Send an event of this process; the bus calls this as a listener.
 
-    def send_rows(
+        Time accounts are sent once, when the worker ends.
+        """
+        if event.kind is EventKind.SPENT:
+            return
+        self._send({"event": {**asdict(event), "kind": event.kind.value, "worker": self._worker}})
+
+    def send_rows_and_selected_cells(
         self,
         rows: Sequence[str],
         compared: Collection[str],
@@ -119,7 +122,7 @@ class ControllerClient:
         record = shard.model_dump(mode="json", by_alias=True) if shard else None
         self._send({"rows": list(rows), "compared": list(compared), "asked": cells, "shard": record})
 
-    def await_image(self, name: str) -> None:
+    def wait_until_image_is_built(self, name: str) -> None:
         """Wait until the image is in the store. Raises BuildError with the error of its build."""
         try:
             with self._connect() as connection, connection.makefile("rwb") as lines:

@@ -44,9 +44,9 @@ class WorkerCrashes:
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
         """Record the cell that was running when a worker died."""
-        cell = self._run.controller.selected_cells.get(crashitem)
+        cell = self._run.server_for_workers.selected_cells.get(crashitem)
         if cell:
             watch = CellWatch(cell, self._run.recipes[cell.vm].traits.model_dump())
             watch.set_if_worse(Verdict.HARNESS_ERROR, _REASON)
-            self._run.bundles.write(watch, ())
+            self._run.bundle_writer.write(watch, ())
             attach_cell(report, watch.as_record())

@@ -28,7 +28,7 @@ class WorkerConfig:
     `results_directory` is where results go, `vm_names_in_order` is the order of rows, and `controller_address` is the
     address of the controller's socket. `distributes_cell_groups` is true if pytest-xdist distributes groups of cells;
     `parts_per_row` is the number of groups in a row. `past_durations` are the durations of past runs, by VM and
-    cell_duration_cache.seconds_key().
+    cell_duration_cache.case_and_mutant_key().
     """
 
     results_directory: str
@@ -61,7 +61,7 @@ def keep_rows_together(config: pytest.Config) -> None:
         config.option.loadscopereorder = False
 
 
-def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+def mark_row_parts(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
     """In a worker: mark each cell with its part of the row, before pytest-xdist names its groups."""
     if not is_worker(config):
         return
@@ -72,22 +72,22 @@ def mark_rows(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
         if cell is not None:
             rows[cell.vm].append((item, cell))
     for vm, row in rows.items():
-        parts = vm_order_and_row_division.divide_row(
+        parts = vm_order_and_row_division.part_index_of_each_cell(
             [cell for _, cell in row], shared.parts_per_row, shared.past_durations.get(vm, {})
         )
         for (item, _), part in zip(row, parts, strict=True):
             item.add_marker(pytest.mark.xdist_group(vm if shared.parts_per_row == 1 else f"{vm}/{part}"))
 
 
-def worker_name(config: pytest.Config) -> str:
+def name_of_this_worker(config: pytest.Config) -> str:
     """In a worker: pytest-xdist's name of it, such as `gw0`."""
     return str(config.workerinput["workerid"])  # type: ignore[attr-defined]
 
 
-def console_log_suffix(config: pytest.Config) -> str:
+def console_log_suffix_in_worker(config: pytest.Config) -> str:
     """In a worker: return the suffix of its console logs; empty unless other workers run parts of the same row."""
     parts = worker_config(config).parts_per_row
-    return "" if parts == 1 else f".{worker_name(config)}"
+    return "" if parts == 1 else f".{name_of_this_worker(config)}"
 
 
 def send_config(node: Any, worker_config: WorkerConfig) -> None:  # noqa: ANN401 - a class of pytest-xdist that it does not export
@@ -101,7 +101,7 @@ def worker_config(config: pytest.Config) -> WorkerConfig:
 
 
 @contextmanager
-def keep_board_updated(config: pytest.Config, flush_board: Callable[[], None]) -> Iterator[None]:
+def flush_board_between_worker_reports(config: pytest.Config, flush_board: Callable[[], None]) -> Iterator[None]:
     """In the controller: call `flush_board` between the workers' reports, where nothing else prints.
 
     pytest-xdist's loop waits on a queue and calls `worker_<name>` for each entry (DSession.loop_once(), 3.8).

@@ -20,22 +20,22 @@ _VOID = 0
 
 
 @dataclass(frozen=True)
-class BaseBtf:
+class BaseBtfSizes:
     """The BTF of vmlinux: the number of its types, and the bytes of its strings."""
 
     type_count: int
     strings_size: int
 
     @property
-    def function_type_id(self) -> int:
+    def new_function_type_id(self) -> int:
         """The type id of the function; its prototype has the id before, which is the first after vmlinux."""
         return self.type_count + 2
 
 
-def with_btf(elf: Elf, base: BaseBtf) -> bytes:
+def with_btf_in_placeholder(elf: Elf, base: BaseBtfSizes) -> bytes:
     """`pinpoint_pins` with BTF for `void pinpoint_traced(void)` in its placeholder section."""
     made = encode_function(base, elf.struct_order)
-    section = elf.sections[_PLACEHOLDER]
+    section = elf.sections_by_name[_PLACEHOLDER]
     if section.size != len(made):
         raise ValueError(f"{_PLACEHOLDER} has {section.size} bytes, not {len(made)}")
     content = elf.path.read_bytes()
@@ -48,7 +48,7 @@ def with_btf(elf: Elf, base: BaseBtf) -> bytes:
     return content
 
 
-def encode_function(base: BaseBtf, order: str) -> bytes:
+def encode_function(base: BaseBtfSizes, order: str) -> bytes:
     """BTF that consists of a header, a prototype, a function and the function's name."""
     prototype = struct.pack(f"{order}III", 0, _FUNC_PROTO << 24, _VOID)
     function = struct.pack(f"{order}III", base.strings_size, _FUNC << 24 | _GLOBAL, base.type_count + 1)

@@ -13,7 +13,7 @@ from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.doctored_modules import copy_to_guest
 from harness.pinning.hold_module_in_state import HOLDER, TARGET
-from harness.pinning.holds.btf_encoder import BaseBtf, with_btf
+from harness.pinning.holds.btf_encoder import BaseBtfSizes, with_btf_in_placeholder
 from harness.pinning.loader import LoaderLine
 
 _FUNCTION = f"{TARGET}:pinpoint_needed"
@@ -47,7 +47,7 @@ def character_device_hold() -> Hold:
     return hold
 
 
-def socket_hold(congestion_control: str) -> Hold:
+def tcp_congestion_control_hold(congestion_control: str) -> Hold:
     """A TCP socket with a congestion control; `again` reads its name."""
     return _by_holder("tcp", congestion_control)
 
@@ -60,7 +60,7 @@ def bpf_program_hold() -> Hold:
 
     @contextmanager
     def hold(guest: Guest) -> Iterator[UseAgain]:
-        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).function_type_id}")(guest) as again:
+        with _by_holder("fentry", f"{TARGET}:{_btf_base(guest).new_function_type_id}")(guest) as again:
             yield again
 
     return hold
@@ -76,16 +76,16 @@ def target_path_in_guest(guest: Guest) -> str:
     if not supports_bpf_fentry(guest.image):
         return guest.copy_module(TARGET)
     return copy_to_guest(
-        guest, f"{TARGET}-btf", with_btf(Elf.read_cached(guest.image.modules[TARGET]), _btf_base(guest))
+        guest, f"{TARGET}-btf", with_btf_in_placeholder(Elf.read_cached(guest.image.modules[TARGET]), _btf_base(guest))
     )
 
 
-def _btf_base(guest: Guest) -> BaseBtf:
+def _btf_base(guest: Guest) -> BaseBtfSizes:
     line = LoaderLine.parse(
         guest.run(guest.copy_program(HOLDER), "btf", "/sys/kernel/btf/vmlinux").check().stdout.strip()
     )
     with parsing_guest_text("a line of the loader"):
-        return BaseBtf(int(line.fields["types"]), int(line.fields["strings"]))
+        return BaseBtfSizes(int(line.fields["types"]), int(line.fields["strings"]))
 
 
 def dependent_module_hold() -> Hold:

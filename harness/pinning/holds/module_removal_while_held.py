@@ -35,7 +35,7 @@ def _never(_: Traits) -> bool:
 
 
 @dataclass(frozen=True)
-class Pin:
+class PinRule:
     """One thing that may hold a module.
 
     `hold` holds it; `pins_module` returns True if it pins the module on a kernel with these traits.
@@ -55,25 +55,25 @@ class Pin:
 # one in ref_module(), a socket in tcp_set_congestion_control(), BPF in bpf_trampoline_module_get(); kprobes hold one
 # only while they are being registered (kernel/kprobes.c).
 PINS = (
-    Pin("refcnt-fd", module_holders.open_file_hold(f"{_MODULE}/refcnt"), _never),
-    Pin("misc-fd", module_holders.open_file_hold(_MISC), _always),
-    Pin(
+    PinRule("refcnt-fd", module_holders.open_file_hold(f"{_MODULE}/refcnt"), _never),
+    PinRule("misc-fd", module_holders.open_file_hold(_MISC), _always),
+    PinRule(
         "section-fd", module_holders.open_file_hold(f"{_MODULE}/sections/.data"), lambda traits: traits.section_fd_pins
     ),
-    Pin(
+    PinRule(
         "handle-fd",
         module_holders.open_file_hold(f"{_MODULE}/sections/{HANDLE_SECTION}"),
         lambda traits: traits.section_fd_pins,
     ),
-    Pin("notes-fd", module_holders.open_file_hold(f"{_MODULE}/notes/.note.gnu.build-id"), _never),
-    Pin("parameter-fd", module_holders.open_file_hold(f"{_MODULE}/parameters/parameter"), _never),
-    Pin("character-fd", module_holders.character_device_hold(), _always),
-    Pin("debugfs-fd", module_holders.open_file_hold(f"/sys/kernel/debug/{TARGET}/file"), _always),
-    Pin("dependent-module", module_holders.dependent_module_hold(), _always),
-    Pin("tcp-congestion", module_holders.socket_hold("pinpoint"), _always),
-    Pin("bpf-fentry", module_holders.bpf_program_hold(), _always, is_supported=module_holders.supports_bpf_fentry),
-    Pin("registered-kprobe", module_holders.registered_kprobe_hold(), _never, result_after_removal="GONE"),
-    Pin("tracefs-kprobe", module_holders.tracefs_kprobe_hold(), _never, result_after_removal="GONE"),
+    PinRule("notes-fd", module_holders.open_file_hold(f"{_MODULE}/notes/.note.gnu.build-id"), _never),
+    PinRule("parameter-fd", module_holders.open_file_hold(f"{_MODULE}/parameters/parameter"), _never),
+    PinRule("character-fd", module_holders.character_device_hold(), _always),
+    PinRule("debugfs-fd", module_holders.open_file_hold(f"/sys/kernel/debug/{TARGET}/file"), _always),
+    PinRule("dependent-module", module_holders.dependent_module_hold(), _always),
+    PinRule("tcp-congestion", module_holders.tcp_congestion_control_hold("pinpoint"), _always),
+    PinRule("bpf-fentry", module_holders.bpf_program_hold(), _always, is_supported=module_holders.supports_bpf_fentry),
+    PinRule("registered-kprobe", module_holders.registered_kprobe_hold(), _never, result_after_removal="GONE"),
+    PinRule("tracefs-kprobe", module_holders.tracefs_kprobe_hold(), _never, result_after_removal="GONE"),
 )
 
 
@@ -86,7 +86,7 @@ class PinResult:
     the two.
     """
 
-    pin: Pin
+    pin: PinRule
     removal_errno: str
     use_result: str
     errno_after_release: str
@@ -117,7 +117,7 @@ def measure_pins(guest: Guest, mutant: LoaderMutant) -> Iterator[PinResult]:
         yield _measure(guest, pin, mutant)
 
 
-def _measure(guest: Guest, pin: Pin, mutant: LoaderMutant) -> PinResult:
+def _measure(guest: Guest, pin: PinRule, mutant: LoaderMutant) -> PinResult:
     with ExitStack() as held:
         again = held.enter_context(pin.hold(guest))
         if mutant.releases_pin_early:

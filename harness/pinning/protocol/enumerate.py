@@ -20,7 +20,7 @@ _SECOND_COMES = tuple(ScheduleStep(verb, 2) for verb in LOADER_STEPS[: LOADER_ST
 
 
 @dataclass(frozen=True)
-class EnumeratedSchedules:
+class DefinedAndUndefinedSchedules:
     """All schedules of a kind.
 
     `undefined_schedules` are those that end where they would free a module under a reference.
@@ -30,7 +30,7 @@ class EnumeratedSchedules:
     undefined_schedules: tuple[Schedule, ...]
 
 
-def enumerate_schedules(rule: KernelRules, most: int) -> EnumeratedSchedules:
+def enumerate_schedules(rule: KernelRules, most: int) -> DefinedAndUndefinedSchedules:
     """Every order of the first loader's steps with at most `most` interventions.
 
     An intervention is a step of the remover or the killer, or of the second loader, whose steps up to its load count as
@@ -41,7 +41,7 @@ def enumerate_schedules(rule: KernelRules, most: int) -> EnumeratedSchedules:
     found: list[Schedule] = []
     undefined: list[Schedule] = []
     _walk(initial_world(rule), (), most, found, undefined)
-    return EnumeratedSchedules(tuple(found), tuple(undefined))
+    return DefinedAndUndefinedSchedules(tuple(found), tuple(undefined))
 
 
 def _walk(now: World, done: Schedule, left: int, found: list[Schedule], undefined: list[Schedule]) -> None:
@@ -49,7 +49,7 @@ def _walk(now: World, done: Schedule, left: int, found: list[Schedule], undefine
     if first is None:
         found.append(done)
         return
-    _walk(now.world_after(ScheduleStep(first))[0], (*done, ScheduleStep(first)), left, found, undefined)
+    _walk(now.world_and_outcome_after(ScheduleStep(first))[0], (*done, ScheduleStep(first)), left, found, undefined)
     for steps in possible_interventions(now) if left else ():
         try:
             after, taken = _taken(now, steps)
@@ -63,7 +63,7 @@ def _taken(now: World, steps: Schedule) -> tuple[World, Schedule]:
     """Take these steps, up to and including one that ends its loader."""
     taken: list[ScheduleStep] = []
     for step in steps:
-        now = now.world_after(step)[0]
+        now = now.world_and_outcome_after(step)[0]
         taken.append(step)
         if now.loaders[step.loader].ended:
             break
@@ -99,7 +99,7 @@ def possible_steps(now: World) -> list[ScheduleStep]:
 
 def _defined(now: World, step: ScheduleStep) -> bool:
     try:
-        now.world_after(step)
+        now.world_and_outcome_after(step)
     except (UndefinedBehaviorError, StepNotPossibleError):
         return False
     return True
@@ -113,7 +113,7 @@ def situations_of_schedule(rule: KernelRules, schedule: Schedule) -> frozenset[S
     now, found = initial_world(rule), set()
     for step in schedule:
         part = _part(now)
-        now, outcome = now.world_after(step)
+        now, outcome = now.world_and_outcome_after(step)
         found.add((str(step), part, outcome))
     return frozenset(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as draw
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -13,9 +13,12 @@ from harness.core.errors import PinpointError
 from harness.pinning.protocol.enumerate import possible_steps
 from harness.pinning.protocol.model import KernelRules, initial_world
 from harness.pinning.protocol.play import PlayedSchedule, SchedulePlayer, Stage
-from harness.pinning.protocol.steps import ScheduleStep
+from harness.pinning.protocol.steps import ScheduleStep, Verb
 
 StageFactory = Callable[[], AbstractContextManager[Stage]]
+# The seed of the schedules that are always drawn, a few of which distinguish all rules of kernels. Without it,
+# hypothesis computes a seed from the source text of the state machine, and every rename there changes the schedules.
+_SEED = 33
 
 
 def explore_schedules(
@@ -46,6 +49,8 @@ def explore_schedules(
             self._open = ExitStack()
             # The draws must not depend on where the kernel puts the target, because hypothesis replays them.
             self._drawn = initial_world(pins)
+            # Each step has one index in every world, so hypothesis can leave out a step and keep the others.
+            self._steps = [ScheduleStep(verb, number) for number in self._drawn.loaders for verb in Verb]
             self._player: SchedulePlayer | None = None
             with unless_broken():
                 self._player = None if broken else SchedulePlayer(self._open.enter_context(stages()), pins)
@@ -54,15 +59,16 @@ def explore_schedules(
         @rule(data=draw.data())
         def take(self, data: draw.DataObject) -> None:
             """Draw a step that can be taken now, and take it."""
-            step = data.draw(draw.sampled_from(possible_steps(self._drawn)))
-            self._drawn = self._drawn.world_after(step)[0]
+            possible = possible_steps(self._drawn)
+            step = data.draw(draw.sampled_from(self._steps).filter(possible.__contains__))
+            self._drawn = self._drawn.world_and_outcome_after(step)[0]
             with unless_broken():
                 self._take(step)
 
         def _take(self, step: ScheduleStep) -> None:
             if broken or self._player is None or (self._player.moved and self._player.refusal_reason(step)):
                 return
-            if not self._player.take_step(step).agrees:
+            if not self._player.take_and_record_step(step).agrees:
                 self._player.result_so_far().prove()
 
         def teardown(self) -> None:
@@ -72,6 +78,8 @@ def explore_schedules(
                     played.append(self._player.result_so_far())
                     played[-1].prove()
 
+    if not varied:
+        seed(_SEED)(Orders)
     phases = (Phase.generate, Phase.shrink) if shrinks else (Phase.generate,)
     run_state_machine_as_test(
         Orders,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.pinning.loader import PROBE, Loader, LoaderStatus
+from harness.pinning.loader import PROBE, Loader, LoaderExitStatus
 from harness.pinning.protocol.model import KILLED, OK, WAITS
 from harness.pinning.protocol.steps import INITIALIZER, Verb
 
@@ -88,7 +88,7 @@ class LoaderActor:
             self._at = self._next_gate()
         # Wait for its end after the last gate too. If a child ends while a channel is being opened, dropbear closes
         # that channel and then the connection (docs/pinning.md).
-        return OK if self._at else self.await_outcome()
+        return OK if self._at else self.await_outcome_at_end()
 
     def _on(self, verb: Verb) -> str:
         """Open the gate at which the initializer waits; after the last gate it returns."""
@@ -98,45 +98,45 @@ class LoaderActor:
         self._guest.run_script(opened, in_place=True).check()
         self.inside = False
         self._at = self._next_gate()
-        return OK if self._at else self.await_outcome()
+        return OK if self._at else self.await_outcome_at_end()
 
     def kill(self) -> str:
         """Send SIGKILL. Returns `waits` if the kernel delays the death until the initializer has returned."""
         where = await_loader_at_rest(self._guest, self._pid, f"kill -KILL {self._pid}")
-        return WAITS if where == "gate" else self.await_outcome()
+        return WAITS if where == "gate" else self.await_outcome_at_end()
 
     def _settle(self, first: str = "true") -> str:
         """Wait until the loader inside of init_module(2) is at rest. Returns the outcome."""
         where = await_loader_at_rest(self._guest, self._pid, first)
         self.inside = where == "gate"
-        return {"gate": OK, "waits": WAITS}.get(where) or self.await_outcome()
+        return {"gate": OK, "waits": WAITS}.get(where) or self.await_outcome_at_end()
 
     def _next_gate(self) -> str:
         """The next gate that the loader reaches; empty if it ends first."""
-        while line := self._loader.next_line():
+        while line := self._loader.next_line_or_none():
             if line.word == "at":
                 return line.step
         return ""
 
-    def await_delayed_load(self) -> str:
+    def await_load_after_other_load(self) -> str:
         """The outcome of a load that waited for another load, after that one is over."""
         self._at = self._next_gate()
-        return OK if self._at else self.await_outcome()
+        return OK if self._at else self.await_outcome_at_end()
 
-    def await_outcome(self) -> str:
+    def await_outcome_at_end(self) -> str:
         """Wait for the loader's end. Returns the outcome."""
         self.inside = False
         self._at = ""
-        while self._loader.next_line():
+        while self._loader.next_line_or_none():
             pass
         ended = self._loader.await_result()
         self._ended = True
-        if ended.status is LoaderStatus.KILLED:
+        if ended.status is LoaderExitStatus.KILLED:
             return KILLED
         # The loader undoes its load only if a token could not be read again.
-        return f"ENODEV, undo {ended.errno_name}" if ended.status is LoaderStatus.UNDO else ended.errno_name or OK
+        return f"ENODEV, undo {ended.errno_name}" if ended.status is LoaderExitStatus.UNDO else ended.errno_name or OK
 
-    def await_end(self) -> None:
+    def open_gates_until_end(self) -> None:
         """Wait for the loader's end after its input was closed; opens the gates of an initializer that it is in."""
         if self._ended:
             return

@@ -96,12 +96,12 @@ class World:
         probe = "no probe" if self.probe is None else "probe live" if self.probe.is_live else "probe loading"
         return f"{target}, {probe}"
 
-    def world_after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
+    def world_and_outcome_after(self, step: ScheduleStep, place: str | None = None) -> tuple[World, str]:
         """The world after a step, and the step's predicted outcome: `ok`, an errno's name, `waits`, `killed`.
 
         If the step ends the wait of another loader, its outcome follows: `ok, 2.load EEXIST`. `place` is the place at
         which a newly loaded target was found, which no rule predicts; without it, the usual place is assumed. Raises
-        NotNowError and UndefinedError.
+        StepNotPossibleError and UndefinedBehaviorError.
         """
         loader = self.loaders.get(step.loader)
         if (

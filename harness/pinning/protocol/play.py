@@ -25,7 +25,7 @@ class Stage(Protocol):
     def take_step(self, step: ScheduleStep, now: World) -> str:
         """Take a step. Returns its outcome in the model's words; `now` is the model's world before the step."""
 
-    def target_place(self) -> str:
+    def last_target_place(self) -> str:
         """The place of the target; it is the same for two instances with the same addresses."""
 
     def kernel_state(self) -> str:
@@ -79,7 +79,7 @@ class PlayedSchedule:
         return all(turn.agrees for turn in self.played_steps) and self.predicted_state == self.seen_state
 
     @property
-    def replay_line(self) -> str:
+    def schedule_line(self) -> str:
         """The schedule up to the first disagreement, as the line that replays it."""
         return format_schedule(turn.step for turn in self.played_steps)
 
@@ -90,7 +90,7 @@ class PlayedSchedule:
         turns = "\n".join(str(turn) for turn in self.played_steps)
         wrong = next((str(turn) for turn in self.played_steps if not turn.agrees), "")
         wrong = wrong or f"at the end {self.seen_state}; the model predicts {self.predicted_state}"
-        raise ModelDisagreesError(self.replay_line, f"{wrong}\n\n{turns}")
+        raise ModelDisagreesError(self.schedule_line, f"{wrong}\n\n{turns}")
 
 
 class SchedulePlayer:
@@ -98,24 +98,24 @@ class SchedulePlayer:
 
     def __init__(self, stage: Stage, rule: KernelRules) -> None:
         self.stage = stage
-        self._last_place = stage.target_place()
+        self._last_place = stage.last_target_place()
         self.world = initial_world(rule, self._last_place)
         self._turns: list[PlayedStep] = []
         self._reused = self.moved = False
         self._began = time.monotonic()
 
-    def take_step(self, step: ScheduleStep) -> PlayedStep:
+    def take_and_record_step(self, step: ScheduleStep) -> PlayedStep:
         """Take one step and compare it with the model. Raises UsageError for a step that cannot be taken now."""
         self._demand(step)
         before = self.world
         seen = self.stage.take_step(step, before)
         loads = step.verb in LOADS and before.target is None
-        place = self.stage.target_place() if loads and seen == "ok" else None
+        place = self.stage.last_target_place() if loads and seen == "ok" else None
         if place is not None:
             self._reused |= place == self._last_place
             self.moved |= place != self._last_place
             self._last_place = place
-        self.world, predicted = before.world_after(step, place)
+        self.world, predicted = before.world_and_outcome_after(step, place)
         self._turns.append(PlayedStep(step, predicted, seen))
         return self._turns[-1]
 
@@ -126,7 +126,7 @@ class SchedulePlayer:
     def refusal_reason(self, step: ScheduleStep) -> str:
         """The reason why this step cannot be taken now; empty if it can."""
         try:
-            self.world.world_after(step)
+            self.world.world_and_outcome_after(step)
         except (StepNotPossibleError, UndefinedBehaviorError) as impossible:
             return str(impossible)
         return ""
@@ -149,6 +149,6 @@ def play_schedule(stage: Stage, rule: KernelRules, schedule: Iterable[ScheduleSt
     for step in schedule:
         if player.moved and player.refusal_reason(step):
             continue
-        if not player.take_step(step).agrees:
+        if not player.take_and_record_step(step).agrees:
             break
     return player.result_so_far()

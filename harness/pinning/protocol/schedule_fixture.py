@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import HONEST
-from harness.pinning.protocol.enumerate import EnumeratedSchedules, enumerate_schedules, select_covering_schedules
+from harness.pinning.protocol.enumerate import (
+    DefinedAndUndefinedSchedules,
+    enumerate_schedules,
+    select_covering_schedules,
+)
 from harness.pinning.protocol.model import KernelRules
 from harness.pinning.protocol.play import PlayedSchedule, play_schedule
 from harness.pinning.protocol.stage import GuestStage
@@ -76,11 +80,11 @@ class Schedules:
             shares_load_result=traits.shared_loads,
         )
 
-    def enumerate_schedules(self, interventions: int) -> EnumeratedSchedules:
+    def enumerate_schedules(self, interventions: int) -> DefinedAndUndefinedSchedules:
         """Every order of a loader's steps with at most this number of interventions."""
         return enumerate_schedules(self.kernel_rules, interventions)
 
-    def select_schedules(self) -> tuple[Schedule, ...]:
+    def schedules_to_play(self) -> tuple[Schedule, ...]:
         """The schedules to play: the given lines, or everything, or a few in which every situation occurs."""
         if self.given_lines:
             return tuple(parse_schedule(line) for line in self.given_lines)
@@ -96,7 +100,7 @@ class Schedules:
             )
         )
 
-    def play(self, line: str) -> PlayedSchedule:
+    def play_line(self, line: str) -> PlayedSchedule:
         """Play one schedule, given as its line."""
         return self._play(parse_schedule(line))
 

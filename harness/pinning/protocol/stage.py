@@ -13,7 +13,7 @@ from harness.landing.target import HANDLE_SECTION, Target
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loader import PROBE, LoaderOrder
-from harness.pinning.loader_fixture import Loaders, order_for_build
+from harness.pinning.loader_fixture import Loaders, order_with_target_build_id
 from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, LoaderActor
 from harness.pinning.protocol.model import OK, World
 from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb
@@ -53,11 +53,11 @@ class GuestStage:
         """End every loader, let every initializer return, and remove the modules that are loaded."""
         self._loaders.close()
         for actor in self._actors.values():
-            actor.await_end()
+            actor.open_gates_until_end()
         removed = (f"{{ [ ! -d /sys/module/{name} ] || rmmod {name}; }}" for name in (PROBE, TARGET))
         self._guest.run_script(" && ".join(removed), in_place=True).check()
 
-    def target_place(self) -> str:
+    def last_target_place(self) -> str:
         """Handle and base of the target, as its files in sysfs and /proc/modules show them."""
         return self._place
 
@@ -107,7 +107,8 @@ class GuestStage:
             return ""
         waiting = [number for number, loader in now.loaders.items() if loader.waiting]
         return "".join(
-            f", {ScheduleStep(Verb.LOAD, number)} {self._actors[number].await_delayed_load()}" for number in waiting
+            f", {ScheduleStep(Verb.LOAD, number)} {self._actors[number].await_load_after_other_load()}"
+            for number in waiting
         )
 
 
@@ -131,4 +132,6 @@ def _order(guest: Guest) -> LoaderOrder:
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
     parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.offset_in_section(leaf):#x}"]
-    return order_for_build(target, LoaderOrder(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters))
+    return order_with_target_build_id(
+        target, LoaderOrder(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters)
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xml.etree import ElementTree
 
 from harness.report.page.case_docstrings import read_claims
-from harness.report.pivot import LOST, Pivot, SelectedCell
+from harness.report.pivot import LOST, CellSelectedToRun, Pivot
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
@@ -16,7 +16,7 @@ from harness.verdict.printk import without_control_codes
 _ERRORS = frozenset({Verdict.HARNESS_ERROR, Verdict.BOOT_FAIL})
 
 
-def junit(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ()) -> str:
+def junit(cells: Sequence[Cell], run: str, missing: Sequence[CellSelectedToRun] = ()) -> str:
     """The run as JUnit XML: a suite for each VM, a test case for each cell.
 
     A cell that was asked for and did not run (`missing`) is an error.
@@ -46,7 +46,7 @@ def junit(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ())
     return f'<?xml version="1.0" encoding="utf-8"?>\n{document}\n'
 
 
-def _element(suite: ElementTree.Element, cell: SelectedCell, seconds: float) -> ElementTree.Element:
+def _element(suite: ElementTree.Element, cell: CellSelectedToRun, seconds: float) -> ElementTree.Element:
     """The test case of a cell, with its file and, where this version of the project has the case, its line."""
     mutant = f" mutant {cell.mutant}" if cell.mutant else ""
     case = ElementTree.SubElement(

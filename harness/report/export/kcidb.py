@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from harness.report.metrics_with_goals import Figure
-from harness.report.pivot import LOST, Pivot, SelectedCell
+from harness.report.pivot import LOST, CellSelectedToRun, Pivot
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
@@ -26,7 +26,7 @@ _LONGEST = 1024
 
 
 def kcidb(
-    cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str, missing: Sequence[SelectedCell] = ()
+    cells: Sequence[Cell], figures: Sequence[Figure], run: str, origin: str, missing: Sequence[CellSelectedToRun] = ()
 ) -> Mapping[str, Any]:
     """The run as one KCIDB I/O object.
 
@@ -115,7 +115,7 @@ def _test(test: str, build: str, origin: str, cell: Cell, began: str) -> Mapping
     }
 
 
-def _missed(test: str, build: str, origin: str, cell: SelectedCell, began: str) -> Mapping[str, Any]:
+def _missed(test: str, build: str, origin: str, cell: CellSelectedToRun, began: str) -> Mapping[str, Any]:
     return {
         "id": test,
         "origin": origin,
@@ -127,7 +127,7 @@ def _missed(test: str, build: str, origin: str, cell: SelectedCell, began: str) 
     }
 
 
-def _of_cell(cell: SelectedCell) -> str:
+def _of_cell(cell: CellSelectedToRun) -> str:
     """The test path of a cell."""
     return _path(f"pinpoint.{cell.case}.mutant.{cell.mutant}" if cell.mutant else f"pinpoint.{cell.case}")
 

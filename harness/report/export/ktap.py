@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from harness.core.errors import UsageError
-from harness.report.pivot import LOST, CaseName, Pivot, PivotSquare, SelectedCell
+from harness.report.pivot import LOST, CaseName, CellSelectedToRun, Pivot, PivotSquare
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict_enum import Verdict
-from harness.verdict.printk import printable_line
+from harness.verdict.printk import line_without_control_codes
 
 _INDENT = "    "
 _VERSION = "KTAP version 1"
 
 
-def ktap(cells: Sequence[Cell], missing: Sequence[SelectedCell] = ()) -> str:
+def ktap(cells: Sequence[Cell], missing: Sequence[CellSelectedToRun] = ()) -> str:
     """The run as KTAP that `tools/testing/kunit/kunit.py parse` accepts: a suite a VM, a subtest a case and mutant.
 
     A skipped cell is `ok # SKIP`. A known-fail is `ok`, with the defect in a diagnostic line: the case asserted the
@@ -29,7 +29,9 @@ def ktap(cells: Sequence[Cell], missing: Sequence[SelectedCell] = ()) -> str:
     lines = [_VERSION, f"1..{len(pivot.vms)}"]
     for number, vm in enumerate(pivot.vms, 1):
         name, squares = _name(vm), [(case, pivot.square(case, vm)) for case in pivot.cases]
-        asked = [(case, square) for case, square in squares if square.shown_cell is not None or square.lost_count]
+        asked = [
+            (case, square) for case, square in squares if square.honest_or_worst_cell is not None or square.lost_count
+        ]
         lines += _indented([_VERSION, f"# Subtest: {name}", f"1..{len(asked)}"])
         for position, (case, square) in enumerate(asked, 1):
             lines += _indented(_case(position, pivot.case_label(case), square))
@@ -37,7 +39,7 @@ def ktap(cells: Sequence[Cell], missing: Sequence[SelectedCell] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
-class KtapStream:
+class KtapCaseStream:
     """Writes KTAP while a run goes on: each case on a VM as one test when the last of its cells has ended.
 
     VMs run in parallel, so the tests are flat: `VM.case`, with the mutants as subtests.
@@ -52,14 +54,14 @@ class KtapStream:
         self._written = 0
 
     @classmethod
-    def open_file(cls, file: str) -> KtapStream:
+    def open_file(cls, file: str) -> KtapCaseStream:
         """A stream into a file, which is emptied. Raises UsageError when it cannot be written."""
         try:
             return cls(os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "w"))
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", where=file, mend="name another file") from None
 
-    def write_plan(self, asked: Iterable[SelectedCell]) -> None:
+    def write_plan(self, asked: Iterable[CellSelectedToRun]) -> None:
         """Write the plan, of all cells that were asked for. Only the first call counts."""
         with self._lock:
             if not self._begun:
@@ -67,7 +69,7 @@ class KtapStream:
                 self._left = Counter((each.file, each.case, each.vm) for each in asked)
                 self._write([_VERSION, f"1..{len(self._left)}"])
 
-    def add_cell(self, cell: Cell) -> None:
+    def add_cell_to_test(self, cell: Cell) -> None:
         """Take a cell that ended, and write its test when no other cell of it is left."""
         with self._lock:
             place = (cell.file, cell.case, cell.vm)
@@ -114,7 +116,7 @@ def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
         for number in range(len(subtests) + 1, len(subtests) + square.lost_count + 1):
             yield from _indented([f"# {LOST}", f"not ok {number} {LOST}"])
         skipped = bool(subtests) and not square.lost_count and all(cell.verdict is Verdict.SKIP for cell in subtests)
-        directive = f" # SKIP {printable_line(subtests[-1].reason)}" if skipped else ""
+        directive = f" # SKIP {line_without_control_codes(subtests[-1].reason)}" if skipped else ""
         yield f"{_status(_good(square))} {position} {name}{directive}"
     elif square.honest:
         yield from _result(position, name, square.honest)
@@ -122,8 +124,8 @@ def _case(position: int, case: str, square: PivotSquare) -> Iterator[str]:
 
 def _result(number: int, name: str, cell: Cell) -> Iterator[str]:
     if cell.reason and cell.verdict is not Verdict.SKIP:
-        yield f"# {cell.verdict.value}: {printable_line(cell.reason)}"
-    directive = f" # SKIP {printable_line(cell.reason)}" if cell.verdict is Verdict.SKIP else ""
+        yield f"# {cell.verdict.value}: {line_without_control_codes(cell.reason)}"
+    directive = f" # SKIP {line_without_control_codes(cell.reason)}" if cell.verdict is Verdict.SKIP else ""
     yield f"{_status(cell.verdict.acceptable)} {number} {name}{directive}"
 
 
@@ -133,7 +135,7 @@ def _status(good: bool) -> str:
 
 def _name(text: str) -> str:
     """Return a test's name without `#`, which would begin a directive."""
-    return printable_line(text).replace("#", "_")
+    return line_without_control_codes(text).replace("#", "_")
 
 
 def _indented(lines: Sequence[str] | Iterator[str]) -> list[str]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.report.pivot import LOST, Pivot, SelectedCell, format_verdict_counts
+from harness.report.pivot import LOST, CellSelectedToRun, Pivot, format_verdict_counts
 from harness.report.record import Cell
-from harness.verdict.printk import printable_line
+from harness.verdict.printk import line_without_control_codes
 
 _MOST_FAILURES = 50
 # Characters of a reason that are shown; some reasons list every section of a module.
 _LONGEST_REASON = 500
 
 
-def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = ()) -> str:
+def markdown(cells: Sequence[Cell], run: str, missing: Sequence[CellSelectedToRun] = ()) -> str:
     """The run as GitHub-flavored Markdown: a line for each VM, then each failure with its reason and bundle.
 
     Cells that were asked for and did not run (`missing`) follow.
@@ -23,7 +23,7 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
     for vm in pivot.vms:
         release = next((cell.kernel_release for cell in cells if cell.vm == vm and cell.kernel_release), "not booted")
         lines.append(f"| {code_span(vm)} | {escape_table_text(release)} | {format_verdict_counts(pivot.totals(vm))} |")
-    bad = [cell for group in pivot.failures() for cell in group]
+    bad = [cell for group in pivot.failure_groups() for cell in group]
     if bad:
         lines += [
             "",
@@ -46,7 +46,7 @@ def markdown(cells: Sequence[Cell], run: str, missing: Sequence[SelectedCell] = 
     return "\n".join(lines) + "\n"
 
 
-def _mutant(cell: SelectedCell) -> str:
+def _mutant(cell: CellSelectedToRun) -> str:
     return f" (mutant {escape_table_text(cell.mutant)})" if cell.mutant else ""
 
 
@@ -59,13 +59,13 @@ def _failure(cell: Cell) -> str:
 
 def code_span(text: str) -> str:
     """Return the text as a code span of a table: a backslash escapes nothing there except a pipe (GFM, tables)."""
-    line = printable_line(text).replace("`", "'").replace("|", "\\|")
+    line = line_without_control_codes(text).replace("`", "'").replace("|", "\\|")
     return f"`{line}`"
 
 
 def escape_table_text(text: str) -> str:
     """Return the text as one line that does not end a table cell or begin markup."""
-    line = printable_line(text)
+    line = line_without_control_codes(text)
     for mark in "\\|<>`*_[]":
         line = line.replace(mark, f"\\{mark}" if mark not in "<>" else {"<": "&lt;", ">": "&gt;"}[mark])
     return line

@@ -45,7 +45,9 @@ def details_json(pivot: Pivot, replay: Callable[[Cell], str], excerpts: ExcerptR
     vms = {vm: number for number, vm in enumerate(pivot.vms)}
     for cell in sorted(pivot.latest_cells, key=lambda cell: cell.mutant):
         key = f"{places[cell.file, cell.case]},{vms[cell.vm]}"  # type: ignore[index]
-        squares.setdefault(key, []).append(_cell(cell, pool, columns, replay(cell), excerpts.read_excerpts(cell)))
+        squares.setdefault(key, []).append(
+            _cell(cell, pool, columns, replay(cell), excerpts.read_failure_and_console(cell))
+        )
     content = {
         "cases": [[case.case, case.file, read_claims(case.file).claim_of_case(case.case)] for case in pivot.cases],
         "vms": list(pivot.vms),

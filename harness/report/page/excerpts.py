@@ -30,7 +30,7 @@ class ExcerptReader:
         self._directory = directory
         self._bundles_left, self._characters_left = _MOST_BUNDLES, _MOST_CHARACTERS
 
-    def read_excerpts(self, cell: Cell) -> Mapping[str, str]:
+    def read_failure_and_console(self, cell: Cell) -> Mapping[str, str]:
         """`failure` and `console` of a cell's bundle: empty without one, or the reason why it cannot be read."""
         if not cell.bundle or self._bundles_left <= 0 or self._characters_left <= 0:
             return {}

@@ -86,7 +86,7 @@ def _mark(square: PivotSquare, where: str) -> Mark:
     caught = f", {square.mutants_caught} of {square.mutants_tried} mutants caught" if square.mutants_tried else ""
     if square.lost_count:
         return Mark(LOST, f"{square.lost_count} lost", mutants, f"{where}: {square.lost_count} did not run{caught}")
-    cell = square.shown_cell
+    cell = square.honest_or_worst_cell
     if cell is None:
         return Mark(NONE, "-", "", f"{where}: not asked for")
     # A mutant that failed by itself, not by surviving, fails the run although the honest cell may hold.

@@ -18,7 +18,7 @@ _KINDS = ("build", CELL, "failed", "boot", "thaw")
 
 
 @dataclass(frozen=True)
-class Lane:
+class WorkerLane:
     """One worker: an SVG path for each kind of activity, and a sentence with the seconds of each."""
 
     worker: str
@@ -27,15 +27,15 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Lanes:
+class WorkerLanes:
     """All lanes, the seconds that they span, and the marks of their axis: place and label."""
 
-    lanes: Sequence[Lane]
+    lanes: Sequence[WorkerLane]
     seconds: float
     axis_marks: Sequence[tuple[float, str]]
 
 
-def lanes(spans: Sequence[Span]) -> Lanes | None:
+def worker_lanes(spans: Sequence[Span]) -> WorkerLanes | None:
     """The lanes of a run, the process that builds first; None for a run without a timeline."""
     shown = [span for span in spans if span.kind not in _INSIDE]
     if not shown:
@@ -45,10 +45,10 @@ def lanes(spans: Sequence[Span]) -> Lanes | None:
         {span.worker for span in shown}, key=lambda name: (name.partition(" ")[0] != MAIN, len(name), name)
     )
     made = [_lane(worker, [span for span in shown if span.worker == worker], seconds) for worker in workers]
-    return Lanes(made, seconds, _marks(seconds))
+    return WorkerLanes(made, seconds, _marks(seconds))
 
 
-def _lane(worker: str, spans: Sequence[Span], seconds: float) -> Lane:
+def _lane(worker: str, spans: Sequence[Span], seconds: float) -> WorkerLane:
     scale = WIDTH / seconds
     drawn: dict[str, list[str]] = {}
     spent: Counter[str] = Counter()
@@ -58,7 +58,7 @@ def _lane(worker: str, spans: Sequence[Span], seconds: float) -> Lane:
         width = max(span.seconds * scale, 0.4)
         drawn.setdefault(kind, []).append(f"M{span.began * scale:.1f} 0h{width:.1f}v14h-{width:.1f}z")
     words = ", ".join(f"{kind} {format_duration(spent[kind])}" for kind in _KINDS if kind in spent)
-    return Lane(worker, {kind: "".join(drawn[kind]) for kind in _KINDS if kind in drawn}, f"{worker}: {words}")
+    return WorkerLane(worker, {kind: "".join(drawn[kind]) for kind in _KINDS if kind in drawn}, f"{worker}: {words}")
 
 
 def _kind(span: Span) -> str:

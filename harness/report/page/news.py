@@ -27,7 +27,7 @@ class News:
     unreadable_reason: str = ""
 
     @property
-    def runs(self) -> list[str]:
+    def compared_run_names(self) -> list[str]:
         """The names of the earlier runs, the newest first."""
         return sorted(set(self.compared_run_by_vm.values()), reverse=True)
 
@@ -45,7 +45,7 @@ def compare_with_earlier_runs(directory: RunDirectory, cells: Sequence[Cell]) ->
     """
     root = directory.path.parent
     try:
-        since = history.last_runs_before(root, directory.name, {cell.vm for cell in cells})
+        since = history.last_earlier_run_by_vm(root, directory.name, {cell.vm for cell in cells})
     except PinpointError as error:
         return News(unreadable_reason=str(error))
     before = [

@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from harness.report.relocation_by_hand_drawing_records import Drawing, Moved, Stretch
+from harness.report.relocation_by_hand_drawing_records import (
+    FunctionInTwoBuilds,
+    RecordedBytesAroundAddress,
+    RelocatedFunctionExample,
+)
 from harness.report.relocation_by_hand_table import TrialRow
 
 # What a trial counts, with its name in the pictures: functions that land, then the places of those that miss.
@@ -51,7 +55,7 @@ class TrialBar:
 
 
 @dataclass(frozen=True)
-class SameBytes:
+class BytesOfOneKind:
     """Neighboring bytes of one kind: their place and width."""
 
     kind: str
@@ -60,7 +64,7 @@ class SameBytes:
 
 
 @dataclass(frozen=True)
-class Strip:
+class ByteStrip:
     """The bytes of a stretch in a row.
 
     `digits` are the hex digits of all bytes and `digit_places` the place of each; `instruction_places` are where
@@ -68,7 +72,7 @@ class Strip:
     """
 
     title: str
-    runs: Sequence[SameBytes]
+    runs: Sequence[BytesOfOneKind]
     digits: str
     digit_places: Sequence[float]
     instruction_places: Sequence[float]
@@ -77,14 +81,14 @@ class Strip:
 
 
 @dataclass(frozen=True)
-class LayoutDrawing:
+class LayoutOfTwoBuilds:
     """Two rows of functions: each is a name, a place and width above, and a place and width below."""
 
     functions: Sequence[tuple[str, float, float, float, float]]
     unmoved_count: int
 
 
-def bars(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[TrialBar]]:
+def bars_by_vm(rows: Iterable[TrialRow]) -> Mapping[str, Sequence[TrialBar]]:
     """The trials of each VM as bars."""
     found: dict[str, list[TrialBar]] = {}
     for row in rows:
@@ -108,13 +112,13 @@ def first_bar_with_miss(made: Iterable[TrialBar]) -> TrialBar | None:
     return next((bar for bar in made if bar.row.drawing and bar.row.drawing.place), None)
 
 
-def strips(drawing: Drawing) -> list[Strip]:
+def byte_strips(drawing: RelocatedFunctionExample) -> list[ByteStrip]:
     """Where symbol + offset points, and where relocation by hand points, if that is text."""
     made = [_strip("symbol + offset", drawing.by_symbol, drawing.function)]
     return [*made, _strip("by hand", drawing.by_hand, drawing.by_hand.label)] if drawing.by_hand else made
 
 
-def _strip(title: str, stretch: Stretch, label: str) -> Strip:
+def _strip(title: str, stretch: RecordedBytesAroundAddress, label: str) -> ByteStrip:
     code = bytes.fromhex(stretch.code)[: len(stretch.kinds)]
     width = WIDTH / max(len(code), 1)
     runs, begin = [], 0
@@ -122,9 +126,9 @@ def _strip(title: str, stretch: Stretch, label: str) -> Strip:
     drawn_kinds = ["instruction" if kind == "mid_instruction" else kind for kind in stretch.kinds[: len(code)]]
     for kind, same in groupby(drawn_kinds):
         count = len(list(same))
-        runs.append(SameBytes(kind, round(begin * width, 1), round(count * width, 1)))
+        runs.append(BytesOfOneKind(kind, round(begin * width, 1), round(count * width, 1)))
         begin += count
-    return Strip(
+    return ByteStrip(
         title,
         runs,
         code.hex(),
@@ -135,7 +139,7 @@ def _strip(title: str, stretch: Stretch, label: str) -> Strip:
     )
 
 
-def layout_drawing(moved: Sequence[Moved]) -> LayoutDrawing | None:
+def layout_of_two_builds(moved: Sequence[FunctionInTwoBuilds]) -> LayoutOfTwoBuilds | None:
     """The layout of two builds; None where every function keeps its distance, or all move by one."""
     if len({each.here - each.made_for for each in moved}) < 2:
         return None
@@ -152,4 +156,4 @@ def layout_drawing(moved: Sequence[Moved]) -> LayoutDrawing | None:
         )
         for each in moved
     ]
-    return LayoutDrawing(placed, sum(each.here == each.made_for for each in moved))
+    return LayoutOfTwoBuilds(placed, sum(each.here == each.made_for for each in moved))

@@ -18,7 +18,7 @@ _WARN = re.compile(r"WARNING: .*(?:\bCPU: ?\d|\bCPU#\d|\bPID: ?\d|\bat \S+(?::\d
 _SHORTEST = len("WARNING: ") + 4
 
 
-def warning_texts(module: Elf) -> frozenset[str]:
+def warning_texts_in_module_file(module: Elf) -> frozenset[str]:
     """Return the formats in a module's data that begin with `WARNING: `, each up to its first conversion."""
     found: set[str] = set()
     for section in module.allocated_sections:
@@ -28,11 +28,13 @@ def warning_texts(module: Elf) -> frozenset[str]:
     return frozenset(text for text in found if len(text) >= _SHORTEST)
 
 
-def is_module_line(complaint: Complaint, texts: Collection[str], tracing_modules: Collection[str]) -> bool:
+def is_warning_printed_by_module(
+    complaint: Complaint, texts: Collection[str], backtrace_printing_modules: Collection[str]
+) -> bool:
     """Return True if the complaint is one line that a module with these formats prints, and no form of a WARN.
 
-    Backtraces behind it must be intended ones of `tracing_modules`. A WARN begins with `[ cut here ]`, and its line
-    shows the processor.
+    Backtraces behind it must be intended ones of `backtrace_printing_modules`. A WARN begins with `[ cut here ]`, and
+    its line shows the processor.
     """
     if complaint.kind is not ComplaintKind.WARNING or complaint.headline != complaint.lines[0]:
         return False
@@ -40,7 +42,7 @@ def is_module_line(complaint: Complaint, texts: Collection[str], tracing_modules
         return False
     openings = [opening for opening in map(opening_of, complaint.lines[1:]) if opening]
     return all(map(_is_trace, openings)) and (
-        not openings or deliberate_dump_stack.traces_are_intended(complaint, tracing_modules)
+        not openings or deliberate_dump_stack.traces_are_intended(complaint, backtrace_printing_modules)
     )
 
 

@@ -13,7 +13,7 @@ from harness.core.errors import HostError, PinpointError
 _FEWEST_FRAMES = 40
 
 
-def as_one_line_error(error: BaseException) -> PinpointError:
+def as_pinpoint_error(error: BaseException) -> PinpointError:
     """Return the error as one line: for an OSError with its path, and with the file that has the traceback."""
     if isinstance(error, PinpointError):
         return error

@@ -28,7 +28,7 @@ class _Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PariscPageTables:
+class PariscVirtualMemory:
     """Memory by virtual address.
 
     `page_directory_address` is the virtual address of swapper_pg_dir; `physical(address, size)` reads physical memory.
@@ -37,7 +37,7 @@ class PariscPageTables:
     page_directory_address: int
     read_physical: Callable[[int, int], bytes]
 
-    def read(self, span: tuple[int, int]) -> bytes:
+    def read_span(self, span: tuple[int, int]) -> bytes:
         """Return the bytes of (address, size). Raises GuestError when one of its pages is not mapped."""
         address, size = span
         if address >= _LINEAR:

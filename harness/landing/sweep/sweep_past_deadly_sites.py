@@ -30,8 +30,8 @@ class FreshGuests:
     """Arms batches on fresh guests, `workers` guests at a time.
 
     If a guest dies or hangs, or the process that registers dies, the batch is swept again in parts on the next guest. A
-    site that kills a guest alone is recorded as `deadly`, and the sweep goes on. `parameters` are passed to the sweep
-    module.
+    site that kills a guest alone is recorded in `fatal_sites`, and the sweep goes on. `parameters` are passed to the
+    sweep module.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class FreshGuests:
         self.swept = SweepResult()
         self.guests = 0
 
-    def sweep(self, batches: Iterable[Sequence[Site]]) -> SweepResult:
+    def sweep_batches(self, batches: Iterable[Sequence[Site]]) -> SweepResult:
         """Sweep all batches. Errors other than the death of a guest, and complaints of guests that live, are raised."""
         self._todo.extend(batches)
         self._sites = sum(len(batch) for batch in self._todo)
@@ -115,7 +115,7 @@ def find_suspected_sites(module: SweepModule, batch: Sequence[Site]) -> list[Sit
     return [batch[number] for number in dict.fromkeys(numbers) if number < len(batch) and len(batch) > 1]
 
 
-def sweep_one_guest(sweep: Sweep, batches: Sequence[Sequence[Site]], step: ProgressStep) -> SweepResult:
+def sweep_one_guest_or_raise(sweep: Sweep, batches: Sequence[Sequence[Site]], step: ProgressStep) -> SweepResult:
     """Sweep a guest that is not expected to die; its death is raised."""
     began, sites, swept = time.monotonic(), sum(len(batch) for batch in batches), SweepResult()
     for batch in batches:

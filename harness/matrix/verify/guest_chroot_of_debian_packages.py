@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from harness.guest.guest import Guest
-from harness.images.debian_packages_archive_or_disk import DRIVER_PREFIX, ROOT, PackedTools
+from harness.images.guest_packages_as_archive_or_disk import DRIVER_PREFIX, ROOT, PackedTools
 
 # The last directory of PATH: a package's own programs take precedence over busybox's.
 APPLETS = "/applets"
@@ -19,7 +19,7 @@ _SECONDS, _READING = 60.0, 180.0
 _INNER = ("kernel/debug", "kernel/tracing")
 
 
-def mount_disk(guest: Guest) -> None:
+def mount_tools_disk_in_guest(guest: Guest) -> None:
     """Mount the disk of tools below an overlay, so that tools may write. Raises GuestError."""
     for name in guest.image.modules:
         if name.startswith(DRIVER_PREFIX):
@@ -37,7 +37,7 @@ def mount_disk(guest: Guest) -> None:
     guest.run_script(reading, guest.scaled_deadline(_READING)).check()
 
 
-def unpack(guest: Guest, tools: PackedTools) -> None:
+def unpack_tools_in_guest(guest: Guest, tools: PackedTools) -> None:
     """Unpack the archive of tools. Raises GuestError."""
     assert tools.archive is not None
     guest.put(tools.archive, _ARCHIVE, deadline=guest.scaled_deadline(_SHIPPING))

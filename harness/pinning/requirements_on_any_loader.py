@@ -14,9 +14,9 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import HANDLE_SECTION, Target
-from harness.pinning.foreign_loader import held_section_files
-from harness.pinning.loader import PROBE, LoaderOrder, LoaderStatus
-from harness.pinning.loader_fixture import Loaders, expect_gone, expect_result, order_for_build
+from harness.pinning.foreign_loader import open_files_below_sys_module
+from harness.pinning.loader import PROBE, LoaderExitStatus, LoaderOrder
+from harness.pinning.loader_fixture import Loaders, expect_gone, expect_result, order_with_target_build_id
 
 TIMES = 3
 IN_USE = "EAGAIN"
@@ -28,29 +28,29 @@ _ATTEMPTS = 4
 def lands(loaders: Loaders, layout: Layout, target: Target) -> None:
     """The probe is at section + offset of its target, by all witnesses, and is hit by each call."""
     site = layout.once_per_call_sites(Site("pinpoint_leaf", module=target.module))[1]
-    loaders.prove_landing(layout, site, lambda: target.call("leaf", TIMES), hits=TIMES)
+    loaders.load_and_prove_landing(layout, site, lambda: target.call_for_checksum("leaf", TIMES), hits=TIMES)
 
 
-def passes_addresses_in_order(loaders: Loaders, first: Target, second: Target) -> None:
+def passes_target_addresses_in_order(loaders: Loaders, first: Target, second: Target) -> None:
     """The probe gets the addresses of two targets in the order in which they are named, whichever that is."""
     for targets in ((first, second), (second, first)):
         builds = f"module_build_ids={','.join(each.elf.build_id for each in targets)}"
         order = LoaderOrder(targets=[each.module for each in targets], parameters=[builds], gates=["load"])
         with loaders(order) as loader:
             loader.await_gate("load")
-            outcome = loader.finish()
+            outcome = loader.continue_to_end()
         try:
-            expect_result(outcome, LoaderStatus.DONE)
+            expect_result(outcome, LoaderExitStatus.DONE)
         finally:
             loaders.guest.run("rmmod", PROBE)
 
 
 def holds_nothing_afterwards(loaders: Loaders, target: Target) -> None:
     """After the loader has ended, no process has a file of the target open, and nothing refers to the target."""
-    expect_result(loaders.run(order_for_build(target, LoaderOrder())), LoaderStatus.DONE)
+    expect_result(loaders.run(order_with_target_build_id(target, LoaderOrder())), LoaderExitStatus.DONE)
     try:
         with _held_for_mutant(loaders, target):
-            held = [each for each in held_section_files(loaders.guest) if f"/{target.module}/" in each]
+            held = [each for each in open_files_below_sys_module(loaders.guest) if f"/{target.module}/" in each]
             count = loaders.guest.read_text(f"/sys/module/{target.module}/refcnt").strip()
         if held or count != "0":
             raise Missed(f"after the loader's end {target.module} has {count} references and open files: {held}")
@@ -64,12 +64,12 @@ def refuses_instance_that_is_gone(loaders: Loaders, target: Target) -> None:
     Every check of the probe itself passes. The kernel must not pin the target by open files.
     """
     for _ in range(_ATTEMPTS):
-        with loaders(order_for_build(target, LoaderOrder(gates=["load"]))) as loader:
+        with loaders(order_with_target_build_id(target, LoaderOrder(gates=["load"]))) as loader:
             loader.await_gate("load")
             handle = target.struct_module_address
             target.unload()
             target.load()
-            outcome = loader.finish()
+            outcome = loader.continue_to_end()
         # On parisc the first attempt moves the target, and the next one finds it where it is.
         if target.struct_module_address == handle:
             break
@@ -77,30 +77,30 @@ def refuses_instance_that_is_gone(loaders: Loaders, target: Target) -> None:
     else:
         raise GuestError(f"{target.module} is loaded at another address each time", where=loaders.guest.name)
     try:
-        expect_result(outcome, LoaderStatus.STALE, "ENODEV")
+        expect_result(outcome, LoaderExitStatus.STALE, "ENODEV")
         expect_gone(loaders.guest, PROBE)
     finally:
         _remove_probe(loaders.guest)
 
 
-def keeps_target_from_removal(loaders: Loaders, target: Target) -> None:
+def pins_target_until_load(loaders: Loaders, target: Target) -> None:
     """Between the loader's open and the load, removal of the target is refused; the kernel must pin by open files."""
     with loaders(LoaderOrder(targets=[target.module], gates=["load"])) as loader:
         loader.await_gate("load")
-        expect_in_use(loaders, target)
-        outcome = loader.finish()
+        expect_removal_refused(loaders, target)
+        outcome = loader.continue_to_end()
     loaders.guest.run("rmmod", PROBE)
-    expect_result(outcome, LoaderStatus.DONE)
+    expect_result(outcome, LoaderExitStatus.DONE)
 
 
 def refuses_absent_target(loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle, and the loader refuses at the open."""
     assert loaders.guest.run_script("[ -d /sys/module/kernel ]").ok
     for name in (_ABSENT, "kernel"):
-        loaders.expect_refusal(LoaderOrder(targets=[name]), LoaderStatus.OPEN, "ENOENT")
+        loaders.expect_refusal(LoaderOrder(targets=[name]), LoaderExitStatus.OPEN, "ENOENT")
 
 
-def expect_in_use(loaders: Loaders, target: Target) -> None:
+def expect_removal_refused(loaders: Loaders, target: Target) -> None:
     """Check that the kernel refuses to remove a target. If it does not, load the target again and raise Missed."""
     removal = loaders.delete_module(target.module)
     if not removal:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.verdict import module_warning_lines
+from harness.verdict import pr_warn_lines_of_modules
 from harness.verdict.complaints import read_complaints
 
 LINE = "[    1.000000] WARNING: seen 3 times\n"
@@ -21,7 +21,7 @@ TRACE = """\
 
 def own(log: str, *texts: str) -> list[bool]:
     return [
-        module_warning_lines.is_module_line(complaint, texts, {"who_calls"})
+        pr_warn_lines_of_modules.is_warning_printed_by_module(complaint, texts, {"who_calls"})
         for complaint in read_complaints(log, timed=True)
     ]
 
@@ -48,7 +48,7 @@ class File:
 
 
 def texts_of(data: bytes) -> set[str]:
-    return set(module_warning_lines.warning_texts(File(data)))  # type: ignore[arg-type]
+    return set(pr_warn_lines_of_modules.warning_texts_in_module_file(File(data)))  # type: ignore[arg-type]
 
 
 def test_a_modules_own_line_is_no_complaint() -> None:

@@ -1,4 +1,4 @@
-"""The fixture `foreign`: judges modules and commands that report nothing, in a cell's guest."""
+"""The fixture `foreign_probes`: judges modules and commands that report nothing, in a cell's guest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
-from harness.images.debian_packages_archive_or_disk import disk_drivers as tool_drivers
+from harness.images.guest_packages_as_archive_or_disk import disk_driver_files_by_name as tool_drivers
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import loaded_targets
 from harness.landing.verify import listed_probes_and_modules
-from harness.landing.verify.judged import Finding, JudgedProbe, judged_table
+from harness.landing.verify.judged import JudgedProbe, ProbeVerdict, judged_table
 from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
@@ -25,7 +25,7 @@ from harness.landing.verify.watch_and_judge_registrations import Judgement, Watc
 from harness.matrix.verify.plan import ModuleToLoad
 from harness.matrix.verify.subjects import Command, Modules, Subject
 
-Found = tuple[str, Finding]
+Found = tuple[str, ProbeVerdict]
 _TABLE = "/tmp/pinpoint-symbols"
 
 
@@ -43,17 +43,20 @@ class ForeignOutcome:
         """All probes, also those found after the judgement."""
         return [*self.judgement.probes, *self.late_probes]
 
-    def prove(self, *expected: Found) -> None:
-        """Raise Missed unless exactly these probes were found, with these findings.
+    def prove_exactly_these_probes(self, *expected: Found) -> None:
+        """Raise Missed unless exactly these probes were found, with these verdicts.
 
         A probe is named by `SYM+0xOFF`, or as the kernel lists it. Unexplained changes of text, probes that are still
         registered, and text that was not restored also raise Missed.
         """
-        self._prove([(each.asked, each.finding) for each in self.probes], expected)
+        self._prove([(each.asked, each.verdict) for each in self.probes], expected)
 
     def prove_at(self, *expected: Found) -> None:
-        """As `prove`, but the probes are named by where they stand by the files, however their owner asked for them."""
-        self._prove([(each.symbol_offset, each.finding) for each in self.probes], expected)
+        """As `prove_exactly_these_probes`, but each probe is named by where it stands by the files.
+
+        How its owner asked for it does not matter.
+        """
+        self._prove([(each.symbol_offset, each.verdict) for each in self.probes], expected)
 
     def _prove(self, probes: Sequence[Found], expected: Sequence[Found]) -> None:
         found = Counter(probes)
@@ -139,7 +142,7 @@ class ForeignProbes:
         with WatchedGuest(self.guest, {**targets, **own}, read=self._read) as watched:
             try:
                 subject.start()
-                watched.set_start(subject.start_time_ns)
+                watched.record_subject_start(subject.start_time_ns)
                 subject.wait_until_registered(watched)
                 # From here on, when the probes are there, the mutant's lists leave them out.
                 self._before = watched.before.lists
@@ -161,4 +164,4 @@ class ForeignProbes:
 
 
 def _listed(probes: Iterable[Found]) -> str:
-    return ", ".join(sorted(f"{asked} {finding.value}" for asked, finding in probes)) or "no probe"
+    return ", ".join(sorted(f"{asked} {verdict.value}" for asked, verdict in probes)) or "no probe"

@@ -10,7 +10,7 @@ from harness.core.errors import GuestError
 from harness.landing.code.function_selection import evenly_spread
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.landing.sweep.sweep_refusals import Refusals
+from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
 
 # Candidates for each member of a sample; reasons for refusing them are looked up in the guest.
 _CANDIDATES = 2
@@ -21,7 +21,7 @@ def sample_entries(layout: Layout, functions: Sequence[Symbol], count: int) -> l
 
     Raises GuestError if there are fewer.
     """
-    refusals = Refusals(layout)
+    refusals = RefusalReasonFinder(layout)
     candidates = [Site(symbol.name) for symbol in evenly_spread(functions, _CANDIDATES * count)]
     taken = [site for site in candidates if not refusals.reason(site, layout.probe_address(site), errno.EINVAL)]
     if len(taken) < count:

@@ -79,7 +79,7 @@ class UserTrial:
         """The functions that relocation by hand puts at a wrong offset."""
         return [aim for aim in self.functions if aim.offset_by_hand != aim.true_offset]
 
-    def prove_missed_count(self, *, least: int, most: int) -> None:
+    def prove_missed_count_between(self, *, least: int, most: int) -> None:
         """Relocation by hand misses so many functions. Raises Missed."""
         if not least <= len(self.functions_missed_by_hand) <= most:
             missed = len(self.functions_missed_by_hand)
@@ -109,15 +109,15 @@ class UserTrial:
             if not sample:
                 continue
             sites = [aim.site for aim in sample]
-            with uprobes.on(self.file, sites, "module", aims=[aim.offset_by_hand for aim in sample]).read_pages_before(
-                process
-            ) as run:
-                run.read_pages(process)
+            with uprobes.on(
+                self.file, sites, "module", aims=[aim.offset_by_hand for aim in sample]
+            ).record_pages_before(process) as run:
+                run.record_pages(process)
             wrong = [each for each in run.landings if bool(each.complaint) == lands]
             if wrong:
                 evidence = f"{wrong[0].complaint}\n\n{wrong[0].format_witness_table()}"
                 raise Missed(f"{wrong[0].site}, put by hand: should {'land' if lands else 'miss'}: {evidence}")
             run.prove_restored()
             with uprobes.on(self.file, sites, "module") as run:
-                run.read_pages(process)
+                run.record_pages(process)
             run.prove_landings()

@@ -46,7 +46,7 @@ _TRAP = (Flow.ENDS, InstructionKind.OTHER)
 _BUGS = ("__start___bug_table", "__stop___bug_table")
 
 
-class Refusals:
+class RefusalReasonFinder:
     """Finds the reasons for which one guest's kernel refuses probes."""
 
     def __init__(self, layout: Layout, mutant: Mutant = HONEST) -> None:
@@ -136,7 +136,7 @@ class Refusals:
         if first and last:
             return [(first[0].address, last[0].address)]
         recovered = select_table_finder(kernel) if table.first == JUMPS else None
-        return [(rows.start, rows.end) for rows in recovered.find_row_ranges(JUMPS)] if recovered else []
+        return [(rows.start, rows.end) for rows in recovered.find_row_ranges_of_table(JUMPS)] if recovered else []
 
     def _through_memory(self, address: int) -> bool:
         """True for a call or jump through memory, which x86 does not step (prepare_emulation())."""

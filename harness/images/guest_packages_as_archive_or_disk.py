@@ -26,7 +26,7 @@ from harness.images import (
 )
 from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
-from harness.images.debian_suite_host_programs import SuitePrograms
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.image import Image
 from harness.images.vm_recipe import Recipe
 
@@ -64,10 +64,10 @@ def obtain_packed_tools(
     if architecture is None:
         mend = "run it without --with-package"
         raise UsageError(f"Debian has no packages for {recipe.arch}", where=recipe.name, mend=mend)
-    source = build_context.for_suite(suite or recipe.kernel.suite).packages
+    source = build_context.with_suite(suite or recipe.kernel.suite).packages
     wanted = tuple(sorted(set(packages)))
     try:
-        closure = source.closure(wanted, architecture)
+        closure = source.closure_hashes(wanted, architecture)
     except RecipeError as error:
         raise UsageError(error.what, where="--with-package", mend="give names of that release's packages") from None
     job = _Job(wanted, architecture, source, build_context)
@@ -106,7 +106,7 @@ def image_with_tool_disk(image: Image, tools: PackedTools, build_context: BuildC
     )
 
 
-def disk_drivers(image: Image) -> dict[str, Path]:
+def disk_driver_files_by_name(image: Image) -> dict[str, Path]:
     """Return the modules by which an image's guests mount their disk, by the names that the kernel has for them."""
     return {
         name.removeprefix(DRIVER_PREFIX): file for name, file in image.modules.items() if name.startswith(DRIVER_PREFIX)
@@ -132,7 +132,7 @@ class _Job:
             for index, file in enumerate(files):
                 step.publish_progress(f"unpacking {file.name.partition('_')[0]}", index / len(files))
                 deb.unpack(file, root if file.name.partition("_")[0] in self.wanted else rest)
-            whole = prune_unpacked_debian_packages.programs_lacking_interpreter(
+            whole = prune_unpacked_debian_packages.scripts_lacking_interpreter(
                 root
             ) or not prune_unpacked_debian_packages.has_programs(root)
             if whole:
@@ -163,7 +163,7 @@ class _Job:
             return archive
         archive.unlink()
         disk = entry / _DISK
-        programs = debian_suite_host_programs.obtain(_squasher(), self.build_context, vm=KIND)
+        programs = debian_suite_host_programs.obtain_launchers(_squasher(), self.build_context, vm=KIND)
         words = ["-comp", "lz4", "-all-root", "-all-time", "0", "-mkfs-time", "0", "-no-progress", "-quiet"]
         squash = programs.path / debian_suite_host_programs.LAUNCHERS / "mksquashfs"
         made = run([squash, root, disk, *words], deadline=Deadline.after(_PACKING))
@@ -180,8 +180,8 @@ def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _squasher() -> SuitePrograms:
-    return SuitePrograms(
+def _squasher() -> WantedSuitePrograms:
+    return WantedSuitePrograms(
         suite=host_apt_sources.default_suites()[0],
         packages=("squashfs-tools",),
         kept_paths=("usr/bin/mksquashfs",),
