@@ -51,7 +51,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, address: int, errno: int = 0, listed
 
     monkeypatch.setattr(register_by_hand.probe_module, "load_probe_module", load)
     monkeypatch.setattr(register_by_hand.probe_module, "unload_probe_module", lambda *_: None)
-    refusals = SimpleNamespace(reason=lambda *_: "blacklisted" if errno == 22 else "")
+    refusals = SimpleNamespace(reason=lambda *_: "blacklisted" if errno == 22 else "", must_refuse=lambda _: "")
     monkeypatch.setattr(register_by_hand, "RefusalReasonFinder", lambda _: refusals)
 
 

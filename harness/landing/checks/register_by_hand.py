@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.core.errors import GuestError
 from harness.landing import probe_module
 from harness.landing.checks.classify_address import AddressKind
 from harness.landing.checks.relocation_by_hand_trial import RelocatedFunction, Trial
@@ -48,7 +49,7 @@ def prove_registered_by_hand(trial: Trial, depth: Depth, mutant: Mutant = HONEST
     wrong: list[str] = []
     for start in range(0, len(functions), _AT_ONCE):
         part = functions[start : start + _AT_ONCE]
-        for aim, report, listed in _register(trial, part, mutant):
+        for aim, report, listed in _register(trial, part, refusals, mutant):
             registered += not report.errno
             wrong += _complaint(trial, refusals, aim, report, listed)
     if wrong:
@@ -58,13 +59,13 @@ def prove_registered_by_hand(trial: Trial, depth: Depth, mutant: Mutant = HONEST
 
 
 def _register(
-    trial: Trial, aims: Sequence[RelocatedFunction], mutant: Mutant
+    trial: Trial, aims: Sequence[RelocatedFunction], refusals: RefusalReasonFinder, mutant: Mutant
 ) -> Iterator[tuple[RelocatedFunction, SiteReport, ListedProbe | None]]:
     """Yield each function with the probe module's report on it and the kernel's entry at the reported address."""
     guest = trial.layout.guest
     sites = [aim.site for aim in aims]
     if mutant.misplaces_one_by_hand:
-        sites[0] = _moved(trial, sites[0])
+        _misplace_one(trial, sites, refusals)
     request = trial.by_hand.build_request(sites, UNARMED)
     view = probe_module.load_probe_module(guest, request.specs, request.parameters, request.module)
     probe_module.unload_probe_module(guest, request.module)
@@ -73,9 +74,15 @@ def _register(
         yield aim, report, listed.get(report.address)
 
 
-def _moved(trial: Trial, site: Site) -> Site:
-    """The site at the function's next instruction on which the kernel accepts a probe; the site itself without one."""
-    return trial.layout.next_accepted_site(site) or site
+def _misplace_one(trial: Trial, sites: list[Site], refusals: RefusalReasonFinder) -> None:
+    """Replace the first site that the kernel accepts by the function's next such one. Raises GuestError without any."""
+    layout = trial.layout
+    for index, site in enumerate(sites):
+        moved = layout.next_accepted_site(site)
+        if moved and not refusals.must_refuse(layout.probe_address(moved)):
+            sites[index] = moved
+            return
+    raise GuestError("no function has two sites that the kernel accepts", where=layout.guest.name)
 
 
 def _complaint(
