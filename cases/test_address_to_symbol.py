@@ -57,7 +57,7 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_no_way_back(layout: Layout, address_converter: AddressConverter, figure: Callable[..., Figure]) -> None:
-    """A function whose name an earlier function has is probed by its address; its name finds the earlier one.
+    """A function that shares its name with an earlier one is probed by address; its name finds the earlier one.
 
     kallsyms_lookup_name() (kernel/kallsyms.c, 6.1) returns the first. For these functions the closest symbol + offset
     is not a way back to the address.
@@ -65,7 +65,7 @@ def test_no_way_back(layout: Layout, address_converter: AddressConverter, figure
     shared, behind = functions_without_a_way_back(layout)
     figure("closest.shared_names", shared, "functions")
     figure("closest.no_way_back", len(behind), "functions")
-    assert behind, "no function has another one's name"
+    assert behind, "no two functions share a name"
     address_converter.prove_no_way_back(evenly_spread(behind, SAMPLE))
 
 

@@ -47,7 +47,7 @@ def test_made_for_this_kernel(
     """Control: on the kernel that the probes were made for, `_stext` + offset lands on every function.
 
     The sum is the function's address by arithmetic. What can fail: the kernel lists each registered kprobe under the
-    function's own name. A spread of the functions is registered, or every one with --sweep=kernel.
+    function's own name. A sample spread over the text is registered; with --sweep=kernel, every function.
     """
     trial = Trial.of_kernel(layout, "own-kernel", layout.guest.name, RelocationByHandCalculator(layout))
     trial.prove_sample_in_guest(kprobes)

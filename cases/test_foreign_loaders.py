@@ -108,7 +108,7 @@ def test_insmod(guest: Guest, layout: Layout, target: Target, mutant: str) -> No
 @pytest.mark.full
 @pytest.mark.mutants("careful-loader")
 def test_staprun(guest_with_packages: Callable[..., AbstractContextManager[Guest]], mutant: str) -> None:
-    """systemtap's staprun passes no addresses and holds nothing in the load, so the probe refuses each load (EINVAL).
+    """systemtap's staprun passes no addresses and holds nothing during a load; the probe refuses each load (EINVAL).
 
     staprun 5.1 opens section files only after it has loaded its module (docs/verify.md).
     """

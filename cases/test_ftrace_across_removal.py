@@ -42,7 +42,7 @@ def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> Non
     if cause:
         traced = layout.guest.read_text(ENABLED)
         if after == before or not any(line.startswith(f"{site.symbol} [") for line in traced.splitlines()):
-            raise Missed(f"{site}: not the documented defect; is it fixed? {before.hex()} is {after.hex()}: {traced}")
+            raise Missed(f"{site}: documented defect absent; fixed? {before.hex()} became {after.hex()}: {traced}")
         end_as_known_fail(cause)
     if after != before:
         raise Missed(f"{site}: {before.hex()} is {after.hex()} in the module's next life")

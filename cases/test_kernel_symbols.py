@@ -15,7 +15,7 @@ from harness.report.metrics_with_goals import Figure
 
 @pytest.mark.mutants("swapped-symbols")
 def test_confirmed_by_other_tables(kernel_symbols: KernelSymbols, figure: Callable[..., Figure]) -> None:
-    """No exported function has another address in `__ksymtab` than its symbol.
+    """The address of each exported function in `__ksymtab` equals the address of its symbol.
 
     Figures count the functions that each table confirms, and those whose address any of them confirms.
     """

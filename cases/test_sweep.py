@@ -24,7 +24,7 @@ def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """Reported, listed and ELF addresses agree for functions with unique names, registered disabled.
 
     Each refusal has a reason in the kernel's tables, and no site in those tables is accepted. At least 80 % land. A
-    spread of the functions is tried, or every one with --sweep=kernel and in the full matrix.
+    sample spread over the text is tried; with --sweep=kernel and in the full matrix, every function.
     """
     swept = sweeps.sweep_disabled()
     figure("sweep.eligible", sweeps.eligible_count, "sites")

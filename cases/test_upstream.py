@@ -1,7 +1,7 @@
 """The kernel's own tests of kprobes and uprobes pass: its ftrace selftests, and KUnit's suite for kprobes.
 
-They come from the source of the VM's own kernel and are run by the kernel's own runners, one test a cell. What they
-find beside the other cases is in docs/upstream-tests.md.
+They come from the source of the VM's own kernel and are run by the kernel's own runners, one test a cell. They are
+compared with the other cases in docs/upstream-tests.md.
 """
 
 import pytest

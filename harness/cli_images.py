@@ -37,12 +37,12 @@ from harness.report.live_or_plain_progress_board import Board
 )
 @VMS
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all.")
-@click.option("--shards", type=click.IntRange(1, 100), metavar="N", help="Of a CI system: N jobs for each VM.")
+@click.option("--shards", type=click.IntRange(1, 100), metavar="N", help="For a CI system: N jobs for each VM.")
 def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None) -> int:
-    """List the VMs, their traits, and which of their images are built; without a choice, all VMs.
+    """List the VMs, their traits, and which of their images are built; by default, all VMs.
 
-    The formats github and gitlab are the jobs of a CI system for the VMs of --vm or --matrix, by default the core VMs:
-    docs/ci.md.
+    --format github and --format gitlab print the jobs of a CI system for the VMs of --vm or --matrix, by default the
+    core VMs; see docs/ci.md.
     """
     build_context = BuildContext.in_cache(Bus())
     if form in ("github", "gitlab"):

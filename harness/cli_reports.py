@@ -130,7 +130,7 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
 @click.option("--expected", type=_RUN, metavar="FILE", help="The jobs that list --format github printed.")
 @click.option("--into", type=_RUN, metavar="DIR", help="Write the merged run into this directory.")
 def merge(runs: Sequence[Path], expected: Path | None, into: Path | None) -> int:
-    """Join the results of runs with --shard to one run, whose directory is printed last.
+    """Join the results of runs with --shard into one run, and print its directory last.
 
     RUNS are run directories. Exit status: as of a run; 1 also if a shard is missing, did not end or is there twice.
 
@@ -142,7 +142,7 @@ def merge(runs: Sequence[Path], expected: Path | None, into: Path | None) -> int
     jobs = merge_shards.read_expected_shards(expected) if expected else []
     for run in runs:
         if not run.is_dir():
-            raise UsageError("is no directory of a run", where=str(run), mend="name results/RUN")
+            raise UsageError("is not a run directory", where=str(run), mend="name results/RUN")
     chosen = list(dict.fromkeys(run.resolve() for run in runs))
     found = merge_shards.merge([RunDirectory(run) for run in chosen], jobs, (into or paths.results()).resolve())
     click.echo(without_control_codes(markdown(found.cells, found.directory.name, found.missing)))

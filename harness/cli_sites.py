@@ -33,7 +33,7 @@ _SHOWN = 20
 @click.argument("names", metavar="FUNC...", nargs=-1)
 @click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel has the function.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Instead of FUNC: N functions, evenly spread.")
-@click.option("--all", "every", is_flag=True, help="Instead of FUNC: all functions, counted by their answers.")
+@click.option("--all", "every", is_flag=True, help="Instead of FUNC: count the answers for all functions.")
 @click.option("--boot", is_flag=True, help="Register a probe on every offset (--all: two a function) and compare.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def list_probeable_offsets(
@@ -97,7 +97,7 @@ def _found(
 
 
 def _counted(recipe: Recipe, boot: bool, context: BuildContext) -> tuple[Tally, Proof | None, list[str]]:
-    """Return the answers of all functions, the proof, and lines for a person."""
+    """Return the counted answers of all functions, the proof, and lines to print."""
     image = prepare(recipe, context)
     answers = FunctionSites(image)
     began = time.monotonic()
@@ -118,11 +118,11 @@ def _about_files(answers: FunctionSites, functions: int, offsets: int, began: fl
     counted = f"{functions} functions, {offsets} offsets from the files of {answers.image.release} in {seconds:.1f} s"
     if answers.reserved.blacklist_found_in_file:
         return [counted]
-    return ["the files have no list of the functions that the kernel refuses; only --boot knows them", counted]
+    return ["the files have no list of the functions that the kernel refuses; only --boot finds them", counted]
 
 
 def _proof(image: Image, predictions: Sequence[Prediction], context: BuildContext) -> tuple[Proof, list[str]]:
-    """Compare the predictions with a kernel; return the proof, and lines for a person."""
+    """Compare the predictions with a kernel; return the proof, and lines to print."""
     name = image.recipe.name
     log = paths.cache() / "logs" / f"sites-{name}.log"
     began = time.monotonic()

@@ -34,7 +34,7 @@ _VMS = click.option(
 )
 _KEY = click.option("--key", type=_PATH, metavar="FILE", help="Sign with this key of ssh-keygen.")
 _SIGNERS = click.option(
-    "--signers", type=_PATH, metavar="FILE", help="Refuse what none of these signed: ALLOWED SIGNERS in ssh-keygen(1)."
+    "--signers", type=_PATH, metavar="FILE", help="Refuse images not signed by these: ALLOWED SIGNERS in ssh-keygen(1)."
 )
 
 
@@ -85,7 +85,7 @@ def import_(source: Path, signers: Path | None) -> int:
 @_VMS
 @_KEY
 def push(directory: Path, vms: Sequence[str], key: Path | None) -> int:
-    """Add images to DIRECTORY in OCI's layout, which is made if it is missing. An image that is not built is built."""
+    """Add images to DIRECTORY, in OCI's layout. A missing directory is made; an image that is not built is built."""
     try:
         _write(select(vms), directory, key)
     except OSError as error:
@@ -98,7 +98,7 @@ def push(directory: Path, vms: Sequence[str], key: Path | None) -> int:
 @_VMS
 @_SIGNERS
 def pull(directory: Path, vms: Sequence[str], signers: Path | None) -> int:
-    """Add the images that these VMs have here, by key, from DIRECTORY to the store."""
+    """Add the images of these VMs from DIRECTORY to the store, by the keys that this machine computes."""
     recipes = select(vms)
     layout = read_layout(directory)
 
@@ -117,7 +117,7 @@ def _write(recipes: Sequence[Recipe], directory: Path, key: Path | None) -> None
     layout = LayoutWriter(directory)
 
     def work(bus: Bus, recipe: Recipe) -> str:
-        # A context for each image, so that the answers of package lists in an image are only those that it needs.
+        # A context for each image, so that an image contains only the look-ups in package lists that its key needs.
         context = BuildContext.in_cache(bus)
         prepare.prepare(recipe, context)
         own = BuildContext.in_cache(bus)

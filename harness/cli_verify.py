@@ -97,7 +97,7 @@ def verify_foreign_probes(
     if parameters and not files:
         raise UsageError("--param without a module", mend="give the module that has the parameter")
     if junit and (junit.is_dir() or not os.access(junit.resolve().parent, os.W_OK)):
-        raise UsageError("cannot be written", where=str(junit), mend="give a file in a directory of yours")
+        raise UsageError("cannot be written", where=str(junit), mend="name a file in a directory that you may write to")
     pairs = _pairs(parameters)
     wanted = VerifyRequest(
         files, pairs, also, loader, settle, expected, command, packages, system_map, remove_targets, script

@@ -76,7 +76,7 @@ class GuestLost(GuestError):
 
     @property
     def stopped_by_harness(self) -> bool:
-        """True if the harness ended the guest, and somebody used it afterwards."""
+        """True if the harness itself ended the guest, and the guest was used afterwards."""
         return self.STOPPED_BY_HARNESS in self.what
 
 

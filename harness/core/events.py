@@ -1,6 +1,6 @@
 """Events of a run, published once and delivered to every reporter.
 
-Lower packages publish steps. The board, the plain log and the results listen. This module imports neither side.
+Lower packages publish steps. The board, the plain log and the results receive them. This module imports neither side.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ _FEWEST_FRAMES = 40
 
 
 def as_pinpoint_error(error: BaseException) -> PinpointError:
-    """Return the error as one line: for an OSError with its path, and with the file that has the traceback."""
+    """Return a one-line PinpointError that names the file with the traceback; for an OSError, also the path."""
     if isinstance(error, PinpointError):
         return error
     kept = _kept(error)
