@@ -42,7 +42,7 @@ def test_in_another_module(foreign_probes: ForeignProbes, target: Target) -> Non
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.mutants("registers-elsewhere")
 @pytest.mark.parametrize(
     ("kind", "verdict"),
     [("fallback", LANDED), ("disabled", DISABLED), ("later", LANDED)],
@@ -62,7 +62,7 @@ def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.mutants("registers-elsewhere")
 def test_by_address(foreign_probes: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
     outcome = foreign_probes.judge_module(MODULE, SITE, "address")
@@ -110,7 +110,7 @@ def test_script_by_a_symbol_table(foreign_probes: ForeignProbes) -> None:
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.mutants("registers-elsewhere")
 @pytest.mark.parametrize(
     ("sample", "parameter"),
     [
@@ -159,8 +159,7 @@ def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
 def test_tool(foreign_probes_with_packages: Tools, package: str, command: str, second: bool) -> None:
     """A kprobe of bpftrace or perf lands where its command line has it; both are Debian's, in a guest of their own.
 
-    The mutant `list-left-out` runs with test_tracefs_script: it waits for a probe until the limit of the tool, which is
-    three minutes here.
+    The mutant `list-left-out` waits for a probe until the limit of a tool, so it runs with quick commands alone.
     """
     with foreign_probes_with_packages(package) as foreign:
         _judge_tool(foreign, command, second=second)
