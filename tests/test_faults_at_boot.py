@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import harness.matrix.guests.fleet as fleet
-from harness.core.deadline import Deadline
 from fault_guests import HANG, OFF, PANIC, RESET, Programs
 
 pytest_plugins = ["harness.plugin"]
@@ -32,7 +31,7 @@ fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, 
 def beginning(self, image, log_name, keys):
     if {full!r} == image.recipe.name:
         (self._directory / "console" / f"{{log_name}}.log").symlink_to("/dev/full")
-    return replace(real(self, image, log_name, keys), deadline=Deadline.after({seconds}[image.recipe.name]))
+    return replace(real(self, image, log_name, keys), seconds={seconds}[image.recipe.name])
 
 
 real, fleet.Fleet._options = fleet.Fleet._options, beginning

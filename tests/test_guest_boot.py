@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import paths, process
+from harness.core import paths
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
 from harness.core.errors import BootError, HostError, UsageError
@@ -191,18 +190,14 @@ def test_silent_hang_ends_at_the_deadline(pretender: Pretender) -> None:
         pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=6.0)
 
 
-def starve(qemu: int) -> subprocess.Popen[bytes]:
-    """Leave QEMU almost no processor: move it to one that a program keeps busy, with the lowest priority there."""
-    core = min(os.sched_getaffinity(0))
-    hog = process.spawn([sys.executable, "-c", "while True: pass"])
-    os.sched_setaffinity(hog.pid, {core})
-    # Where the kernel divides processors among sessions, priorities count only within a session (sched(7)).
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{qemu}/autogroup").write_text("19")
-    for task in Path(f"/proc/{qemu}/task").iterdir():
-        os.sched_setaffinity(int(task.name), {core})
-        os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-    return hog
+class NeverRuns:
+    """The time account of a guest to which the host gives no processor."""
+
+    def __init__(self, *_: object) -> None:
+        """Take what GuestTime takes."""
+
+    def seconds_since_last_call(self) -> float:
+        return 0.0
 
 
 def test_a_guest_that_the_host_does_not_run_is_no_boot_failure(
@@ -210,19 +205,9 @@ def test_a_guest_that_the_host_does_not_run_is_no_boot_failure(
 ) -> None:
     monkeypatch.setattr(guest_run_time_limit, "_LONGEST_FACTOR", 2)
     monkeypatch.setattr(guest_run_time_limit, "_SHORTEST_SECONDS", 0.0)
-    hear, hogs = start._hear, []
-
-    def starved(guest: Guest, line: str, deadline: Deadline) -> None:
-        hogs.append(starve(guest.pid))
-        hear(guest, line, deadline)
-
-    monkeypatch.setattr(start, "_hear", starved)
-    try:
-        with pytest.raises(HostError, match=r"the host ran the guest for \d+ s of \d+ s"):
-            pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=4.0)
-    finally:
-        for hog in hogs:
-            process.stop(hog)
+    monkeypatch.setattr(guest_run_time_limit, "GuestTime", NeverRuns)
+    with pytest.raises(HostError, match=r"the host ran the guest for 0 s of \d+ s"):
+        pretender.boot(b"\x00\x00\x00\x14" * 4, seconds=2.0)
 
 
 def test_a_monitor_that_does_not_answer_at_boot_is_the_hosts_failure(
