@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.elf import Elf
-from harness.landing.code import btf_function_names
+from harness.core.struct_fields import function_names_in_btf
 from harness.landing.code.exported_symbols import exported_symbols
 from harness.landing.code.symbol_confirmations import BTF, EXPORTS, UNWIND, SymbolConfirmations
 
@@ -103,9 +103,9 @@ def test_only_functions_of_btf_are_named() -> None:
     structure = struct.pack("<IIIIII", 10, 4 << 24 | 1, 4, 15, 1, 0)
     prototype = struct.pack("<IIIII", 0, 13 << 24 | 1, 1, 0, 1)
     function = struct.pack("<III", 5, 12 << 24, 3)
-    found = btf_function_names.function_names(btf(integer, structure, prototype, function, strings=strings))
+    found = function_names_in_btf(btf(integer, structure, prototype, function, strings=strings))
     assert found == {"leaf"}
 
 
 def test_damaged_btf_has_no_names() -> None:
-    assert btf_function_names.function_names(b"\x9f\xeb\x01") == frozenset()
+    assert function_names_in_btf(b"\x9f\xeb\x01") == frozenset()

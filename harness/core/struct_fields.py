@@ -1,4 +1,4 @@
-"""Fields of the kernel's structs: their offsets, from BTF or from DWARF in a vmlinux."""
+"""Fields of the kernel's structs, from BTF or from DWARF in a vmlinux; and the names of functions in BTF."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.core.errors import PinpointError
 # struct btf_header: magic, version, flags, its own length; then type_off, type_len, str_off, str_len
 # (Documentation/bpf/btf.rst, 6.1). A kernel without symbols of its sections has this stretch of bytes once.
 _BEGINS = {"little": bytes.fromhex("9feb010018000000"), "big": bytes.fromhex("eb9f010000000018")}
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _FUNCTION = 4, 5, 12
 # Bytes that follow struct btf_type, by its kind: a fixed number, and a number for each of its elements.
 _FOLLOW = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12)}
 _FOLLOW |= {17: (4, 0), 19: (0, 12)}
@@ -56,6 +56,18 @@ def fields_by_struct(vmlinux: Path, structs: tuple[str, ...]) -> Mapping[str, Fi
     return found
 
 
+def function_names_in_btf(content: bytes | mmap.mmap) -> frozenset[str]:
+    """The names of the functions in the BTF of a vmlinux with this content; empty if it has none, or damaged BTF.
+
+    BTF has no addresses of functions (Documentation/bpf/btf.rst, 6.1).
+    """
+    try:
+        table = Btf.find_in_vmlinux(content)
+        return table.function_names() if table else frozenset()
+    except BROKEN_FILE_ERRORS:
+        return frozenset()
+
+
 class _Type(NamedTuple):
     name: int
     kind: int
@@ -76,7 +88,7 @@ class Btf:
         self._all: Sequence[_Type] = [_Type(0, 0, 0, False, 0, 0), *self._parsed()]
 
     @classmethod
-    def find_in_vmlinux(cls, content: mmap.mmap) -> Btf | None:
+    def find_in_vmlinux(cls, content: bytes | mmap.mmap) -> Btf | None:
         """The BTF in a vmlinux, found by its header: kernels recovered from flat images have no section of it."""
         for order, begin in (("<", _BEGINS["little"]), (">", _BEGINS["big"])):
             place = content.find(begin)
@@ -101,6 +113,10 @@ class Btf:
             yield _Type(name, kind, elements, bool(info >> 31), size, place)
             fixed, each = _FOLLOW.get(kind, (0, 0))
             place += fixed + each * elements
+
+    def function_names(self) -> frozenset[str]:
+        """The names of all functions."""
+        return frozenset(self._text(each.name) for each in self._all if each.kind == _FUNCTION)
 
     def fields_of_struct(self, name: str) -> Fields:
         """The fields of a struct; nothing when there is no such struct."""

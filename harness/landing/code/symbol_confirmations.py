@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.btf_function_names import btf_function_names
+from harness.core.struct_fields import function_names_in_btf
 from harness.landing.code.exported_symbols import exported_symbols
 from harness.landing.code.patch_sites import LINKED, ftrace_sites
 
@@ -50,7 +50,7 @@ class SymbolConfirmations:
         self._traced = {each.start for each in ftrace_sites(vmlinux).ranges_by_place.get(LINKED, ())}
         self._unwound = _unwind_starts(vmlinux)
         self._preambles = sorted(self._unwound) if vmlinux.orc_table.addresses else []
-        self._names = btf_function_names(vmlinux)
+        self._names = function_names_in_btf(vmlinux.path.read_bytes())
 
     def sources_of(self, symbol: Symbol) -> tuple[str, ...]:
         """The sources that confirm a function's symbol, of SOURCES."""
