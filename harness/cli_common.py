@@ -20,14 +20,15 @@ def complete_vm(_context: click.Context, _parameter: click.Parameter, incomplete
     return sorted(recipe.stem for recipe in paths.RECIPES.glob("*.toml") if recipe.stem.startswith(incomplete))
 
 
-VMS = click.option(
-    "--vm",
-    "vms",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_vm,
-    help="A VM; repeat for more. All core VMs without it.",
-)
+def vms_option(text: str, *, required: bool = False) -> Callable[[_Command], _Command]:
+    """Return the option --vm, which may be repeated; `text` is its help."""
+    return click.option(
+        "--vm", "vms", required=required, multiple=True, metavar="NAME", shell_complete=complete_vm, help=text
+    )
+
+
+VMS = vms_option("A VM; repeat for more. All core VMs without it.")
+REQUIRED_VMS = vms_option("A VM; repeat for more.", required=True)
 
 _KERNEL_HELP = (
     "A kernel of your own: a source tree, a build directory, .deb or .rpm files, or an image, its modules and headers; "

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
-from harness.cli_common import complete_vm
+from harness.cli_common import example_epilog, vms_option
 from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.images import prepare
@@ -23,15 +24,7 @@ from harness.report.live_or_plain_progress_board import Board
 
 _PATH = click.Path(path_type=Path)
 _Result = TypeVar("_Result")
-_VMS = click.option(
-    "--vm",
-    "vms",
-    required=True,
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_vm,
-    help="A VM; repeat for more.",
-)
+_VMS = vms_option("A VM; repeat for more.", required=True)
 _KEY = click.option("--key", type=_PATH, metavar="FILE", help="Sign with this key of ssh-keygen.")
 _SIGNERS = click.option(
     "--signers", type=_PATH, metavar="FILE", help="Refuse images not signed by these: ALLOWED SIGNERS in ssh-keygen(1)."
@@ -43,7 +36,7 @@ def store() -> None:
     """Exchange built images with other machines: export, import, push, pull."""
 
 
-@store.command(epilog="Example: ./pinpoint store export x86_64-debian.tar --vm x86_64-debian")
+@store.command(epilog=example_epilog("store export x86_64-debian.tar --vm x86_64-debian"))
 @click.argument("file", type=_PATH)
 @_VMS
 @_KEY
@@ -61,7 +54,7 @@ def export(file: Path, vms: Sequence[str], key: Path | None) -> int:
     return 0
 
 
-@store.command(name="import", epilog="Example: ./pinpoint store import x86_64-debian.tar")
+@store.command(name="import", epilog=example_epilog("store import x86_64-debian.tar"))
 @click.argument("source", type=_PATH)
 @_SIGNERS
 def import_(source: Path, signers: Path | None) -> int:
@@ -80,7 +73,7 @@ def import_(source: Path, signers: Path | None) -> int:
     return 0
 
 
-@store.command(epilog="Example: ./pinpoint store push /srv/images --vm parisc")
+@store.command(epilog=example_epilog("store push /srv/images --vm parisc"))
 @click.argument("directory", type=_PATH)
 @_VMS
 @_KEY
@@ -93,7 +86,7 @@ def push(directory: Path, vms: Sequence[str], key: Path | None) -> int:
     return 0
 
 
-@store.command(epilog="Example: ./pinpoint store pull /srv/images --vm parisc")
+@store.command(epilog=example_epilog("store pull /srv/images --vm parisc"))
 @click.argument("directory", type=_PATH)
 @_VMS
 @_SIGNERS
@@ -116,18 +109,15 @@ def _write(recipes: Sequence[Recipe], directory: Path, key: Path | None) -> None
     """Build what is missing and add the images to a layout directory, one after the other."""
     layout = LayoutWriter(directory)
 
-    def work(bus: Bus, recipe: Recipe) -> str:
-        # A context for each image, so that an image contains only the look-ups in package lists that its key needs.
-        context = BuildContext.in_cache(bus)
+    def work(recipe: Recipe, context: BuildContext) -> str:
         prepare.prepare(recipe, context)
-        own = BuildContext.in_cache(bus)
-        with bus.step(recipe.name, "export") as step:
+        # Another context, so that the image contains only the look-ups in package lists that its key needs.
+        own = BuildContext.in_cache(context.bus)
+        with context.bus.step(recipe.name, "export") as step:
             return image_exchange.write_image(recipe, own, layout, key, step)
 
     for recipe in recipes:
-        bus = Bus()
-        board = Board(bus, sys.stderr.isatty(), lambda line: click.echo(line, err=True))
-        (written,) = board.run_calls_then_close(lambda bus=bus, recipe=recipe: work(bus, recipe))  # type: ignore[misc]
+        written = _with_board(partial(work, recipe))
         click.echo(f"{recipe.name}: image {written}{', signed' if key else ''}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import complete_vm, example_epilog, kernel_options
+from harness.cli_common import example_epilog, kernel_options, vms_option
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -30,15 +30,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.command(name="verify", epilog=example_epilog("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
 @click.argument("files", metavar="[FILE.ko|FILE.c|DIR]...", nargs=-1, type=_PATH)
-@click.option(
-    "--vm",
-    "vms",
-    required=True,
-    multiple=True,
-    metavar="NAME",
-    shell_complete=complete_vm,
-    help="A VM to run on; repeat for more.",
-)
+@vms_option("A VM to run on; repeat for more.", required=True)
 @kernel_options
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(

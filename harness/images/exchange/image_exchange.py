@@ -82,7 +82,7 @@ def write_image(
         annotations={_VM: recipe.name},
     )
     name = prepare.image_key(recipe, build_context)
-    # The signature comes first: whoever reads the layout meanwhile never finds an image without its signature.
+    # The signature is written first, so that no reader of the layout finds an image without its signature.
     if key:
         _write_signature(layout, manifest, name, signature.sign(manifest.as_json(), key))
     layout.add_manifest(manifest, name)

@@ -29,7 +29,7 @@ EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 REFERENCE = "org.opencontainers.image.ref.name"
 TITLE = "org.opencontainers.image.title"
 
-_LAYOUT, _INDEX, _VERSION = "oci-layout", "index.json", {"imageLayoutVersion": "1.0.0"}
+_LAYOUT, _INDEX, _VERSION = "oci-layout", "index.json", "1.0.0"
 _MEMBER = re.compile(r"(?:oci-layout|index\.json|blobs/sha256/[0-9a-f]{64})")
 _DIRECTORIES = {"", "blobs", "blobs/sha256"}
 _MOST_MEMBERS = 20_000
@@ -227,8 +227,8 @@ def read_layout(path: Path) -> LayoutReader:
         raise UsageError("does not exist", where=str(path), mend="name what ./pinpoint store export or push wrote")
     reader = _DirectoryReader(path) if path.is_dir() else _TarReader(path)
     with reader.open_regular_file(_LAYOUT) as stream:
-        if b'"1.0.0"' not in stream.read(1024):
-            raise reader.refusal(f"{_LAYOUT} has another version than 1.0.0")
+        if f'"{_VERSION}"'.encode() not in stream.read(1024):
+            raise reader.refusal(f"{_LAYOUT} has another version than {_VERSION}")
     return reader
 
 
@@ -285,7 +285,7 @@ class LayoutWriter:
     def _write_layout_version(self) -> None:
         if not (self.path / _LAYOUT).exists():
             with replacing(self.path / _LAYOUT) as temporary:
-                temporary.write_text(f'{{"imageLayoutVersion": "{_VERSION["imageLayoutVersion"]}"}}\n')
+                temporary.write_text(f'{{"imageLayoutVersion": "{_VERSION}"}}\n')
 
 
 def write_tar(directory: Path, into: Path) -> None:
