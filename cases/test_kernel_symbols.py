@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.landing.code.symbol_confirmations import SOURCES
-from harness.landing.lookup.kernel_symbols import KernelSymbols
+from harness.landing.lookup.confirm_kernel_symbols import KernelSymbols
 from harness.report.metrics_with_goals import Figure
 
 

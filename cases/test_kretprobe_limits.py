@@ -28,7 +28,7 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
     """
     entry = target.shape_site("leaf")
     with kprobes.on(
-        entry.at_offset(layout.landing_pad_size(entry)), relocation=kretprobes.request_kretprobes
+        entry.at_offset(layout.landing_pad_size(entry)), relocation=kretprobes.kretprobe_module_request
     ) as probes:
         target.call_for_checksum("leaf", TIMES)
     probes.prove(hits=TIMES)
@@ -38,7 +38,7 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
 @pytest.mark.mutants("blind-to-returns")
 def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
     """More calls than instances are all seen, because each return frees its instance."""
-    with kprobes.on(target.shape_site("leaf"), relocation=kretprobes.request_kretprobes) as probes:
+    with kprobes.on(target.shape_site("leaf"), relocation=kretprobes.kretprobe_module_request) as probes:
         target.call_for_checksum("leaf", MANY)
     probes.prove(hits=MANY)
     kretprobes.expect_returns(probes, MANY)

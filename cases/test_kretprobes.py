@@ -20,7 +20,7 @@ TIMES = 5
 def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
     """A kretprobe on the entry of a module or kernel function lands and sees each entry and each return."""
     site = Site(shape) if shape == "clock_t_to_jiffies" else target.shape_site(shape)
-    with kprobes.on(site, relocation=kretprobes.request_kretprobes) as probes:
+    with kprobes.on(site, relocation=kretprobes.kretprobe_module_request) as probes:
         probed = target.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)
     kretprobes.expect_listed_as_kretprobes(probes)
@@ -33,7 +33,7 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
 def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
     """The kretprobe sees the value that the caller gets."""
-    with kprobes.on(target.shape_site(shape), relocation=kretprobes.request_kretprobes) as probes:
+    with kprobes.on(target.shape_site(shape), relocation=kretprobes.kretprobe_module_request) as probes:
         result = target.call_for_checksum(shape, 1)
     probes.prove(hits=1)
     kretprobes.expect_returned_value(probes, result)

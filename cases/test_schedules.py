@@ -24,7 +24,7 @@ def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     every = schedules.enumerate_schedules(2)
     figure("schedules.enumerated", len(every.schedules), "schedules")
     figure("schedules.left_out", len(every.undefined_schedules), "schedules")
-    played = schedules.play_in_order(schedules.schedules_to_play())
+    played = schedules.play_each_schedule(schedules.schedules_to_play())
     figure("schedules.run", len(played.plays), "schedules")
     figure("schedules.reused", played.place_reused_count, "schedules")
     figure("schedules.disagreed", len(played.disagreed), "schedules", goal="0")

@@ -15,7 +15,7 @@ from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
 from harness.report import history as past_runs
 from harness.report import lost_cells
-from harness.report.compare import FailureBaseline, compare_with_baseline, comparison_lines, read_cell_list
+from harness.report.compare import FailureBaseline, compare_with_baseline, comparison_lines, read_cells_of_run
 from harness.report.compare import compare as compare_cells
 from harness.report.html import write_merged_report
 from harness.report.metrics_with_goals import Figures
@@ -41,11 +41,11 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
 
     Example: ./pinpoint compare results/20261128-120000-ab12 results/latest
     """
-    cells = read_cell_list(new or paths.results() / LATEST)
+    cells = read_cells_of_run(new or paths.results() / LATEST)
     if old.suffix == ".toml":
         found = compare_with_baseline(FailureBaseline.read(old), cells)
     else:
-        found = compare_cells(read_cell_list(old), cells, strict=strict)
+        found = compare_cells(read_cells_of_run(old), cells, strict=strict)
     for line in comparison_lines(found):
         click.echo(line)
     return CELL_FAILED if found.worse else 0
@@ -64,7 +64,7 @@ def export(run: Path | None, form: str, origin: str, output: Path | None) -> int
     if not _ORIGIN.fullmatch(origin):
         raise UsageError("--origin takes lower-case letters, digits and underscores", where=repr(origin))
     directory = RunDirectory((run or paths.results() / LATEST).resolve())
-    cells, missing = read_cell_list(directory.path), lost_cells.read_lost_cells(directory)
+    cells, missing = read_cells_of_run(directory.path), lost_cells.read_lost_cells(directory)
     match form:
         case "ktap":
             from harness.report.export.ktap import ktap
@@ -119,7 +119,7 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
     from harness.report.export.newest_results_of_runs_markdown import Run, results_by_vm_markdown
 
     directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
-    found = [Run(directory.name, read_cell_list(directory.path)) for directory in directories]
+    found = [Run(directory.name, read_cells_of_run(directory.path)) for directory in directories]
     claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells}}
     _print(results_by_vm_markdown(found, claims), output)
     return 0
@@ -194,7 +194,7 @@ def report(runs: Sequence[Path], output: Path | None) -> int:
     """
     named = runs or (paths.results() / LATEST,)
     for run in named:
-        read_cell_list(run)
+        read_cells_of_run(run)
     chosen = [RunDirectory((run if run.is_dir() else run.parent).resolve()) for run in named]
     merged = max(chosen, key=lambda run: run.name).path.parent / _MERGED
     into = output or (chosen[0].html_report_file if len(chosen) == 1 else merged)

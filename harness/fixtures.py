@@ -14,8 +14,8 @@ from harness.images import guest_packages_as_archive_or_disk
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
+from harness.landing.lookup.confirm_kernel_symbols import KernelSymbols
 from harness.landing.lookup.data_check import DataReader
-from harness.landing.lookup.kernel_symbols import KernelSymbols
 from harness.landing.mutants import mutant_or_honest
 from harness.landing.probe_run import Kprobes
 from harness.landing.sweep.sweep_fixture import Sweeps
@@ -306,7 +306,7 @@ def data_reader(layout: Layout, mutant: str) -> DataReader:
 def schedules(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Schedules:
     """Schedules of loading and removal, played in this guest.
 
-    `schedules.play_in_order(schedules.schedules_to_play())`, `schedules.play_line("open remove read")`
+    `schedules.play_each_schedule(schedules.schedules_to_play())`, `schedules.play_line("open remove read")`
     """
     options = request.config.option
     return Schedules(Loaders(guest, breaking(mutant)), options.schedules == "all", options.schedule)

@@ -151,7 +151,7 @@ def fenceable(line: Line, listing: str) -> Guest:
 @pytest.mark.slow
 def test_an_oops_that_memory_has_forgotten_is_read(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     guest = fenceable(line, STATE.format(taint=0))
-    monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
+    monkeypatch.setattr(check_after_cell.loaded_targets, "names_of_kept_modules", lambda _: ())
     check_after_cell.record_state_before_first_cell(guest)
     line.send(OOPS)
     for _ in range(17):
@@ -211,7 +211,7 @@ def test_pieces_are_the_stream(parts: list[bytes], fences: list[tuple[int, int]]
 
 @pytest.mark.parametrize("letter", "DWBLM")
 def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pytest.MonkeyPatch, letter: str) -> None:
-    monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
+    monkeypatch.setattr(check_after_cell.loaded_targets, "names_of_kept_modules", lambda _: ())
     bit = guest_state._TAINTS.index(letter)
     clean = fenceable(line, STATE.format(taint=4096))
     check_after_cell.record_state_before_first_cell(clean)
@@ -223,7 +223,7 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
 
 
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_after_cell.loaded_targets, "kept_modules", lambda _: ())
+    monkeypatch.setattr(check_after_cell.loaded_targets, "names_of_kept_modules", lambda _: ())
     clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
     check_after_cell.record_state_before_first_cell(clean)
     check_after_cell._clean[forced] = check_after_cell._clean[clean]

@@ -53,7 +53,7 @@ def test_the_same_one_again_is_not_loaded_again(row: Row) -> None:
     first, second = row.cell("one"), row.cell("one")
     assert row.done == ["load one"]
     assert first == second
-    assert loaded_targets.kept_modules(row.guest) == {"one"}
+    assert loaded_targets.names_of_kept_modules(row.guest) == {"one"}
     assert loaded_targets.acquire(row.guest, "one").previous == {}
 
 
@@ -68,4 +68,4 @@ def test_what_is_not_asked_for_alone_goes_before_the_cell_begins(row: Row, then:
 def test_one_of_several_is_never_kept(row: Row) -> None:
     row.cell("one", "two")
     assert row.done == ["load one", "load two", "unload two", "unload one"]
-    assert loaded_targets.kept_modules(row.guest) == set()
+    assert loaded_targets.names_of_kept_modules(row.guest) == set()

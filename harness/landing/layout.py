@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError, PinpointError
-from harness.core.large_tables import uncollected
+from harness.core.pause_garbage_collector import garbage_collector_paused
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
@@ -283,7 +283,7 @@ def preload_kernel_file(vmlinux: Path) -> None:
 
     Raises nothing: a layout of the kernel raises the error of what cannot be read.
     """
-    with suppress(PinpointError, OSError), uncollected():
+    with suppress(PinpointError, OSError), garbage_collector_paused():
         kernel = Elf.read_cached(vmlinux)
         patch_sites(kernel)
         _closest_as_linked(kernel)

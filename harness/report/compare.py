@@ -98,7 +98,7 @@ class Comparison:
         }
 
 
-def read_cell_list(path: Path) -> list[Cell]:
+def read_cells_of_run(path: Path) -> list[Cell]:
     """Return the cells of a run directory or of a results.jsonl. Raises UsageError."""
     directory = RunDirectory(path if path.is_dir() else path.parent)
     cells = Results(directory).read_cells() if path.exists() and directory.results_file.is_file() else []

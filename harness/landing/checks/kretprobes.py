@@ -17,7 +17,7 @@ _VALUE = 0xFFFFFFFF
 _CHECKSUM = re.compile(r"value=0x([0-9a-f]+)")
 
 
-def request_kretprobes(_: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
+def kretprobe_module_request(_: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """A request for kretprobes in place of kprobes: `kprobes.on(site, relocation=returns.by_symbol)`."""
     return ProbeModuleRequest([site.spec for site in sites], module=MODULE)
 

@@ -40,7 +40,7 @@ class Sweeps:
     @property
     def eligible_count(self) -> int:
         """The number of sites in a sweep of the whole kernel and of the loaded targets."""
-        return len(sweep_plan.eligible_entry_sites(self.layout))
+        return len(sweep_plan.entry_sites_with_unique_names(self.layout))
 
     def sweep_disabled(self) -> SweepResult:
         """Register sites disabled in the row's own guest, so that nothing is patched."""
@@ -99,7 +99,9 @@ class Sweeps:
             for start in sweep_plan.target_entry_sites(self.layout)
             for each in self.layout.instruction_sites(start)
         )
-        sites = evenly_spread(list(idle) if defects else sweep_plan.eligible_entry_sites(self.layout), _PEER_SITES)
+        sites = evenly_spread(
+            list(idle) if defects else sweep_plan.entry_sites_with_unique_names(self.layout), _PEER_SITES
+        )
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = tracefs_speed_comparison.time_cycle(self.layout.guest, sites)
             step.set_final_detail(f"{peer.site_count} sites, {peer.sites_per_second:.1f} a second")

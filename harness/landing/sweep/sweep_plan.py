@@ -30,7 +30,7 @@ ARMED_BATCH = 400
 _WORD = 4
 
 
-def eligible_entry_sites(layout: Layout) -> list[Site]:
+def entry_sites_with_unique_names(layout: Layout) -> list[Site]:
     """Every function of the kernel's text with a unique name, by address, and every function of the loaded targets.
 
     For a name that occurs twice kallsyms finds only the first function, so symbol + offset cannot name the others.
@@ -53,12 +53,12 @@ def sites_to_register_disabled(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to register disabled, by address."""
     if depth is Depth.SAMPLE:
         return [*evenly_spread(_kernel(layout), _SPREAD_RESOLVED), *target_entry_sites(layout)]
-    return eligible_entry_sites(layout)
+    return entry_sites_with_unique_names(layout)
 
 
 def sites_to_arm(layout: Layout, depth: Depth) -> list[Site]:
     """The sites to arm, by address."""
-    everything = eligible_entry_sites(layout)
+    everything = entry_sites_with_unique_names(layout)
     if depth is Depth.ALL or (depth is Depth.KERNEL and len(everything) <= _FEW):
         return everything
     return _sample(layout)

@@ -64,7 +64,7 @@ class Gate:
         """Read the baseline, before anything is built. Raises UsageError."""
         old: FailureBaseline | list[Cell] | None = None
         if baseline is not None:
-            old = FailureBaseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cell_list(baseline)
+            old = FailureBaseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cells_of_run(baseline)
         return cls(old, confirm or 0, strict)
 
     def judge_and_report(self, status: int, arguments: Sequence[str] = ()) -> int:

@@ -13,7 +13,7 @@ from harness.core.errors import INTERRUPTED, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.process import run
 from harness.matrix.commands.bisect import Ruling, Step
-from harness.report.compare import read_cell_list
+from harness.report.compare import read_cells_of_run
 from harness.report.record import Cell
 from harness.report.run_dir import LATEST
 from harness.verdict.cell_verdict_enum import Verdict
@@ -91,6 +91,6 @@ def ruling(commit: str, status: int, cells: Sequence[Cell], lines: Sequence[str]
 
 def _cells(into: Path) -> list[Cell]:
     try:
-        return read_cell_list(into / LATEST)
+        return read_cells_of_run(into / LATEST)
     except (PinpointError, OSError):
         return []

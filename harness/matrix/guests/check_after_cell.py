@@ -84,7 +84,7 @@ def check_after_cell(guest: Guest) -> str:
     unexplained = clean.new_crash_taint(after)
     if unexplained and not excused:
         raise UnexplainedTaint(f"the kernel has new taint {unexplained}, and no complaint on the console explains it")
-    changed = clean.list_changes(after, loaded_targets.kept_modules(guest))
+    changed = clean.list_changes(after, loaded_targets.names_of_kept_modules(guest))
     if changed:
         raise GuestStateChanged(f"the cell left the guest changed: {', '.join(changed)}")
     return clean.discard_reason(after, guest.image.recipe.machine.memory_mib)

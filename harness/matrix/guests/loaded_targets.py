@@ -40,6 +40,6 @@ def keep_if_alone_or_unload(target: Target, *, alone: bool) -> None:
         target.unload()
 
 
-def kept_modules(guest: Guest) -> set[str]:
+def names_of_kept_modules(guest: Guest) -> set[str]:
     """Return the names of the modules that are kept in a guest."""
     return {_kept[guest].module} if guest in _kept else set()

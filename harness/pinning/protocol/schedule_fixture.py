@@ -104,7 +104,7 @@ class Schedules:
         """Play one schedule, given as its line."""
         return self._play(parse_schedule(line))
 
-    def play_in_order(self, schedules: Iterable[Schedule]) -> PlayedSchedules:
+    def play_each_schedule(self, schedules: Iterable[Schedule]) -> PlayedSchedules:
         """Play schedules in order; a mutant's cell stops after the first for which the model is wrong."""
         plays: list[PlayedSchedule] = []
         for schedule in schedules:
