@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import platform
 import struct
 import subprocess
 from collections.abc import Callable
@@ -205,6 +206,30 @@ def test_a_tree_takes_the_vms_configuration_and_machine(tmp_path: Path) -> None:
     assert not found.kernel.patches
     # A VM of a packaged kernel has no configuration: that of another VM of the architecture is taken.
     assert GivenKernel((own,)).recipe_with_kernel(["x86_64-debian"]).kernel.config == base.kernel.config
+
+
+@pytest.mark.parametrize(("machine", "name"), [("x86_64", "x86_64-debian"), ("parisc", "parisc")])
+def test_a_tree_without_a_vm_is_for_the_hosts_architecture(
+    machine: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert GivenKernel((tree(tmp_path / "linux"),)).recipe_with_kernel(()).name == name
+
+
+@pytest.mark.parametrize(
+    ("machine", "wrong"),
+    [
+        # No recipe of arm64 has a configuration; the message shows that the host was recognized.
+        ("aarch64", "no VM of arm64 has a kernel configuration"),
+        ("riscv64", "no VM is of riscv64; name one with --vm"),
+    ],
+)
+def test_a_host_without_a_vm_that_suits_a_tree_is_one_line(
+    machine: str, wrong: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    with pytest.raises(UsageError, match=wrong):
+        GivenKernel((tree(tmp_path / "linux"),)).recipe_with_kernel(())
 
 
 def test_a_given_recipe_replaces_the_vms_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:

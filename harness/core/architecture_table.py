@@ -7,6 +7,7 @@ The table is in core, not in the guest package, because images (cross compilers,
 from __future__ import annotations
 
 import errno
+import platform
 from dataclasses import replace
 
 from harness.core.architecture import (
@@ -216,3 +217,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
     )
 }
+
+
+def host_architecture_name() -> str:
+    """Return the host's name in the table, or what `uname -m` prints on a host that the table does not have."""
+    return next((row.name for row in ARCHITECTURES.values() if row.native), platform.machine())

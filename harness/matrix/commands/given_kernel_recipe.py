@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core import paths
-from harness.core.architecture_table import ARCHITECTURES
+from harness.core.architecture_table import ARCHITECTURES, host_architecture_name
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
 from harness.core.files import write_text
@@ -100,7 +99,7 @@ class GivenKernel:
             named = [each.name for each in ARCHITECTURES.values() if each.elf_machine == machine]
             if named:
                 return named[0]
-        return platform.machine().replace("aarch64", "arm64")
+        return host_architecture_name()
 
 
 def adapt_to_kernel_config(recipe: Recipe, context: BuildContext) -> Recipe:
