@@ -154,6 +154,10 @@ def test_a_bundle_of_another_version_is_refused(tmp_path: Path, changed: dict[st
         ("Oops: 0002 [#1] SMP", "Oops: 0002 [#2] SMP"),
         ("IAOQ: 10203ab8 00000004", "IAOQ: 10203aff 00000004"),
         ("fence 0123456789abcdef", "fence fedcba9876543210"),
+        (
+            "soft hang: no heartbeat for 4.0 beats of 3.0 s; CPU 0 at spin+0x4 (12/12)",
+            "soft hang: no heartbeat for 4.2 beats of 3.1 s; CPU 0 at spin+0x4 (9/12), idle+0x8 (3/12)",
+        ),
     ],
 )
 def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str) -> None:
@@ -169,6 +173,7 @@ def test_what_changes_from_boot_to_boot_is_no_difference(first: str, second: str
         ("hit 7 times", "hit 8 times"),
         ("mm/slub.c:5134", "mm/slub.c:5135"),
         ("deadbeef is a word", "feedface is a word"),
+        ("soft hang: no heartbeat for 4.0 beats of 3.0 s", "hard hang: no heartbeat for 4.0 beats of 3.0 s"),
     ],
 )
 def test_the_cause_of_a_failure_is_a_difference(first: str, second: str) -> None:

@@ -14,6 +14,7 @@ from harness.matrix.guests.check_after_cell import KernelComplained
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
+from harness.verdict.liveness import Condition, Diagnosis, GuestDied
 
 
 def watch(mutant: str = "") -> CellWatch:
@@ -87,6 +88,44 @@ def test_a_broken_connection_is_explained_by_the_kernel_but_a_hang_is_a_hang() -
             cell.judge(first)
             cell.judge(second)
             assert cell.verdict is verdict
+
+
+SOFT = GuestDied(Diagnosis(Condition.SOFT_HANG, "no heartbeat for 4.0 beats; CPU 0 at f+0x4 (12/12)"), where="vm")
+NOTICED = GuestLost("the guest hangs: no heartbeat for 4.0 beats of 3.0 s, during `cat x`", where="vm")
+LATE = DeadlineExceeded("`cat x` did not end in time", where="vm")
+LOCKUP = KernelComplained([Complaint(ComplaintKind.LOCKUP, "BUG: soft lockup", "", ())], {})
+OOPS = KernelComplained([Complaint(ComplaintKind.FAULT, "Oops", "", ())], {})
+
+
+@pytest.mark.parametrize(
+    ("errors", "reason"),
+    [
+        # The call phase raises the first error, the check-up after it the second.
+        ((NOTICED, SOFT), str(SOFT)),
+        ((LATE, SOFT), str(SOFT)),
+        ((SOFT, NOTICED), str(SOFT)),
+        ((NOTICED, LATE), str(NOTICED)),
+        # The kernel's own words stay. An oops is not the reason of a hang.
+        ((LOCKUP, SOFT), "BUG: soft lockup"),
+        ((NOTICED, OOPS), str(NOTICED)),
+        ((OOPS, NOTICED, SOFT), str(SOFT)),
+    ],
+)
+def test_the_reason_of_a_hang_names_where_the_cpus_were(errors: tuple[Exception, ...], reason: str) -> None:
+    cell = watch()
+    cell.guest = cast(Guest, SimpleNamespace(heartbeat=SimpleNamespace(silence=object())))
+    for error in errors:
+        cell.judge(error)
+    assert (cell.verdict, cell.reason) == (Verdict.HANG, reason)
+
+
+def test_a_diagnosis_changes_no_final_reason() -> None:
+    cell = watch()
+    cell.guest = cast(Guest, SimpleNamespace(heartbeat=SimpleNamespace(silence=object())))
+    cell.judge(NOTICED)
+    cell.final = True
+    cell.judge(SOFT)
+    assert (cell.verdict, cell.reason) == (Verdict.HANG, str(NOTICED))
 
 
 def test_a_mutant_that_nothing_catches_fails() -> None:

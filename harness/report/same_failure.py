@@ -13,6 +13,8 @@ _CHANGING = (
     # A register or a word of memory without 0x; a random name.
     (re.compile(r"(?<![\w+])(?=[0-9a-f]*\d)[0-9a-f]{8}(?:[0-9a-f]{8})?\b"), "ADDRESS"),
     (re.compile(r"\[ *\d+\.\d{6}\]"), "[TIME]"),
+    # A hang: how long it was watched, and where samples of a running CPU happened to find it.
+    (re.compile(r"\bno heartbeat for \d.*"), "no heartbeat"),
     (re.compile(r"\b\d+(?:\.\d+)? ?(?:s|ms|us|seconds?|jiffies)\b"), "TIME"),
     (re.compile(r"\b(?:pid|PID)[ :]+\d+"), "PID"),
     (re.compile(r"\b(CPU)[#: ]+\d+"), r"\1"),

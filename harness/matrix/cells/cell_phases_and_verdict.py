@@ -38,7 +38,8 @@ class CellWatch:
     `failed_with` is the first failure, `failure_text` is pytest's report of it, and `evidence` is what was read from
     the guest then. A `final` verdict does not change, whatever a person does to the guest afterwards.
     `only_symptom_known` is true if the verdict comes from a refused request or a broken connection; `cause_known`
-    is true if the cause is known.
+    is true if the cause is known. `is_undiagnosed_hang` is true if the verdict is a hang and the reason is the error of
+    one request.
     """
 
     identity: CellId
@@ -57,6 +58,7 @@ class CellWatch:
     final: bool = False
     only_symptom_known: bool = False
     cause_known: bool = False
+    is_undiagnosed_hang: bool = False
 
     def start_on(self, guest: Guest) -> None:
         """Start the cell's clock when its guest is ready, so that the wait for a build does not count."""
@@ -71,7 +73,8 @@ class CellWatch:
         """Set the verdict from the error of a phase; an exception group comes from several fixtures whose end failed.
 
         A refused request or a broken connection is only a symptom. A kernel complaint or the guest's death, found
-        later, explains it and replaces its verdict. A missing heartbeat is a hang even after a kernel complaint.
+        later, explains it and replaces its verdict. A missing heartbeat is a hang even after a kernel complaint. The
+        diagnosis of a hang, which names where the CPUs were, replaces the reason from the request that noticed it.
         """
         if isinstance(error, BaseExceptionGroup):
             for each in error.exceptions:
@@ -81,11 +84,15 @@ class CellWatch:
         symptom = type(error) is GuestError or (type(error) is GuestLost and not self._hangs)
         if symptom and self.cause_known:
             return
-        if cause and self.only_symptom_known and not self.final:
+        verdict = verdict_of_error(error)
+        diagnosed = isinstance(error, GuestDied) and verdict is Verdict.HANG and self.is_undiagnosed_hang
+        if ((cause and self.only_symptom_known) or diagnosed) and not self.final:
             self.verdict, self.only_symptom_known = Verdict.PASS, False
         self.cause_known |= cause
         self.only_symptom_known |= symptom and self.verdict is not Verdict.HARNESS_ERROR
-        self.set_if_worse(verdict_of_error(error), first_line_of_error(error))
+        if verdict.severity > self.verdict.severity:
+            self.is_undiagnosed_hang = verdict is Verdict.HANG and not cause
+        self.set_if_worse(verdict, first_line_of_error(error))
 
     @property
     def _hangs(self) -> bool:
