@@ -129,16 +129,21 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
 @click.argument("runs", type=_RUN, nargs=-1, required=True)
 @click.option("--expected", type=_RUN, metavar="FILE", help="The jobs that list --format github printed.")
 @click.option("--into", type=_RUN, metavar="DIR", help="Write the merged run into this directory.")
-def merge(runs: Sequence[Path], expected: Path | None, into: Path | None) -> int:
+@click.option("--baseline", type=_RUN, metavar="RUN|FILE", help="Compare the merged run with this.")
+@click.option("--strict", is_flag=True, help="With --baseline: skips that were passes count as worse.")
+def merge(runs: Sequence[Path], expected: Path | None, into: Path | None, baseline: Path | None, strict: bool) -> int:
     """Join the results of runs with --shard into one run, and print its directory last.
 
     RUNS are run directories. Exit status: as of a run; 1 also if a shard is missing, did not end or is there twice.
+    With --baseline, failures that were known before do not count; a missing shard and a lost cell still do.
 
     Example: ./pinpoint merge results/20261128-120000-ab12 results/20261128-120001-cd34
     """
     from harness.matrix.commands import merge_shards
+    from harness.matrix.commands.baseline_gate import Gate
     from harness.report.export.markdown import markdown
 
+    gate = Gate.from_options(baseline, None, strict=strict)
     jobs = merge_shards.read_expected_shards(expected) if expected else []
     for run in runs:
         if not run.is_dir():
@@ -148,8 +153,9 @@ def merge(runs: Sequence[Path], expected: Path | None, into: Path | None) -> int
     click.echo(without_control_codes(markdown(found.cells, found.directory.name, found.missing)))
     for line in found.problems:
         click.echo(without_control_codes(f"pinpoint: {line}"), err=True)
+    status = found.judge_and_report(gate)
     click.echo(found.directory.path)
-    return found.status
+    return status
 
 
 def _claim(file: str) -> str:

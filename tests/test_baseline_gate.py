@@ -61,6 +61,9 @@ def test_cells_that_were_not_selected_are_not_gone(capsys: pytest.CaptureFixture
     assert "gone" in capsys.readouterr().out
     assert gate(before, [cell("a")]).judge_and_report(0, ["-k", "a"]) == 0
     assert gate(before, [cell("a")]).judge_and_report(0, ["--loader", "./mine"]) == 0
+    assert gate(before, [cell("a")]).judge_and_report(0, ["--shard", "1/2"]) == 0
+    assert gate(before, [cell("a")]).judge_and_report(0, ["--shard=1/2"]) == 0
+    assert gate(before, [cell("a")]).judge_and_report(0, ["--shards", "2"]) == 1
     # A selected cell without a verdict is lost, not left out.
     lost = gate(before, [cell("a")])
     lost.listener.selected_keys.add(cell("b").key)

@@ -119,6 +119,72 @@ def test_the_status_is_that_of_a_run(tmp_path: Path, verdict: Verdict, status: i
     assert merged(runs).status == status
 
 
+def baseline_file(directory: Path, verdict: Verdict, cases: list[str]) -> str:
+    """Write a baseline file that lists the cases."""
+    entry = '[[known]]\ncase = "{}"\nvm = "parisc"\nverdict = "{}"\nreason = "r"\nowner = "o"\n'
+    file = directory / "known.toml"
+    file.write_text("".join(entry.format(case, verdict.value) for case in cases))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "listed", "status"),
+    [
+        (Verdict.PASS, [], 0),
+        (Verdict.FAIL, CASES, 0),
+        (Verdict.FAIL, CASES[1:], 1),
+        # A harness error stays one, also if it is listed.
+        (Verdict.HARNESS_ERROR, CASES, 3),
+    ],
+)
+def test_known_failures_do_not_fail_a_merge(
+    tmp_path: Path, verdict: Verdict, listed: list[str], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(shard(tmp_path / "results", number, verdict=verdict).path) for number in (1, 2, 3)]
+    words = ["--baseline", baseline_file(tmp_path, verdict, listed), "--into", str(tmp_path / "merged")]
+    assert cli.main(["merge", *words, *runs]) == status
+    printed = capsys.readouterr().out.splitlines()
+    assert Path(printed[-1]).parent == tmp_path / "merged"
+    assert any(line.startswith("new failures (1)") for line in printed) == (status == 1)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda runs: runs.pop(),
+        lambda runs: forget_a_result(runs[0]),
+        lambda runs: runs[1].shard_file.unlink(),
+        lambda runs: runs[1].results_file.open("a").write('{"torn'),
+    ],
+    ids=["a missing shard", "a lost cell", "a shard that did not end", "a torn result"],
+)
+@pytest.mark.parametrize("as_run", [False, True])
+def test_no_baseline_excuses_an_incomplete_merge(
+    tmp_path: Path, harm: Callable[[list[RunDirectory]], object], as_run: bool
+) -> None:
+    """The baseline has every failure, or is a run in which the same cells failed."""
+    runs = [shard(tmp_path / "results", number, verdict=Verdict.FAIL) for number in (1, 2, 3)]
+    before = merged(runs).directory.path
+    harm(runs)
+    baseline = str(before) if as_run else baseline_file(tmp_path, Verdict.FAIL, CASES)
+    words = ["--baseline", baseline, "--into", str(tmp_path / "merged")]
+    assert cli.main(["merge", *words, *(str(run.path) for run in runs)]) == 1
+
+
+def test_a_merge_is_compared_with_an_earlier_run(tmp_path: Path) -> None:
+    results, into = tmp_path / "results", ["--into", str(tmp_path / "merged")]
+    before, bad, skipped = (
+        [shard(results, number, verdict=verdict) for number in (1, 2, 3)]
+        for verdict in (Verdict.PASS, Verdict.FAIL, Verdict.SKIP)
+    )
+    good = ["--baseline", str(merged(before).directory.path), *into]
+    assert cli.main(["merge", *good, *(str(run.path) for run in before)]) == 0
+    assert cli.main(["merge", *good, *(str(run.path) for run in bad)]) == 1
+    assert cli.main(["merge", *good, *(str(run.path) for run in skipped)]) == 0
+    assert cli.main(["merge", *good, "--strict", *(str(run.path) for run in skipped)]) == 1
+    assert cli.main(["merge", "--baseline", str(tmp_path / "none"), *into, str(before[0].path)]) == 2
+
+
 def test_the_command_prints_each_problem(
     runs: list[RunDirectory], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,8 +18,8 @@ from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
-# Options and words that select some of the cells; cells that they leave out are not gone.
-_SELECTING = ("-k", "-m", "--lf", "--last-failed", "--loader")
+# Options and words that select some of the cells; cells that they leave out are not gone. `--shards` selects nothing.
+_SELECTING = ("-k", "-m", "--lf", "--last-failed", "--loader", "--shard=")
 
 
 class Listener:
@@ -73,6 +73,7 @@ class Gate:
         A broken kernel can refuse what a mutant registers; the mutant's cell is then a harness error (status 3). New
         failures of other kinds are still a regression: 1. Without one the status stays 3.
         """
+        arguments = [f"{word}=" if word == "--shard" else word for word in arguments]
         for name in self.lost_traits:
             print(f"the VM has the trait {name}, this kernel does not: cells that need it are skipped")
         if status not in (0, CELL_FAILED, HARNESS_FAILED) or (status == HARNESS_FAILED and not self.listener.cells):

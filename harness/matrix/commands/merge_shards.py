@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from harness.core.errors import UsageError
+from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import read_regular_file, write_text
+from harness.matrix.commands.baseline_gate import Gate
 from harness.matrix.exit_status_and_counts import exit_status, record_cell_figures
 from harness.matrix.shard import Shard
 from harness.report import jsonl, timeline
@@ -48,7 +49,24 @@ class MergedRun:
     @property
     def status(self) -> int:
         """The exit status: as of a run, and 1 if a shard is missing."""
-        return exit_status(pytest.ExitCode.OK, self.cells, complete=not (self.missing or self.problems))
+        return exit_status(pytest.ExitCode.OK, self.cells, complete=self.is_complete)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all shards came once and each of their cells has a result."""
+        return not (self.missing or self.problems)
+
+    def judge_and_report(self, gate: Gate) -> int:
+        """Compare with the gate's baseline, print the difference, and return the exit status.
+
+        An incomplete run has failed, whatever the baseline has. Without a baseline nothing is printed.
+        """
+        gate.listener.cells = self.cells
+        gate.listener.selected_keys = {each.key for each in self.cells} | {
+            CellKey(each.file, each.case, each.vm, each.mutant) for each in self.missing
+        }
+        status = gate.judge_and_report(self.status)
+        return status if status or self.is_complete else CELL_FAILED
 
 
 def read_expected_shards(path: Path) -> list[ExpectedShard]:
