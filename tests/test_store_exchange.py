@@ -433,6 +433,8 @@ def test_answers_of_lists_travel_and_only_another_question_needs_lists(
         there.version("b", "amd64")
     assert refreshed
     # A state that has lists keeps them.
+    (stamp,) = tmp_path.rglob("refreshed.json")
+    stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "imported": False}))
     assert packages(tmp_path).import_answers(ANSWERS) == 0
     assert packages(tmp_path).version("a", "amd64") == "1"
 
@@ -444,6 +446,26 @@ def test_old_answers_are_used_where_no_list_can_be_fetched(tmp_path: Path, monke
     monkeypatch.setattr(private_apt.AptState, "_refresh", refuse)
     packages(tmp_path).import_answers(ANSWERS)
     assert packages(tmp_path).version("a", "amd64") == "1"
+
+
+def test_the_answers_of_two_imports_are_used_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image of a file, and each file, has the answers that its own VM needs."""
+
+    def refuse(_state: private_apt.AptState) -> str:
+        raise HostError("cannot fetch package lists")
+
+    monkeypatch.setattr(private_apt.AptState, "_refresh", refuse)
+    for when, answers in (
+        (1000.0, {"package a": {"Version": "1"}, "package b": {"Version": "1"}}),
+        (3000.0, {"package b": {"Version": "3"}, "package c": {"Version": "3"}}),
+        (2000.0, {"package c": {"Version": "2"}, "package d": {"Version": "2"}}),
+    ):
+        found = {"bookworm/amd64": {"when": when, "suites": ["bookworm"], "answers": answers}}
+        assert packages(tmp_path).import_answers(found) == 1
+    there = packages(tmp_path)
+    assert {name: there.version(name, "amd64") for name in "abcd"} == {"a": "1", "b": "3", "c": "3", "d": "2"}
+    # The answers are as old as the oldest.
+    assert there.used_answers()["bookworm/amd64"]["when"] == 1000.0
 
 
 @pytest.mark.parametrize("place", ["../../bookworm/amd64", "bookworm/..", "/bookworm/amd64", "bookworm"])

@@ -109,7 +109,7 @@ class AptState:
 
         With `even_if_recent` the lists are fetched in any case, and a failure is raised.
         """
-        known = {} if even_if_recent else self._read(self._stamp)
+        known = {} if even_if_recent else _read_json_object(self._stamp)
         wanted = [*self._suites, os.environ.get(host_apt_sources.MIRROR_VARIABLE, "")]
         self._when = float(known.get("when", 0))
         if known.get("for") != wanted or not 0 <= time.time() - self._when < _DAY:
@@ -126,7 +126,7 @@ class AptState:
                         raise
                     step.publish_progress(f"not refreshed: {error}; using the lists of {time.ctime(self._when)}")
         self._imported = bool(known.get("imported"))
-        remembered = self._read(self._remembered)
+        remembered = _read_json_object(self._remembered)
         return dict(remembered["answers"]) if remembered.get("when") == self._when else {}
 
     def _refresh(self) -> str:
@@ -197,14 +197,14 @@ class AptState:
         with replacing(self._config) as temporary:
             temporary.write_text("\n".join([*host_apt_sources.host_settings(), *ours, ""]))
 
-    @staticmethod
-    def _read(path: Path) -> dict[str, Any]:
-        """Return a file's JSON object; empty if the file is absent or damaged."""
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+
+def _read_json_object(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object; empty if the file is absent or damaged."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def import_answers(
@@ -213,13 +213,22 @@ def import_answers(
     """Use the answers of another machine's lists in the state below `root`; return False if it has lists of its own.
 
     They are used until they are a day old, like lists. The first other question, and the first download, fetch lists.
+    Answers that were imported before for the same suites are kept; of two answers to one question the newer one counts,
+    and the age of the older import.
     """
     state = root / architecture
-    if (state / _STAMP).exists():
-        return False
     wanted = [*suites, os.environ.get(host_apt_sources.MIRROR_VARIABLE, "")]
+    known = _read_json_object(state / _STAMP)
+    if (state / _STAMP).exists() and not known.get("imported"):
+        return False
+    earlier = _read_json_object(state / _REMEMBERED)
+    newest = when
+    if known.get("for") == wanted and earlier.get("when") == known.get("when"):
+        before = float(known.get("newest", known["when"]))
+        answers = {**earlier["answers"], **answers} if when >= before else {**answers, **earlier["answers"]}
+        when, newest = min(when, float(known["when"])), max(when, before)
     write_text(state / _REMEMBERED, json.dumps({"when": when, "answers": answers}))
-    write_text(state / _STAMP, json.dumps({"when": when, "for": wanted, "imported": True}))
+    write_text(state / _STAMP, json.dumps({"when": when, "newest": newest, "for": wanted, "imported": True}))
     return True
 
 
