@@ -105,13 +105,14 @@ OOPS = KernelComplained([Complaint(ComplaintKind.FAULT, "Oops", "", ())], {})
         ((LATE, SOFT), str(SOFT)),
         ((SOFT, NOTICED), str(SOFT)),
         ((NOTICED, LATE), str(NOTICED)),
-        # The kernel's own words stay. An oops is not the reason of a hang.
+        # The kernel's own report of a lockup is a reason as well. An oops is not the reason of a hang.
         ((LOCKUP, SOFT), "BUG: soft lockup"),
+        ((NOTICED, LOCKUP), "BUG: soft lockup"),
         ((NOTICED, OOPS), str(NOTICED)),
         ((OOPS, NOTICED, SOFT), str(SOFT)),
     ],
 )
-def test_the_reason_of_a_hang_names_where_the_cpus_were(errors: tuple[Exception, ...], reason: str) -> None:
+def test_the_reason_of_a_hang_is_its_cause(errors: tuple[Exception, ...], reason: str) -> None:
     cell = watch()
     cell.guest = cast(Guest, SimpleNamespace(heartbeat=SimpleNamespace(silence=object())))
     for error in errors:

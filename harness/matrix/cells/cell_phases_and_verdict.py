@@ -74,7 +74,8 @@ class CellWatch:
 
         A refused request or a broken connection is only a symptom. A kernel complaint or the guest's death, found
         later, explains it and replaces its verdict. A missing heartbeat is a hang even after a kernel complaint. The
-        diagnosis of a hang, which names where the CPUs were, replaces the reason from the request that noticed it.
+        cause of a hang, such as the places of its CPUs or a lockup that the kernel reported, replaces the reason from
+        the request that noticed it.
         """
         if isinstance(error, BaseExceptionGroup):
             for each in error.exceptions:
@@ -85,7 +86,7 @@ class CellWatch:
         if symptom and self.cause_known:
             return
         verdict = verdict_of_error(error)
-        diagnosed = isinstance(error, GuestDied) and verdict is Verdict.HANG and self.is_undiagnosed_hang
+        diagnosed = cause and verdict is Verdict.HANG and self.is_undiagnosed_hang
         if ((cause and self.only_symptom_known) or diagnosed) and not self.final:
             self.verdict, self.only_symptom_known = Verdict.PASS, False
         self.cause_known |= cause
