@@ -47,7 +47,14 @@ def parsed(file: Path) -> Any:  # noqa: ANN401 - what a YAML file has
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("file", "schema"), [("github.yml", "github-workflows"), ("gitlab.yml", "gitlab-ci")])
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [
+        ("github.yml", "github-workflows"),
+        ("github-kernel.yml", "github-workflows"),
+        ("gitlab.yml", "gitlab-ci"),
+    ],
+)
 def test_a_recipe_is_valid(file: str, schema: str, tmp_path: Path) -> None:
     assert validate(schema, RECIPES / file) == ""
     # The validator is in force: a key that the system does not know is found.
@@ -124,7 +131,7 @@ def commands(line: str) -> Iterator[list[str]]:
 @pytest.mark.usefixtures("keys")
 def test_every_command_of_the_recipes_exists(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list", "--format", "gitlab"]) == 0
-    recipes = [parsed(RECIPES / name) for name in ("github.yml", "gitlab.yml", "tmt/pinpoint.fmf")]
+    recipes = [parsed(RECIPES / name) for name in ("github.yml", "github-kernel.yml", "gitlab.yml", "tmt/pinpoint.fmf")]
     lines = [line for recipe in (*recipes, json.loads(capsys.readouterr().out)) for line in scripts(recipe)]
     container = (RECIPES / "Containerfile").read_text().replace("\\\n", " ")
     lines += [line for line in container.splitlines() if not line.startswith("#")]
@@ -134,7 +141,7 @@ def test_every_command_of_the_recipes_exists(capsys: pytest.CaptureFixture[str])
 
 
 def test_scripts_are_shell() -> None:
-    for name in ("github.yml", "gitlab.yml", "tmt/pinpoint.fmf"):
+    for name in ("github.yml", "github-kernel.yml", "gitlab.yml", "tmt/pinpoint.fmf"):
         text = "\n".join(re.sub(r"\$\{\{[^}]*\}\}", "x", line) for line in scripts(parsed(RECIPES / name)))
         assert text
         assert subprocess.run(["sh", "-n"], input=text, text=True, check=False).returncode == 0
