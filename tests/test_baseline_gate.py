@@ -70,6 +70,16 @@ def test_cells_that_were_not_selected_are_not_gone(capsys: pytest.CaptureFixture
     assert lost.judge_and_report(0, ["-k", "a or b"]) == 1
 
 
+def test_a_baseline_file_hides_no_lost_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = gate(known("a"), [cell("a", FAIL, reason="x")])
+    assert lost.judge_and_report(1) == 0
+    lost.listener.selected_keys.add(cell("b").key)
+    assert lost.judge_and_report(1) == 1
+    assert "no result in this run" in capsys.readouterr().out
+    # A status that no failed cell explains stays.
+    assert gate(known("a"), [cell("a")]).judge_and_report(1) == 1
+
+
 def test_strict_counts_new_skips_and_lost_traits() -> None:
     skipped = [cell("a", SKIP, reason="no kaslr")]
     assert gate([cell("a")], skipped).judge_and_report(0) == 0

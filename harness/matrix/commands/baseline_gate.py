@@ -87,19 +87,31 @@ class Gate:
         if self.baseline_results is not None:
             found = self._compared(arguments)
             print("\n".join(compare.comparison_lines(found)))
-            worse = worse or found.worse
+            # A status of 1 that no failed cell explains has a cause that no baseline can name.
+            unexplained = bool(status) and all(cell.verdict.acceptable for cell in self.listener.cells)
+            worse = worse or found.worse or unexplained
         else:
             worse = worse or bool(status)
         self._confirmed(new)
         return CELL_FAILED if worse else 0
 
     def _compared(self, arguments: Sequence[str]) -> compare.Comparison:
+        """Compare with the baseline. A selected cell without a result is worse, whatever the baseline has for it."""
         if isinstance(self.baseline_results, FailureBaseline):
-            return compare.compare_with_baseline(self.baseline_results, self.listener.cells)
-        assert self.baseline_results is not None
-        selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)
-        before = [cell for cell in self.baseline_results if not selecting or cell.key in self.listener.selected_keys]
-        return compare.compare(before, self.listener.cells, strict=self.strict)
+            found = compare.compare_with_baseline(self.baseline_results, self.listener.cells)
+        else:
+            assert self.baseline_results is not None
+            selected = self.listener.selected_keys
+            selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)
+            before = [cell for cell in self.baseline_results if not selecting or cell.key in selected]
+            before = [cell for cell in before if cell.key not in self._unreported]
+            found = compare.compare(before, self.listener.cells, strict=self.strict)
+        found.missing_cells.extend(sorted(f"{describe_cell(key)}: no result in this run" for key in self._unreported))
+        return found
+
+    @property
+    def _unreported(self) -> set[CellKey]:
+        return self.listener.selected_keys - {cell.key for cell in self.listener.cells}
 
     def _confirmed(self, new: Sequence[Cell]) -> None:
         """Replay each new failure in fresh guests; the verdicts of the run stay."""
