@@ -125,8 +125,10 @@ class UprobeRun:
 
     def record_pages_of_pid(self, pid: int) -> None:
         """Read the pages of a process that takes no commands."""
-        self._during[pid] = self._look(pid)
+        view = self._look(pid)
+        # Only both together are a view that can be judged: reading the tree can fail.
         self._trees[pid] = uprobes_tree.read_uprobes_tree(self.guest)
+        self._during[pid] = view
 
     def _restore_one_mapping(self, pid: int) -> None:
         """What a mutant does: the file's byte in the last of several mappings."""
