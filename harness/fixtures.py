@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
-from harness.images import guest_packages_as_archive_or_disk
+from harness.images import guest_packages_as_archive_or_disk, uprobe_struct_types
 from harness.images.image import Image
 from harness.landing.layout import Layout
 from harness.landing.lookup.closest_symbol_round_trip import AddressConverter
@@ -165,7 +165,8 @@ def kprobes(request: pytest.FixtureRequest, layout: Layout, mutant: str) -> Iter
 @pytest.fixture
 def uprobes(request: pytest.FixtureRequest, guest: Guest, mutant: str) -> Uprobes:
     """Uprobes in this guest: `with uprobes.on(file, sites, way) as run`; in a mutant's cell broken on purpose."""
-    tool = Uprobes(guest, user_mutant(mutant))
+    types = uprobe_struct_types.obtain_struct_types(guest.image, request.config.stash[RUN].fleet.build_context)
+    tool = Uprobes(guest, types, user_mutant(mutant))
     request.node.stash[WATCH].uprobes = tool
     return tool
 

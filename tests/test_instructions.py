@@ -337,3 +337,18 @@ def test_constant_loads(tmp_path: Path) -> None:
     elf = Elf.read(made)
     decoder = ARCHITECTURES["arm64"].kprobe_traits.decoder
     assert addresses_of_words_read(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}
+
+
+def test_constant_loads_of_32_bit_x86(tmp_path: Path) -> None:
+    """Only MOV of a 32-bit word from a constant address is one, in both of its forms."""
+    source, made = tmp_path / "loads.S", tmp_path / "loads"
+    source.write_text(
+        ".globl _start\n.type _start, @function\n_start:\n"
+        "movl words+4, %ecx\nmovl words, %eax\nmovb words+8, %dl\nmovl words(%eax), %edx\nmovl %fs:0, %edx\n"
+        "movl %eax, words+12\nret\n.size _start, . - _start\n.data\n.globl words\nwords: .long 0, 0, 0, 0\n"
+    )
+    _run(_tool("i386", "gcc"), "-nostdlib", "-static", "-o", made, source)
+    elf = Elf.read(made)
+    words = elf.symbols_named("words")[0].address
+    decoder = ARCHITECTURES["i386"].kprobe_traits.decoder
+    assert addresses_of_words_read(elf, elf.function("_start"), decoder) == {words, words + 4}

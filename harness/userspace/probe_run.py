@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping as Counts
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from harness.guest.guest import Guest
@@ -39,6 +40,7 @@ class UprobeRun:
         sites: Sequence[Site],
         way: str,
         mutant: UserMutant,
+        struct_types: Path,
         *,
         returns: bool,
         aims: Sequence[int] | None,
@@ -49,6 +51,7 @@ class UprobeRun:
         self.is_ended = False
         self._way = WAYS[way](file.guest)
         self._mutant = mutant
+        self._struct_types = struct_types
         self._returns = returns
         self._identity = ""
         self._aims = mutant.offsets_to_register(file, self.sites) if aims is None else list(aims)
@@ -127,7 +130,7 @@ class UprobeRun:
         """Read the pages of a process that takes no commands."""
         view = self._look(pid)
         # Only both together are a view that can be judged: reading the tree can fail.
-        self._trees[pid] = uprobes_tree.read_uprobes_tree(self.guest)
+        self._trees[pid] = uprobes_tree.read_uprobes_tree(self.guest, self._struct_types)
         self._during[pid] = view
 
     def _restore_one_mapping(self, pid: int) -> None:
@@ -150,7 +153,7 @@ class UprobeRun:
         return [*self.offsets, *self._aims, *(pages if len(pages) <= _FEW_PAGES else ())]
 
     def _look_after(self) -> None:
-        self._tree_after = uprobes_tree.read_uprobes_tree(self.guest)
+        self._tree_after = uprobes_tree.read_uprobes_tree(self.guest, self._struct_types)
         for pid, process in self._processes.items():
             if process.not_yet_ended and process.pid == pid:
                 self._after[pid] = self._look(pid)

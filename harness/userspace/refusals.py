@@ -54,7 +54,7 @@ def expect_refused_by_tracefs(uprobes: Uprobes, file: UserFile, bad: RefusedRequ
         returned = way.register_offsets(good if mutant.sends_accepted_request else bad.make_request(file))[0].errno
         if mutant.leaves_idle_uprobe:
             other.register_offsets(good)
-        listed = uprobes_tree.read_uprobes_tree(guest).consumers_by_file
+        listed = uprobes_tree.read_uprobes_tree(guest, uprobes.struct_types).consumers_by_file
     finally:
         way.remove_and_return_hits()
         other.remove_and_return_hits()
@@ -86,7 +86,9 @@ def expect_data_uprobe_accepted(uprobes: Uprobes, file: UserFile, name: str, pro
         Request(file.guest_path, [offset], reports_without_registering=uprobes.mutant.reports_without_registering)
     )[0].errno
     try:
-        listed = uprobes_tree.read_uprobes_tree(guest).consumers_by_offset_in_file(before.file_identity)
+        listed = uprobes_tree.read_uprobes_tree(guest, uprobes.struct_types).consumers_by_offset_in_file(
+            before.file_identity
+        )
         if uprobes.mutant.writes_data:
             write_process_memory(guest, process.pid, before.pages[-1].address + offset % _PAGE + 8, breakpoint_)
         during = mapped_pages.read_file_view(guest, file, [process.pid], [offset], data_too=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
@@ -18,8 +19,10 @@ from harness.userspace.user_file import UserFile
 class Uprobes:
     """Uprobes in one guest: the fixture that cases use."""
 
-    def __init__(self, guest: Guest, mutant: UserMutant = HONEST) -> None:
+    def __init__(self, guest: Guest, struct_types: Path, mutant: UserMutant = HONEST) -> None:
+        """`struct_types` is the file that describes the kernel's structs (obtain_struct_types())."""
         self.guest = guest
+        self.struct_types = struct_types
         self.mutant = mutant
         self.lives: list[UprobeRun] = []
 
@@ -60,6 +63,6 @@ class Uprobes:
         aims: Sequence[int] | None = None,
     ) -> UprobeRun:
         """Uprobes on sites of a file; `aims` are offsets to register in place of the sites' own offsets."""
-        run = UprobeRun(file, sites, way, self.mutant, returns=returns, aims=aims)
+        run = UprobeRun(file, sites, way, self.mutant, self.struct_types, returns=returns, aims=aims)
         self.lives.append(run)
         return run

@@ -9,19 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
 from harness.core.struct_fields import Fields, fields_by_struct
 from harness.guest.guest import Guest
+from harness.images.uprobe_struct_types import STRUCTS
 from harness.landing.code.instructions import addresses_of_words_read
 from harness.landing.layout import Layout
 
 _TREE = "uprobes_tree"
-_STRUCTS = ("uprobe", "uprobe_consumer", "inode", "super_block", "rb_node", "list_head")
-# Functions that read the tree's root; kernels without symbols of data have these names (6.1, arm64).
-_READERS = ("find_uprobe", "vma_has_uprobes")
+# Functions that read the tree's root; kernels without symbols of data have these names (6.1, arm64 and i386).
+# The compiler can make __find_uprobe() part of find_uprobe(), or the other way around.
+_READERS = ("find_uprobe", "__find_uprobe", "vma_has_uprobes")
+_FEWEST_READERS = 2
 _MINOR_BITS = 20
 # A walk that finds more goes in circles.
 _MOST_NODES, _MOST_CONSUMERS = 4096, 64
@@ -38,13 +41,13 @@ class UprobesTree:
         return self.consumers_by_file.get(identity, {})
 
 
-def read_uprobes_tree(guest: Guest) -> UprobesTree:
-    """Read the whole tree.
+def read_uprobes_tree(guest: Guest, struct_types: Path) -> UprobesTree:
+    """Read the whole tree; `struct_types` is the file that describes the kernel's structs (obtain_struct_types()).
 
-    Raises GuestError when the memory is no tree, PinpointError when the kernel has no description of its structs, or no
-    place of the tree.
+    Raises GuestError when the memory is no tree, PinpointError when the file does not describe the structs, or when the
+    kernel's file does not show the place of the tree.
     """
-    return UprobesTree(_Walker.of(guest).files())
+    return UprobesTree(_Walker.of(guest, struct_types).files())
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ class _Walker:
     byte_order: Literal["little", "big"]
 
     @classmethod
-    def of(cls, guest: Guest) -> _Walker:
+    def of(cls, guest: Guest, struct_types: Path) -> _Walker:
         """A walker of this guest's kernel. Raises PinpointError."""
         layout = Layout(guest)
         elf = layout.kernel
-        structs = fields_by_struct(guest.image.vmlinux, _STRUCTS)
+        structs = fields_by_struct(struct_types, STRUCTS)
         root = _linked_root(elf, guest) + layout.slide
         return cls(guest, root, structs, elf.word_bytes, elf.byte_order)
 
@@ -135,8 +138,8 @@ def _linked_root(elf: Elf, guest: Guest) -> int:
         return named[0].address
     decoder = guest.architecture.kprobe_traits.decoder
     readers = [elf.function(name) for name in _READERS if elf.symbols_named(name)]
-    read = [addresses_of_words_read(elf, symbol, decoder) for symbol in readers]
-    common = set.intersection(*read) if len(read) == len(_READERS) else set()
+    read = [words for symbol in readers if (words := addresses_of_words_read(elf, symbol, decoder))]
+    common = set.intersection(*read) if len(read) >= _FEWEST_READERS else set()
     if len(common) != 1:
         raise PinpointError(f"no symbol {_TREE}, and its readers name {len(common)} addresses", where=str(elf.path))
     return common.pop()

@@ -31,6 +31,7 @@ _ARM64_TRAPS = frozenset({"brk", "hlt", "udf"})
 _ARM64_REFUSED = frozenset({"msr", "prfm", "hint", "yield", "esb", "psb", "tsb", "csdb", "dgh"})
 _ARM64_WORD = 4
 _WORD_MASK = (1 << 64) - 1
+_WORD_32, _WORD_32_MASK = 4, (1 << 32) - 1
 _ADRP_X16, _ADD_X16, _BR_X16 = 0x90000010, 0x91000210, 0xD61F0200
 
 
@@ -153,6 +154,17 @@ def addresses_of_words_read_aarch64(code: bytes, address: int) -> set[int]:
             known.pop(target, None)
             if value is not None:
                 known[target] = value
+    return found
+
+
+def addresses_of_words_read_x86_32(code: bytes, address: int) -> set[int]:
+    """The addresses that a function at `address` reads as 32-bit words by MOV with a constant address."""
+    found = set()
+    for each in _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, address):
+        if each.id == x86_const.X86_INS_MOV and each.operands[1].type == x86_const.X86_OP_MEM:
+            memory = each.operands[1].mem
+            if not (memory.base or memory.index or memory.segment) and each.operands[1].size == _WORD_32:
+                found.add(memory.disp & _WORD_32_MASK)
     return found
 
 

@@ -72,6 +72,7 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
             starts=decode_capstone.instruction_starts_x86_32,
             fixed_width=False,
             entry_pad=bytes.fromhex("f30f1efb"),
+            loads=decode_capstone.addresses_of_words_read_x86_32,
         ),
         # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
         DecoderKind.AARCH64: _Machine(
