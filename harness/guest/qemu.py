@@ -20,6 +20,9 @@ _KERNEL_ARGUMENTS = (
     "panic=-1",
     # No rate limit for lines written to /dev/kmsg, such as fences (kernel/printk/printk.c, devkmsg_write()).
     "printk.devkmsg=on",
+    # Mutants write to read-only pages of a process through /proc/PID/mem, which kernels since 6.12 may refuse
+    # (early_proc_mem_force_override(), fs/proc/base.c).
+    "proc_mem.force_override=always",
 )
 
 

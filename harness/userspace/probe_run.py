@@ -23,6 +23,8 @@ from harness.userspace.ways import WAYS, Hit, OffsetRegistrationResult, Request,
 from harness.userspace.write_process_memory_for_mutants import write_process_memory
 
 _COPY = "/tmp/pinpoint_user_copy"
+# lru_add_drain_all() (drop_caches_sysctl_handler(), fs/drop_caches.c, 6.1).
+_DRAIN_LRU_BATCHES = "echo 1 >/proc/sys/vm/drop_caches"
 # If a file has more executable pages than this, only the pages with sites are read; otherwise all executable pages are.
 _FEW_PAGES = 16
 
@@ -86,6 +88,10 @@ class UprobeRun:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            # Since 6.16 a page stays a private copy after removal, with the file's bytes, if another reference to it
+            # exists, such as that of a per-CPU LRU batch (__uprobe_write_opcode(), kernel/events/uprobes.c).
+            self.guest.run_script(_DRAIN_LRU_BATCHES).check()
         if self._mutant.stays_registered and kind is None:
             self.hits = self._way.read_hits()
             self._look_after()

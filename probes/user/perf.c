@@ -71,17 +71,32 @@ static int map_ring(int fd)
 
 /*
  * The raw data is a uprobe's trace entry: struct trace_entry, then, of a return
- * probe, the function's address (struct uprobe_trace_entry_head,
- * kernel/trace/trace_uprobe.c, 6.1).
+ * probe, the addresses of the function and of the return, in words of the kernel
+ * (struct uprobe_trace_entry_head, kernel/trace/trace_uprobe.c, 6.1). The size of
+ * struct trace_entry depends on the kernel: PREEMPT_RT's of 6.1 has one more field.
  */
 struct sample {
 	struct perf_event_header head;
 	uint64_t ip;
 	uint32_t pid, tid;
 	uint32_t raw_size;
-	uint64_t entry;
-	uint64_t func;
+	unsigned char raw[64];
 } __attribute__((__packed__));
+
+/* The word before the address of the return, which perf has as the sample's ip; 0 if there is none. */
+static unsigned long function_in(const struct sample *sample)
+{
+	unsigned long function = 0, word;
+	size_t i, size = sample->raw_size < sizeof(sample->raw) ? sample->raw_size : sizeof(sample->raw);
+
+	for (i = 0; i + sizeof(word) <= size; i += sizeof(word)) {
+		memcpy(&word, sample->raw + i, sizeof(word));
+		if (i && word == sample->ip)
+			return function;
+		function = word;
+	}
+	return 0;
+}
 
 static void show_hits(int number)
 {
@@ -98,8 +113,8 @@ static void show_hits(int number)
 		for (i = 0; i < sizeof(sample); i++)
 			((char *)&sample)[i] = data[(tail + i) % size];
 		if (sample.head.type == PERF_RECORD_SAMPLE)
-			printf("hit=%d pid=%u ip=%#llx func=%#llx\n", number, sample.pid,
-			       (unsigned long long)sample.ip, (unsigned long long)sample.func);
+			printf("hit=%d pid=%u ip=%#llx func=%#lx\n", number, sample.pid,
+			       (unsigned long long)sample.ip, function_in(&sample));
 		if (!sample.head.size)
 			break;
 	}
