@@ -22,7 +22,7 @@ from harness.core.events import Bus
 from harness.guest import save_and_load_state
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu_process import QemuProcess
-from harness.images import external_build
+from harness.images import debian_suite_compiler, external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import ModuleBuildTrees
@@ -189,6 +189,18 @@ def command_line(pid: int) -> bytes:
 def test_what_a_build_leaves_is_no_link_and_no_device(kernel: Image, directory: Path, left: str) -> None:
     with pytest.raises(UsageError, match=r"builds it.ko, which"):
         build(kernel, directory, left)
+
+
+def test_it_is_built_by_the_compiler_of_the_recipe(
+    kernel: Image, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = directory / "cache" / "store" / "compiler-1" / "gcc-14"
+    compiler.parent.mkdir()
+    compiler.write_text("#!/bin/sh\necho gcc of another suite\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(debian_suite_compiler, "obtain_compiler", lambda *_: compiler)
+    (built,) = build(kernel, directory, "$(CC) >it.ko")
+    assert built.read_text() == "gcc of another suite\n"
 
 
 @only_root

@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import read_regular_file
-from harness.images import confined_build
+from harness.images import confined_build, debian_suite_compiler
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kbuild import Make, MakeProgress
@@ -35,16 +35,19 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
     log = paths.cache() / "logs" / f"external-{image.recipe.name}.log"
     log.unlink(missing_ok=True)
     headers = image.headers
+    compiler = debian_suite_compiler.obtain_compiler(image.recipe, build_context)
+    trees = [headers.source, headers.objects, *([compiler] if compiler else [])]
     with (
         build_context.bus.step(image.recipe.name, "module") as step,
         tempfile.TemporaryDirectory(prefix="pinpoint-build-", dir=directory) as scratch,
     ):
         place = Path(scratch)
         _lay_out(source, place)
+        cores = build_context.slots.cores
         make = Make(
-            image.recipe.architecture, headers.source, headers.objects, log, jobs=build_context.slots.cores, nice=0
+            image.recipe.architecture, headers.source, headers.objects, log, cores, nice=0, compiler_program=compiler
         )
-        with confined_build.run_children_confined([headers.source, headers.objects], place, step):
+        with confined_build.run_children_confined(trees, place, step):
             _make(make, place, image, source, step)
         found = [_taken(path, into / path.name, source) for path in sorted(place.rglob("*.ko"))]
     if not found:
@@ -65,7 +68,7 @@ def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressS
         "KCFLAGS": image.recipe.kernel.cflags,
         "KBUILD_MODPOST_WARN": "1",
         # Without ccache: its files are used by builds that are trusted.
-        "CC": f"{make.architecture.cross_prefix}gcc",
+        "CC": str(make.compiler_program or f"{make.architecture.cross_prefix}gcc"),
         "TMPDIR": str(scratch),
     }
     try:
