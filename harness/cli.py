@@ -19,10 +19,10 @@ from click.shell_completion import CompletionItem
 from harness import doctor as host
 from harness import user_config
 from harness.cli_common import one_line_without_control_codes, print_error
-from harness.core import exception_as_pinpoint_error, process
+from harness.core import exception_as_pinpoint_error, paths, process
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
-_PROGRAM = "./pinpoint"
+_PROGRAM = paths.PROGRAM
 # Set by the completion scripts of shells (harness/cli_completion_and_man.py).
 _COMPLETE = "_PINPOINT_COMPLETE"
 # Each command's module in harness and its function there.
@@ -89,7 +89,7 @@ def cli() -> None:
     """Boots real kernels and proves that kprobes land at symbol + offset."""
 
 
-@cli.command(epilog="Example: ./pinpoint doctor")
+@cli.command(epilog=f"Example: {_PROGRAM} doctor")
 def doctor() -> int:
     """Check the host: every requirement with its version, or the package to install."""
     return host.main()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example_epilog
+from harness.cli_common import example_epilog, project_option
 from harness.core import paths
 from harness.core.errors import HARNESS_FAILED
 from harness.core.events import Bus
@@ -26,10 +26,11 @@ _PATH = click.Path(path_type=Path)
 @click.option("--tree", required=True, type=_PATH, metavar="DIR", help="A git tree of the kernel; it is only read.")
 @click.option("--good", required=True, metavar="COMMIT", help="A commit on which the case passes.")
 @click.option("--bad", required=True, metavar="COMMIT", help="A later commit on which it fails.")
-@click.option("-k", "expression", required=True, metavar="CASE", help="The case, as in ./pinpoint run -k.")
+@click.option("-k", "expression", required=True, metavar="CASE", help=f"The case, as in {paths.PROGRAM} run -k.")
 @click.option("--vm", required=True, metavar="NAME", help="The VM: its machine and kernel configuration.")
 @click.option("--config", type=_PATH, metavar="FILE", help="The whole .config to build with.")
 @click.option("--anew", is_flag=True, help="Forget the commits that an interrupted bisection has tested.")
+@project_option
 def bisect(tree: Path, good: str, bad: str, expression: str, vm: str, config: Path | None, anew: bool) -> int:
     """Find the commit that broke a case, by building and testing the commits that git bisect picks.
 

@@ -10,6 +10,8 @@ import click
 
 from harness.core import paths
 from harness.core.errors import BuildError, PinpointError
+from harness.core.own_tree import use_own_tree
+from harness.images.recipe_files import files_by_name
 from harness.verdict.printk import without_control_codes
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -17,7 +19,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 def complete_vm(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """The VMs whose names begin so, for a shell; their recipes are not read."""
-    return sorted(recipe.stem for recipe in paths.RECIPES.glob("*.toml") if recipe.stem.startswith(incomplete))
+    return [name for name in files_by_name() if name.startswith(incomplete)]
 
 
 def vms_option(text: str, *, required: bool = False) -> Callable[[_Command], _Command]:
@@ -27,6 +29,23 @@ def vms_option(text: str, *, required: bool = False) -> Callable[[_Command], _Co
     )
 
 
+def _use_own_tree(_context: click.Context, _parameter: click.Parameter, directory: Path | None) -> None:
+    if directory is not None:
+        use_own_tree(directory)
+
+
+_PATH = click.Path(path_type=Path)
+# It has no value in the command: the recipes, modules and cases are there once the option is read.
+project_option = click.option(
+    "--project",
+    type=_PATH,
+    metavar="DIR",
+    is_eager=True,
+    expose_value=False,
+    callback=_use_own_tree,
+    help="Add your own vm_images/, probes/ and cases/ in DIR to ours: docs/your-own-tree.md.",
+)
+
 VMS = vms_option("A VM; repeat for more. All core VMs without it.")
 REQUIRED_VMS = vms_option("A VM; repeat for more.", required=True)
 
@@ -34,7 +53,6 @@ _KERNEL_HELP = (
     "A kernel of your own: a source tree, a build directory, .deb or .rpm files, or an image, its modules and headers; "
     "repeat for more than one file."
 )
-_PATH = click.Path(path_type=Path)
 
 
 def kernel_options(command: _Command) -> _Command:
@@ -46,7 +64,7 @@ def kernel_options(command: _Command) -> _Command:
 
 def example_epilog(arguments: str) -> str:
     """Return the last line of a command's help."""
-    return f"Example: ./pinpoint {arguments}"
+    return f"Example: {paths.PROGRAM} {arguments}"
 
 
 def print_error(error: PinpointError, about: str = "") -> None:

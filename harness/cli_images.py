@@ -20,11 +20,12 @@ from harness.cli_common import (
     kernel_options,
     one_line_without_control_codes,
     print_error,
+    project_option,
 )
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
-from harness.images import external_build, prepare
+from harness.images import external_build, own_tree_modules, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.vm_recipe import Recipe, Tier, load_all, select
@@ -35,6 +36,7 @@ from harness.report.live_or_plain_progress_board import Board
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "github", "gitlab"]), default="text", show_default=True
 )
+@project_option
 @VMS
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all.")
 @click.option("--shards", type=click.IntRange(1, 100), metavar="N", help="For a CI system: N jobs for each VM.")
@@ -68,6 +70,7 @@ def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None
 
 
 @click.command(epilog=example_epilog("build --vm parisc"))
+@project_option
 @VMS
 @kernel_options
 @click.option("--module", type=click.Path(path_type=Path), help="Build this module: its directory, or one .c file.")
@@ -90,7 +93,7 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
     build_context = BuildContext.in_cache(bus)
     try:
         with ThreadPoolExecutor(max_workers=len(recipes), thread_name_prefix="build") as pool:
-            built = {recipe.name: pool.submit(prepare.prepare, recipe, build_context) for recipe in recipes}
+            built = {recipe.name: pool.submit(_build, recipe, build_context) for recipe in recipes}
             # Inside the pool's block, whose end waits for the builds.
             board.follow_jobs(built.values())
     finally:
@@ -98,10 +101,16 @@ def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, modu
     return max((_report(name, image) for name, image in built.items()), default=0)
 
 
+def _build(recipe: Recipe, context: BuildContext) -> Image:
+    """Return the image of a recipe with the modules of the own tree."""
+    return own_tree_modules.with_own_modules(prepare.prepare(recipe, context), context)
+
+
 @click.command(name="kbuild-dir", epilog=example_epilog("kbuild-dir --vm parisc"))
 @click.option(
     "--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="Build modules for this VM's kernel."
 )
+@project_option
 def kbuild_dir(vm: str) -> int:
     """Print the directory to build modules against: make -C DIRECTORY M=... modules.
 

@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from harness.cli_common import VMS, example_epilog, kernel_options
+from harness.cli_common import VMS, example_epilog, kernel_options, project_option
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -80,6 +80,7 @@ class _RunCommand(click.Command):
 
 @click.command(cls=_RunCommand, context_settings=_FORWARDED, epilog=example_epilog("run --vm parisc -k stubs"))
 @VMS
+@project_option
 @kernel_options
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN|FILE", help="Compare with this afterwards.")
 @click.option("--confirm", type=click.IntRange(1, 100), metavar="N", help="Replay each new failure N times.")
@@ -152,6 +153,7 @@ def run(
         return _dry_run(recipes, accel)
     for recipe in recipes if accel else ():
         accelerator.choose(recipe.architecture, accel)
+    pytest_run.demand_own_cases_import()
     chosen_here = vms or archs or matrix
     options = [f"--vm={recipe.name}" for recipe in recipes] if chosen_here else []
     forced = [f"--accel={accel}"] if accel else []
@@ -164,7 +166,7 @@ def run(
         return kernel_mutant_run.run_kernel_mutants_from_options(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += _FULL if matrix == "full" and not _chooses_depth(pytest_arguments) else ()
     options += [*forced, *([f"--ktap={_ktap(ktap)}"] if ktap else [])]
-    chosen = [] if _names_tests(pytest_arguments) else [str(paths.CASES)]
+    chosen = [] if _names_tests(pytest_arguments) else pytest_run.case_directories()
     arguments = [*options, *_side_by_side(len(recipes), pytest_arguments), *pytest_arguments, *chosen]
     return gate.judge_and_report(pytest_run.run(arguments, plugins=[gate.listener]), [*forced, *pytest_arguments])
 
@@ -176,6 +178,7 @@ def run_ci_tests(pytest_arguments: Sequence[str]) -> int:
 
     `faults` as an argument runs the suite that breaks whole runs. Options are those of `run`.
     """
+    pytest_run.demand_unit_tests()
     rows = len(select(()))
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
@@ -224,10 +227,11 @@ def _names_tests(arguments: Sequence[str]) -> bool:
 
 
 def _is_ours(word: str) -> bool:
-    """Return True if the word is the path of a file or directory of the project."""
+    """Return True if the word is the path of a file or directory of Pinpoint or of the own tree."""
     # An expression for -k can be longer than any path; then exists() raises OSError.
     try:
-        return Path(word).exists() and Path(word).resolve().is_relative_to(paths.PROJECT)
+        trees = filter(None, (paths.PROJECT, paths.own_tree()))
+        return Path(word).exists() and any(map(Path(word).resolve().is_relative_to, trees))
     except (OSError, ValueError):
         return False
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import complete_vm, example_epilog, kernel_options
+from harness.cli_common import complete_vm, example_epilog, kernel_options, project_option
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
@@ -36,6 +36,7 @@ from harness.report.live_or_plain_progress_board import Board
 )
 @click.option("--gdb", "way", flag_value=attach_shell_or_gdb.GDB, help="Debug the guest's kernel when the cell fails.")
 @click.option("--anyway", is_flag=True, help="Replay on an image other than the bundle's.")
+@project_option
 @kernel_options
 def repro(
     directory: Path, times: int, way: str | None, anyway: bool, kernels: Sequence[Path], config: Path | None
@@ -55,6 +56,7 @@ def repro(
 
 @click.command(epilog=example_epilog("shell --vm x86_64-debian"))
 @click.option("--vm", required=True, metavar="NAME", shell_complete=complete_vm, help="The VM to use.")
+@project_option
 @kernel_options
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--gdb", is_flag=True, help="Debug its kernel instead.")

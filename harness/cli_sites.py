@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from harness.cli_common import example_epilog
+from harness.cli_common import example_epilog, project_option
 from harness.core import paths
 from harness.core.errors import CELL_FAILED, HostError, PinpointError, UsageError
 from harness.core.events import Bus
@@ -32,6 +32,7 @@ _SHOWN = 20
 @click.command(name="sites", epilog=example_epilog("sites vfs_read --vm x86_64-debian"))
 @click.argument("names", metavar="FUNC...", nargs=-1)
 @click.option("--vm", required=True, metavar="NAME", help="The VM whose kernel has the function.")
+@project_option
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Instead of FUNC: N functions, evenly spread.")
 @click.option("--all", "every", is_flag=True, help="Instead of FUNC: count the answers for all functions.")
 @click.option("--boot", is_flag=True, help="Register a probe on every offset (--all: two a function) and compare.")
@@ -45,7 +46,7 @@ def list_probeable_offsets(
     an offset at which the kernel's answer is another one.
     """
     if sum(map(bool, (names, sample, every))) != 1:
-        mend = "for example: ./pinpoint sites vfs_read --vm x86_64-debian"
+        mend = f"for example: {paths.PROGRAM} sites vfs_read --vm x86_64-debian"
         raise UsageError("give FUNC, --sample N or --all", mend=mend)
     recipe = select([vm])[0]
     bus = Bus()

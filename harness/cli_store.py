@@ -11,7 +11,8 @@ from typing import TypeVar
 
 import click
 
-from harness.cli_common import example_epilog, vms_option
+from harness.cli_common import example_epilog, project_option, vms_option
+from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.images import prepare
@@ -38,12 +39,13 @@ def store() -> None:
 
 @store.command(epilog=example_epilog("store export x86_64-debian.tar --vm x86_64-debian"))
 @click.argument("file", type=_PATH)
+@project_option
 @_VMS
 @_KEY
 def export(file: Path, vms: Sequence[str], key: Path | None) -> int:
     """Write images to FILE, a tar file in OCI's layout. An image that is not built is built first."""
     if file.is_dir():
-        raise UsageError("is a directory", where=str(file), mend="name a file, or use ./pinpoint store push")
+        raise UsageError("is a directory", where=str(file), mend=f"name a file, or use {paths.PROGRAM} store push")
     try:
         with tempfile.TemporaryDirectory(prefix=".pinpoint-export-", dir=file.absolute().parent) as scratch:
             _write(select(vms), Path(scratch), key)
@@ -75,6 +77,7 @@ def import_(source: Path, signers: Path | None) -> int:
 
 @store.command(epilog=example_epilog("store push /srv/images --vm parisc"))
 @click.argument("directory", type=_PATH)
+@project_option
 @_VMS
 @_KEY
 def push(directory: Path, vms: Sequence[str], key: Path | None) -> int:
@@ -88,6 +91,7 @@ def push(directory: Path, vms: Sequence[str], key: Path | None) -> int:
 
 @store.command(epilog=example_epilog("store pull /srv/images --vm parisc"))
 @click.argument("directory", type=_PATH)
+@project_option
 @_VMS
 @_SIGNERS
 def pull(directory: Path, vms: Sequence[str], signers: Path | None) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from harness.cli_common import example_epilog, kernel_options, vms_option
+from harness.cli_common import example_epilog, kernel_options, project_option, vms_option
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -31,6 +31,7 @@ _PATH = click.Path(path_type=Path)
 @click.command(name="verify", epilog=example_epilog("verify my_probe.ko --vm x86_64-debian --expect vfs_read+0x0"))
 @click.argument("files", metavar="[FILE.ko|FILE.c|DIR]...", nargs=-1, type=_PATH)
 @vms_option("A VM to run on; repeat for more.", required=True)
+@project_option
 @kernel_options
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(
@@ -71,7 +72,7 @@ def verify_foreign_probes(
     Exit status: 0 when no probe was missed and the kernel did not complain, 1 otherwise, 2 for bad input.
     """
     if not files and not command and not script:
-        mend = "give a module, its source or its directory, or --run, or --stap; see ./pinpoint verify -h"
+        mend = f"give a module, its source or its directory, or --run, or --stap; see {paths.PROGRAM} verify -h"
         raise UsageError("nothing to verify", mend=mend)
     if command and script:
         raise UsageError("--run and --stap together", mend="give one of them")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 
 import pytest
@@ -134,6 +134,13 @@ def target_with_function_sections(request: pytest.FixtureRequest, guest: Guest) 
 def rebuilt(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Target]:
     """The other build of `pinpoint_target`, loaded: the same functions in another layout."""
     yield from _loaded(request, guest, "rebuilt")
+
+
+@pytest.fixture
+def load_target(guest: Guest) -> Iterator[Callable[[str], Target]]:
+    """Loads a module of the own tree until the cell ends: `target = load_target("ring")`."""
+    with ExitStack() as loaded:
+        yield lambda name: loaded.enter_context(Target(guest, name))
 
 
 def _loaded(request: pytest.FixtureRequest, guest: Guest, fixture: str) -> Iterator[Target]:

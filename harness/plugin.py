@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.core import own_tree
 from harness.core.errors import PinpointError
-from harness.matrix import run_loop
+from harness.matrix import conftest_files, run_loop
 from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
 from harness.matrix.cells.cell_record_on_pytest_report import attach_cell
 from harness.matrix.controller_run import ControllerRun
@@ -29,8 +32,9 @@ WATCH = pytest.StashKey[cell_phases_and_verdict.CellWatch]()
 _PARTS = {"setup": time_accounts.FIXTURES, "call": time_accounts.BODY, "teardown": time_accounts.ENDING}
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Add each option that changes a run; `./pinpoint run --help` prints them from here."""
+    conftest_files.leave_out_above_own_tree(pluginmanager)
     group = parser.getgroup("pinpoint", "options of the matrix")
     for name, settings in OPTIONS.items():
         group.addoption(name, **settings)
@@ -47,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
+        if config.option.project:
+            own_tree.use_own_tree(Path(config.option.project))
         run: MatrixRun = WorkerRun(config) if xdist_controller_and_worker.is_worker(config) else ControllerRun(config)
     except PinpointError as error:
         raise pytest.UsageError(str(error)) from None
@@ -57,6 +63,17 @@ def pytest_configure(config: pytest.Config) -> None:
     if isinstance(run, ControllerRun):
         config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
     xdist_controller_and_worker.keep_rows_together(config)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Name a case file of the own tree by its path from the root directory: two files must not share their node ids.
+
+    pytest names a file outside of its root directory relative to the argument that it was found in.
+    """
+    root = parent.config.rootpath
+    if module_path.is_relative_to(root):
+        return None
+    return pytest.Module.from_parent(parent, path=module_path, nodeid=os.path.relpath(module_path, root))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -17,6 +17,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "NAME",
         "help": "run on this VM; repeat for more, all core VMs without it",
     },
+    "--project": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "add your own vm_images/, probes/ and cases/ in DIR to ours (docs/your-own-tree.md)",
+    },
     "--accel": {"default": None, "metavar": "NAME", "help": "force an accelerator: kvm or tcg"},
     "--deep": {"action": "store_true", "help": "also run the slow cases"},
     "--full": {"action": "store_true", "help": "also run the slowest cases, as --matrix full does; includes --deep"},

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.files import read_regular_file
+from harness.images.recipe_files import files_by_name
 
 NAME = "pinpoint.toml"
 _LARGEST = 1 << 20
@@ -67,7 +67,7 @@ def _parsed(content: Mapping[str, Any]) -> UserConfig:
     vms = content.get("vms", [])
     if not isinstance(vms, list) or not all(isinstance(name, str) for name in vms):
         raise _wrong("`vms` is no list of names", 'for example vms = ["x86_64-debian"]')
-    known = sorted(recipe.stem for recipe in paths.RECIPES.glob("*.toml"))
+    known = list(files_by_name())
     for name in vms:
         if name not in known:
             raise _wrong(f"`vms`: no VM named {name!r}", f"one of: {', '.join(known)}")

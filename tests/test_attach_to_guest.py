@@ -145,7 +145,7 @@ def test_the_build_id_identifies_the_loaded_one_of_two_builds(module: Path, tmp_
     ).stdout
     assert build_id(notes)
     guest = SimpleNamespace(
-        image=SimpleNamespace(modules={"other/it": other, "it": module, "else": module}),
+        image=SimpleNamespace(all_modules={"other/it": other, "it": module, "else": module}),
         run=lambda *words: SimpleNamespace(out=notes if words[1].startswith("/sys/module/it/") else b""),
     )
     listing = "it/sections/.text:0x7000\nit/sections/.init.text:0x9000\nvirtio_net/sections/.text:0x100\nodd line\n"

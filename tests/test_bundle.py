@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.core import paths
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, HostError, UsageError
 from harness.report import bundle
 from harness.report.bundle import BundleDescription
@@ -58,7 +59,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         tmp_path / "bundles", about(seed="7"), {"console.log": b"boot\n", "modules/x.ko": source}
     )
     read = bundle.read(place)
-    assert (read.seed, read.cell, read.node_ids) == ("7", cell(), [f"cases/test_sites.py::{ITEM}"])
+    assert (read.seed, read.cell, read.node_ids) == ("7", cell(), [f"{paths.CASES}/test_sites.py::{ITEM}"])
     assert set(read.files) == {"console.log", "modules/x.ko", "README.md"}
     assert (place / "modules/x.ko").read_bytes() == b"\x7fELF"
 

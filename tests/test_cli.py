@@ -18,6 +18,7 @@ import pytest
 from harness import cli, cli_images, cli_runs
 from harness.core import paths
 from harness.core.errors import BuildError, RecipeError
+from harness.matrix.commands.pytest_run import COMMON
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,11 @@ def test_cases_run_unless_tests_are_named(
     monkeypatch.setattr(pytest, "main", lambda arguments, **_: handed.extend(arguments) or 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     assert cli.main(["run", "--vm", "parisc", *arguments]) == 0
-    assert handed[4:] == ["--vm=parisc", *arguments, *(str(paths.PROJECT / name) for name in chosen)]
+    assert handed[len(COMMON) :] == [
+        "--vm=parisc",
+        *arguments,
+        *(str(paths.PROJECT / name) for name in chosen),
+    ]
 
 
 @pytest.mark.parametrize(

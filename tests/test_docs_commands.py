@@ -19,7 +19,7 @@ from docs_pages import PAGES, code_lines
 
 from harness import cli
 from harness.core import paths
-from harness.images import vm_recipe
+from harness.images import recipe_files
 from harness.run_options import OPTIONS
 
 # Pages for a reader with one task: each must have commands and be in the index.
@@ -53,6 +53,9 @@ def refusal(words: list[str]) -> str:
         words = ["build", *words[1:]]
         command = cli.cli.get_command(click.Context(cli.cli), "build")
         assert command is not None
+    if "--project" in words:  # Its directory is the reader's.
+        at = words.index("--project")
+        words = [*words[:at], *words[at + 2 :]]
     try:
         context = command.make_context(words[0], words[1:])
     except click.MissingParameter:
@@ -60,8 +63,8 @@ def refusal(words: list[str]) -> str:
     except click.UsageError as error:
         return error.format_message()
     vms = {*context.params.get("vms", ()), *filter(None, [context.params.get("vm")])}
-    if not vms <= set(vm_recipe.names()):
-        return f"there is no VM {vms - set(vm_recipe.names())}"
+    if not vms <= set(recipe_files.files_by_name()):
+        return f"there is no VM {vms - set(recipe_files.files_by_name())}"
     # An option that click passes on must be one that pytest or its plugin has.
     passed_on = context.params.get("pytest_arguments", ())
     unknown = {word.partition("=")[0] for word in passed_on if word.startswith("-")} - OPTIONS.keys() - _OF_PYTEST
@@ -89,13 +92,14 @@ def cells() -> list[set[str]]:
     is any constant of a decorator, or of the file.
     """
     found = []
-    for path in sorted(paths.CASES.glob("test_*.py")):
+    examples = paths.PROJECT / "docs" / "example-tree" / "cases"
+    for path in sorted([*paths.CASES.glob("test_*.py"), *examples.glob("test_*.py")]):
         tree = ast.parse(path.read_text())
         of_file = {word for node in tree.body if isinstance(node, ast.Assign) for word in _constants(node)}
         for case in tree.body:
             if isinstance(case, ast.FunctionDef) and case.name.startswith("test_"):
                 marks = [ast.unparse(each) for each in case.decorator_list]
-                words = {path.name, case.name, *of_file, *vm_recipe.names()}
+                words = {path.name, case.name, *of_file, *recipe_files.files_by_name()}
                 words |= {word for each in case.decorator_list for word in _constants(each)}
                 words |= {mark.removeprefix("pytest.mark.").partition("(")[0] for mark in marks}
                 mutants = [each for each in case.decorator_list if "mark.mutants" in ast.unparse(each)]

@@ -12,7 +12,8 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
-from harness.images.vm_recipe import Traits, fragment_or_patch_path, load_all
+from harness.images.recipe_files import fragment_or_patch_path
+from harness.images.vm_recipe import Traits, load_all
 
 TABLE = kernel_mutant_table.read_table()
 PLACES = kernel_mutant_table.files_by_number(fragment_or_patch_path("patches", kernel_mutant_table.PATCH).read_text())

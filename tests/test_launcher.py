@@ -85,16 +85,21 @@ def make(root: Path) -> Project:
     (root / "harness" / "__init__.py").touch()
     (root / "harness" / "cli.py").write_text(CLI)
     (root / "harness" / "core").mkdir()
-    for name in ("doctor.py", "core/__init__.py", "core/child_privilege_drop.py"):
+    for name in ("doctor.py", "core/__init__.py", "core/child_privilege_drop.py", "core/paths.py"):
         shutil.copy(paths.PROJECT / "harness" / name, root / "harness" / name)
     return project
 
 
 def add_recipes(project: Project) -> None:
-    """Add a core VM of arm64, and two VMs of i386 that are not core: of one the kernel is built from source."""
+    """Add a core VM of arm64, and two VMs of i386 that are not core: of one the kernel is built from source.
+
+    A tree for --project has one more.
+    """
     (project.root / "vm_images").mkdir()
     (project.root / "vm_images" / "small.toml").write_text('arch = "arm64"\n')
     (project.root / "vm_images" / "old.toml").write_text('arch = "i386"\ntier = "full"\nsource = "debian-binary"\n')
+    (project.root / "my own" / "vm_images").mkdir(parents=True)
+    (project.root / "my own" / "vm_images" / "theirs.toml").write_text('arch = "i386"\ntier = "full"\n')
     (project.root / "vm_images" / "built.toml").write_text('arch = "i386"\ntier = "full"\nsource = "debian-source"\n')
 
 
@@ -172,6 +177,9 @@ def test_other_requirements_make_another_environment(made: Project) -> None:
         (("run", "--arch", "i386"), "needed-package of-full of-source"),
         (("run", "--arch", "i38."), "needed-package of-core"),
         (("run", "--matrix", "full"), "needed-package of-core of-full of-source"),
+        (("run", "--project", "my own", "--vm", "theirs"), "needed-package of-full"),
+        (("run", "--project=my own", "--vm=theirs"), "needed-package of-full"),
+        (("run", "--vm=theirs"), "needed-package of-core"),
     ],
 )
 def test_only_the_packages_of_the_guests_asked_for_are_needed(

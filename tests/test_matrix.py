@@ -22,7 +22,7 @@ pytest_plugins = ["harness.plugin"]
 
 class Guest:
     image = type("Image", (), {"release": "6.1", "key": "k", "recipe": type("Recipe", (), {"arch": "parisc"})})
-    image.build_id, image.modules = "b1d", {}
+    image.build_id, image.modules, image.all_modules = "b1d", {}, {}
     accelerator = type("Accelerator", (), {"name": "tcg", "reason": "pretended"})
     qemu_version_text = "QEMU emulator version 7.2.22"
     argv, boot_seconds, copied_files, heartbeat, frozen = ["qemu"], 1.0, {}, None, "frozen-0123"
@@ -154,7 +154,7 @@ def test_it(guest, mutant):
     assert (broken["verdict"], broken["reason"]) == ("fail", "elsewhere")
     assert (honest["verdict"], honest["reason"], honest["bundle"]) == ("pass", "", "")
     left = bundle.read(matrix.path / "results" / "latest" / str(broken["bundle"]))
-    assert left.node_ids == ["test_case.py::test_it[arm64-debian-mutant:text-base]"]
+    assert (left.file, left.items) == ("test_case.py", ["test_it[arm64-debian-mutant:text-base]"])
     assert {"--as-honest", "--stress=7", f"--hypothesis-seed={left.seed}"} <= set(left.options)
     assert not [line for line in figures(matrix) if line["figure"].startswith("mutants.")]
 

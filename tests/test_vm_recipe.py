@@ -10,7 +10,8 @@ import pytest
 
 from harness.core import paths
 from harness.core.errors import RecipeError, UsageError
-from harness.images.vm_recipe import Recipe, fragment_or_patch_path, load, load_all, select
+from harness.images.recipe_files import fragment_or_patch_path
+from harness.images.vm_recipe import Recipe, load, load_all, select
 
 GOOD = """
 name = "vm"

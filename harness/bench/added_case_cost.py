@@ -78,7 +78,7 @@ def _run(context: BenchContext, scratch: Path, count: int) -> float:
     cases = scratch / f"test_{count}_times_nothing.py"
     cases.write_text(_CASES.format(count=count))
     log = context.log_directory / "cases.log"
-    argv = [sys.executable, "-P", "-m", "pytest", *pytest_run.COMMON, "-p", "harness.plugin", "-p", "no:cacheprovider"]
+    argv = [sys.executable, "-P", "-m", "pytest", *pytest_run.COMMON, "-p", "no:cacheprovider"]
     environment = {"PINPOINT_RESULTS": str(context.directory.path / "cases"), "PYTHONPATH": str(paths.PROJECT)}
     done = process.run([*argv, f"--vm={VM}", str(cases)], deadline=Deadline.after(_SECONDS), env=environment, log=log)
     if done.rc:

@@ -159,12 +159,13 @@ class Guest:
         self.ssh_connection.put(content, to, mode, deadline or self.scaled_deadline(_COMMAND_SECONDS))
 
     def copy_module(self, module: str) -> str:
-        """Copy one of the image's modules into the guest on the first call; return its path there."""
-        return self._once(_module_path(module))
+        """Copy one of the image's modules, or of the own tree's, into the guest on the first call; return its path."""
+        return self._once(_module_path(module), HostFileWithMode(self.image.module(module), 0o644))
 
     def copy_program(self, name: str) -> str:
         """Copy one of the image's programs into the guest on the first call; return its path there."""
-        return self._once(_program_path(name))
+        path = _program_path(name)
+        return self._once(path, self._files[path])
 
     def copy_all_files(self, deadline: Deadline) -> None:
         """Copy every module and program of the image into the guest, except files that it already has."""
@@ -184,8 +185,7 @@ class Guest:
             _program_path(name): HostFileWithMode(file, 0o755) for name, file in self.image.programs.items()
         }
 
-    def _once(self, path: str) -> str:
-        piece = self._files[path]
+    def _once(self, path: str, piece: HostFileWithMode) -> str:
         if path not in self.copied_files:
             self.put(piece.file, path, piece.mode)
         self.copied_files[path] = piece.file

@@ -22,11 +22,24 @@ _MAKEFILES = ("Kbuild", "Makefile")
 _BUILT = shutil.ignore_patterns("*.ko", "*.o", "*.mod", "*.mod.c", ".*.cmd", "Module.symvers", "modules.order", ".git")
 
 
-def build(source: Path, image: Image, build_context: BuildContext, directory: Path) -> list[Path]:
+def source_files(directory: Path) -> list[Path]:
+    """Return the files of a module's directory that a build reads, also through links, without those of kbuild."""
+    found: list[Path] = []
+    visited: set[str] = set()
+    for place, below, names in os.walk(directory, followlinks=True):
+        left_out = _BUILT(place, [*below, *names])
+        visited.add(os.path.realpath(place))
+        below[:] = sorted(name for name in set(below) - left_out if os.path.realpath(f"{place}/{name}") not in visited)
+        found += [Path(place, name) for name in sorted(set(names) - left_out)]
+    return [path for path in found if path.is_file()]
+
+
+def build(source: Path, image: Image, build_context: BuildContext, directory: Path, flags: str = "") -> list[Path]:
     """Build a directory with a Kbuild, or one source file, below `directory`; return the paths of its modules.
 
-    Raises UsageError with the compiler's first error when the source does not build, HostError when the image has no
-    tree for module builds.
+    `flags` are more options for the compiler. The modules name source files by their path in the source. Raises
+    UsageError with the compiler's first error when the source does not build, HostError when the image has no tree for
+    module builds.
     """
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
@@ -48,7 +61,7 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
             image.recipe.architecture, headers.source, headers.objects, log, cores, nice=0, compiler_program=compiler
         )
         with confined_build.run_children_confined(trees, place, step):
-            _make(make, place, image, source, step)
+            _make(make, place, image, source, step, flags)
         found = [_taken(path, into / path.name, source) for path in sorted(place.rglob("*.ko"))]
     if not found:
         raise UsageError("builds no module", where=str(source), mend="name one in obj-m, in its Kbuild or Makefile")
@@ -62,10 +75,10 @@ def _taken(built: Path, copy: Path, source: Path) -> Path:
     return copy
 
 
-def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressStep) -> None:
+def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressStep, flags: str) -> None:
     variables = {
         "M": str(scratch),
-        "KCFLAGS": image.recipe.kernel.cflags,
+        "KCFLAGS": " ".join([image.recipe.kernel.cflags, flags, f"-ffile-prefix-map={scratch}/="]).strip(),
         "KBUILD_MODPOST_WARN": "1",
         # Without ccache: its files are used by builds that are trusted.
         "CC": str(make.compiler_program or f"{make.architecture.cross_prefix}gcc"),

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from harness.core.errors import UsageError
 from harness.images.kernel import ModuleBuildTrees
 from harness.images.vm_recipe import Recipe
 
@@ -19,6 +20,7 @@ class Image:
     system, an uncompressed cpio; `modules` the built probe modules by name;
     `config` the kernel's configuration (`CONFIG_X` to `y`, `m` or the value, absent when not set); `facts` what the
     build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name;
+    `own_modules` the modules of the own tree (own_tree_modules.py) by name, which are not part of `key`;
     `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against; `disk` the
     file of a read-only disk, None for a guest without one.
     """
@@ -34,9 +36,22 @@ class Image:
     config: Mapping[str, str]
     facts: Mapping[str, int]
     programs: Mapping[str, Path] = field(default_factory=dict)
+    own_modules: Mapping[str, Path] = field(default_factory=dict)
     drivers: Mapping[str, Path] = field(default_factory=dict)
     headers: ModuleBuildTrees | None = None
     disk: Path | None = None
+
+    @property
+    def all_modules(self) -> Mapping[str, Path]:
+        """The built probe modules and the modules of the own tree, by name."""
+        return {**self.modules, **self.own_modules}
+
+    def module(self, name: str) -> Path:
+        """Return the file of a module by name. Raises UsageError if there is none."""
+        if name not in self.all_modules:
+            known = ", ".join(self.own_modules) or "none, because there is no --project with probes/"
+            raise UsageError(f"no module named {name!r}", where=self.recipe.name, mend=f"your own are: {known}")
+        return self.all_modules[name]
 
     def with_cpus(self, cpus: int) -> Image:
         """Return this image for a machine with `cpus` virtual CPUs."""

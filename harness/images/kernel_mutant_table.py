@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.core import paths
 from harness.core.errors import RecipeError, UsageError
-from harness.images.vm_recipe import Recipe, fragment_or_patch_path
+from harness.images.recipe_files import fragment_or_patch_path
+from harness.images.vm_recipe import Recipe
 
 # The patch that adds the bugs; its table has the same name and is in the same directory.
 PATCH = "kernel-mutants"

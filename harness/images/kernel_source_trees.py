@@ -17,7 +17,8 @@ from harness.core.events import ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.process import run
 from harness.images.debian_packages_by_name import FetchedSourcePackage, Packages
-from harness.images.vm_recipe import Recipe, fragment_or_patch_path
+from harness.images.recipe_files import fragment_or_patch_path
+from harness.images.vm_recipe import Recipe
 
 # dpkg's architecture name of linux-source packages, which are for all architectures.
 _ANY = "all"

@@ -21,8 +21,9 @@ from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, MakeProgress, compiler_and_linker_versions
 from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.kernel_source_trees import Source
+from harness.images.recipe_files import fragment_or_patch_path
 from harness.images.store import Entry
-from harness.images.vm_recipe import Recipe, fragment_or_patch_path
+from harness.images.vm_recipe import Recipe
 
 KIND = "kernel"
 

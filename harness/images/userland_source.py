@@ -17,8 +17,9 @@ from harness.core.process import run
 from harness.images import kbuild, kernel_config
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import MakeProgress, run_logged
+from harness.images.recipe_files import fragment_or_patch_path
 from harness.images.store import Entry
-from harness.images.vm_recipe import Recipe, fragment_or_patch_path
+from harness.images.vm_recipe import Recipe
 
 KIND = "userland"
 

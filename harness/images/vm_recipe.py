@@ -19,6 +19,7 @@ from harness.core.architecture import Architecture
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 from harness.images.kernel_defects import KernelDefects
+from harness.images.recipe_files import files_by_name, fragment_or_patch_path, tree_of
 
 # The code name of a release, or a suite that extends one. The name goes into an apt source list.
 _SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
@@ -223,7 +224,10 @@ def load(path: Path) -> Recipe:
             _demand_file(path, kind, name)
     _demand_sibling(path, recipe.kernel.sibling)
     _demand_path(path, recipe.kernel.tree)
-    return recipe
+    if not recipe.kernel.tree:
+        return recipe
+    tree = str(tree_of(path) / Path(recipe.kernel.tree).expanduser())
+    return recipe.model_copy(update={"kernel": recipe.kernel.model_copy(update={"tree": tree})})
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -258,13 +262,13 @@ def _demand_file(path: Path, kind: str, name: str) -> None:
     wanted = fragment_or_patch_path(kind, name)
     if not wanted.is_file():
         raise RecipeError(
-            f"kernel.{kind} names {name!r}", where=path.name, mend=f"create {wanted.relative_to(paths.PROJECT)}"
+            f"kernel.{kind} names {name!r}", where=path.name, mend=f"create {wanted.relative_to(paths.RECIPES.parent)}"
         )
 
 
 def _demand_sibling(path: Path, name: str) -> None:
-    """Raise RecipeError if the sibling has no recipe in the same directory."""
-    if name and name not in (known := names(path.parent)):
+    """Raise RecipeError if the sibling has no recipe in the same directory, or in the own tree."""
+    if name and name not in (known := files_by_name(path.parent)):
         others = ", ".join(other for other in known if other != path.stem)
         raise RecipeError(f"kernel.sibling names {name!r}", where=path.name, mend=f"one of: {others}")
 
@@ -272,7 +276,7 @@ def _demand_sibling(path: Path, name: str) -> None:
 def _demand_path(path: Path, tree: str) -> None:
     """Raise RecipeError if the host cannot look up the path of a tree; a missing directory is allowed."""
     try:
-        (paths.PROJECT / Path(tree).expanduser()).resolve().stat()
+        (tree_of(path) / Path(tree).expanduser()).resolve().stat()
     except FileNotFoundError:
         return  # sources.of_recipe() reports it
     except (OSError, RuntimeError, ValueError) as error:
@@ -280,15 +284,9 @@ def _demand_path(path: Path, tree: str) -> None:
         raise RecipeError(what, where=path.name, mend="name the directory of a kernel source") from None
 
 
-def fragment_or_patch_path(kind: str, name: str) -> Path:
-    """Return the file of a config fragment (`config`) or a patch (`patches`) by its name in a recipe."""
-    suffix = {"config": ".config", "patches": ".patch"}[kind]
-    return paths.RECIPES / kind / f"{name.removesuffix(suffix)}{suffix}"
-
-
 def load_all(directory: Path = paths.RECIPES) -> dict[str, Recipe]:
-    """Return every recipe in the directory, by name."""
-    return {name: load(directory / f"{name}.toml") for name in names(directory)}
+    """Return every recipe in the directory, and in the own tree, by name."""
+    return {name: load(path) for name, path in files_by_name(directory).items()}
 
 
 def select(
@@ -315,13 +313,13 @@ def select(
         recipes = load_all(directory).values()
         found = [each for each in recipes if each.tier in tiers and (not archs or each.arch in archs)]
         if not found:
-            raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend="see ./pinpoint list")
+            raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend=f"see {paths.PROGRAM} list")
         return found
-    known = names(directory)
+    known = files_by_name(directory)
     for name in chosen:
         if name not in known:
             raise UsageError(f"no VM named {name!r}", mend=f"one of: {', '.join(known)}")
-    return [_replaced(name) or load(directory / f"{name}.toml") for name in chosen]
+    return [_replaced(name) or load(known[name]) for name in chosen]
 
 
 def replace_in_this_run(recipe: Recipe, options: Sequence[str] = ()) -> None:
@@ -342,8 +340,3 @@ def _replaced(name: str) -> Recipe | None:
     text = os.environ.get(_REPLACEMENT)
     recipe = Recipe.model_validate_json(text) if text else None
     return recipe if recipe and recipe.name == name else None
-
-
-def names(directory: Path = paths.RECIPES) -> list[str]:
-    """Return the name of every VM that has a recipe in the directory."""
-    return sorted(path.stem for path in directory.glob("*.toml"))

@@ -29,9 +29,9 @@ def loaded_targets(guest: Guest) -> list[Target]:
 class Target:
     """One target module.
 
-    `build` is the name of its file in the image; the other build of `pinpoint_target` is `rebuilt/pinpoint_target`.
-    `sections` holds the load addresses of its sections, by name. `previous` holds those of the previous instance, and
-    is empty in the first. `build_id` is in hex, read from the loaded module.
+    `build` is the name of its file in the image or in the own tree; the other build of `pinpoint_target` is
+    `rebuilt/pinpoint_target`. `sections` holds the load addresses of its sections, by name. `previous` holds those of
+    the previous instance, and is empty in the first. `build_id` is in hex, read from the loaded module.
     """
 
     sections: Mapping[str, int]
@@ -41,7 +41,7 @@ class Target:
         self.guest = guest
         self.build = build
         self.module = build.rpartition("/")[2]
-        self.elf = Elf.read_cached(guest.image.modules[build])
+        self.elf = Elf.read_cached(guest.image.module(build))
         self.previous: Mapping[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -126,6 +126,10 @@ class Target:
     def shape_site(self, shape: str, offset: int = 0, *, plain: bool = False) -> Site:
         """A site in the module's function `pinpoint_<shape>`."""
         return Site(f"pinpoint_{shape}", offset, module=self.module, omits_module=plain)
+
+    def function_site(self, function: str, offset: int = 0) -> Site:
+        """A site in a function of the module, by its whole name."""
+        return Site(function, offset, module=self.module)
 
     def call_for_checksum(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; returns the checksum of its results."""

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import sha256, sha256_of_strings
+from harness.core.own_tree import own_tree_option
 from harness.images.vm_recipe import kernel_options_of_this_run
 from harness.report import jsonl
 from harness.report.record import Cell, describe_cell
@@ -34,12 +35,12 @@ class BundleDescription(BaseModel):
     """The content of `bundle.json`.
 
     `file` is the case's file in the project; `items` are pytest's names in it: the mutants that the cell failed for,
-    then the cell. `options` are the run's options that change what a cell does; `schedule` is the line of the schedule
-    that failed, `seed` the seed of all other random choices. `qemu` is the command line. `loop_seconds` is the guest's
-    speed, measured by its heartbeat as CPU time of a loop (harness/guest/heartbeat.py); `slide` is in bytes; both are
-    None when unknown. `frozen` is the store entry that the guest was thawed from, empty for a booted guest. `hashes`
-    are the SHA-256 of the guest's files and of the case's file, `files` those of the bundle's own files. `absent` names
-    what could not be read, and why.
+    then the cell. `options` are the run's options that change what a cell does; `schedule` is the line of the
+    schedule that failed, `seed` the seed of all other random choices. `qemu` is the command line. `loop_seconds` is
+    the guest's speed, measured by its heartbeat as CPU time of a loop (harness/guest/heartbeat.py); `slide` is in
+    bytes; both are None when unknown. `frozen` is the store entry that the guest was thawed from, empty for a booted
+    guest. `hashes` are the SHA-256 of the guest's files, of the case's file and of the own tree's modules, `files`
+    those of the bundle's own files. `absent` names what could not be read, and why.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -65,7 +66,7 @@ class BundleDescription(BaseModel):
     @property
     def node_ids(self) -> list[str]:
         """pytest's node ids, from the project."""
-        return [f"{self.file}::{item}" for item in self.items]
+        return [f"{paths.case_file(self.file)}::{item}" for item in self.items]
 
 
 def write_bundle(root: Path, about: BundleDescription, pieces: Mapping[str, bytes | Path]) -> Path:
@@ -140,7 +141,7 @@ def command(directory: Path) -> str:
     """Return the command that replays a bundle from the project's directory."""
     inside = directory.is_relative_to(paths.PROJECT)
     shown = directory.relative_to(paths.PROJECT) if inside else directory
-    return f"./pinpoint repro {shown}{kernel_options_of_this_run()}"
+    return f"{paths.PROGRAM} repro {shown}{own_tree_option()}{kernel_options_of_this_run()}"
 
 
 def _readme(about: BundleDescription, place: Path, files: Sequence[str]) -> str:

@@ -103,9 +103,7 @@ def _remember(guest: Guest, found: Evidence) -> None:
     """Add what was read before the guest stopped answering; the slide is unknown unless it was read."""
     with suppress(PinpointError):
         found.slide = Layout(guest).slide
-    found.module_section_addresses = {
-        guest.image.modules[target.build]: target.sections for target in targets_in(guest)
-    }
+    found.module_section_addresses = {guest.image.module(target.build): target.sections for target in targets_in(guest)}
 
 
 def _query(guest: Guest, found: Evidence) -> str:
@@ -140,7 +138,7 @@ def sections_by_module_file(guest: Guest, listing: str) -> dict[Path, Mapping[st
             sections[module][name] = int(address, 16)
     found: dict[Path, Mapping[str, int]] = {}
     for module in sections:
-        builds = [file for name, file in guest.image.modules.items() if name.rpartition("/")[2] == module]
+        builds = [file for name, file in guest.image.all_modules.items() if name.rpartition("/")[2] == module]
         if builds:
             loaded_id = build_id(guest.run("cat", f"/sys/module/{module}/notes/.note.gnu.build-id").out)
             found |= {file: sections[module] for file in builds if Elf.read_cached(file).build_id == loaded_id}

@@ -7,6 +7,8 @@ import re
 import shlex
 from pathlib import Path
 
+from harness.core import paths
+from harness.core.own_tree import own_tree_option
 from harness.report import bundle
 from harness.report.record import Cell
 
@@ -26,5 +28,7 @@ def replay_command(cell: Cell, place: Path) -> str:
     words = [name, *(word for word in re.split(r"[\[\]]+", parameters) if _WORD.fullmatch(word))]
     if cell.mutant:
         words.append(f"mutant:{cell.mutant}")
-    file = [cell.file] if cell.file else []
-    return shlex.join(["./pinpoint", "run", "--vm", cell.vm, "-k", " and ".join(words), *file])
+    # A file is named by its path from Pinpoint's directory, which a wheel has not.
+    file = [cell.file] if cell.file and not paths.INSTALLED and (paths.PROJECT / cell.file).exists() else []
+    command = shlex.join([paths.PROGRAM, "run", "--vm", cell.vm, "-k", " and ".join(words), *file])
+    return f"{command}{own_tree_option()}"

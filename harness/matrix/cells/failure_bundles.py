@@ -14,6 +14,7 @@ from harness.core import paths
 from harness.core.errors import BuildError, GuestError, HostError
 from harness.core.files import sha256
 from harness.guest.guest import Guest
+from harness.images import own_tree_modules
 from harness.images.image import Image
 from harness.landing.landing_judgment import Missed
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch
@@ -83,7 +84,7 @@ class Bundles:
 
     def _about(self, watch: CellWatch, survivors: Iterable[CellId]) -> BundleDescription:
         guest, evidence = watch.guest, watch.evidence
-        case = paths.PROJECT / watch.identity.file
+        case = paths.case_file(watch.identity.file)
         return BundleDescription(
             cell=watch.as_record(),
             file=watch.identity.file,
@@ -100,6 +101,7 @@ class Bundles:
             hashes={
                 **(_hashes(guest.image) if guest else {}),
                 **({watch.identity.file: sha256(case)} if case.is_file() else {}),
+                **own_tree_modules.source_hashes(),
             },
             frozen=guest.frozen if guest else "",
             absent={**(evidence.absence_reasons if evidence else {}), **_no_snapshot(guest)},
@@ -108,7 +110,7 @@ class Bundles:
     def _pieces(self, watch: CellWatch) -> dict[str, bytes | Path]:
         """Return the files of the bundle."""
         guest, evidence = watch.guest, watch.evidence
-        recipe = paths.RECIPES / f"{watch.identity.vm}.toml"
+        recipe = paths.find_in_trees(paths.RECIPES, f"{watch.identity.vm}.toml")
         witnesses = json.dumps(watch.as_record().witnesses, indent=1) + "\n"
         return {
             "failure.txt": (watch.failure_text or watch.reason).encode(errors="replace") + b"\n",
@@ -142,13 +144,13 @@ def _build_log(error: BaseException | None) -> dict[str, bytes | Path]:
 
 def _modules(guest: Guest) -> dict[str, bytes | Path]:
     """Return the modules that were shipped to the guest."""
-    names = {file: name for name, file in guest.image.modules.items()}
+    names = {file: name for name, file in guest.image.all_modules.items()}
     return {f"modules/{names[file]}.ko": file for file in guest.copied_files.values() if file in names}
 
 
 def _hashes(image: Image) -> dict[str, str]:
     files = {"kernel": image.kernel, "vmlinux": image.vmlinux, "initrd": image.initrd}
-    files |= {f"modules/{name}.ko": file for name, file in image.modules.items()}
+    files |= {f"modules/{name}.ko": file for name, file in image.all_modules.items()}
     files |= {f"programs/{name}": file for name, file in image.programs.items()}
     return {name: _hash(file) for name, file in files.items()}
 

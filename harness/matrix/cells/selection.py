@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
 
+from harness.core import paths
+from harness.core.own_tree import own_tree_option
 from harness.images.vm_recipe import Recipe, kernel_options_of_this_run
 from harness.landing import mutants as landing
 from harness.landing.sweep.sweep_plan import Depth
@@ -56,7 +57,8 @@ class CellId:
     def replay(self) -> str:
         """The command that runs this cell again."""
         loader = f" --loader {shlex.quote(self.loader)}" if self.loader else ""
-        return f"./pinpoint run --vm {self.vm}{kernel_options_of_this_run()}{loader} -k '{self.item_name}'"
+        options = f"{own_tree_option()}{kernel_options_of_this_run()}{loader}"
+        return f"{paths.PROGRAM} run --vm {self.vm}{options} -k '{self.item_name}'"
 
 
 def parametrize_by_vm_and_mutant(metafunc: pytest.Metafunc, vms: Sequence[str]) -> None:
@@ -90,7 +92,7 @@ def cell_of(item: pytest.Item) -> CellId | None:
     function, _, label = item.name.removesuffix("]").partition("[")
     others = [part for part in (label.replace(_label(vm, mutant), "", 1).strip("-"),) if part]
     case = "".join((function, *(f"[{part}]" for part in others)))
-    file = os.path.relpath(item.path, item.config.rootpath)
+    file = paths.case_name(item.path, item.config.rootpath)
     return CellId(case, vm, mutant, item.name, file, getattr(item.config.option, "loader", None) or "")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harness.core import paths
 from harness.core.errors import UsageError
-from harness.images.vm_recipe import names
+from harness.images.recipe_files import files_by_name
 from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.commands import pytest_run, replay_options
 from harness.report.bundle import BundleDescription
@@ -17,7 +17,7 @@ from harness.report.bundle import BundleDescription
 _CASES = re.compile(r"cases/test_\w{1,100}\.py", re.ASCII)
 _FROZEN = re.compile(r"(?:frozen-[0-9a-f]{1,64})?")
 _DISTRUST = "do not trust it"
-_OTHER_VERSION = "use the version it was made with"
+_OTHER_VERSION = "use the version it was made with, and --project DIR for a case of your own tree"
 _LONGEST = 4096
 
 
@@ -67,24 +67,25 @@ def demand_cells(about: BundleDescription) -> None:
 
 def collect_case_file_cells(about: BundleDescription) -> dict[str, CellId]:
     """Return the cells in the bundle's case file for its VM, by pytest's names. Runs none of them."""
+    pytest_run.demand_own_cases_import()
     found = _Collected()
     arguments = ["--full", f"--vm={about.cell.vm}", *about.options]
-    pytest_run.collect_with_plugin([*arguments, str(paths.PROJECT / about.file)], found)
+    pytest_run.collect_with_plugin([*arguments, str(paths.case_file(about.file))], found)
     return found.cells
 
 
 def demand_vm(about: BundleDescription) -> None:
     """Demand that a bundle names one known VM. Raises UsageError."""
-    known = names()
+    known = files_by_name()
     if about.cell.vm not in known:
         raise UsageError(f"no VM named {about.cell.vm[:80]!r}", mend=f"one of: {', '.join(known)}")
 
 
 def _demand_file(about: BundleDescription) -> None:
-    """Demand that the file is in `cases/` by its literal path, neither a link nor reached through one."""
-    path = paths.PROJECT / about.file
-    own = _CASES.fullmatch(about.file) is not None
-    if not own or not path.is_file() or path.resolve() != path:
+    """Demand that the file is in `cases/`, ours or the own tree's, by its literal path and not through a link."""
+    named = _CASES.fullmatch(about.file) is not None
+    path = paths.case_file(about.file) if named else paths.PROJECT
+    if not path.is_file() or path.resolve() != path:
         raise UsageError("is no case of this version of Pinpoint", where=about.file, mend=_OTHER_VERSION)
 
 

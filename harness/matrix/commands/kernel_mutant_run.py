@@ -205,7 +205,7 @@ def _tried(
 def _session(arguments: Sequence[str], plugin: object, directory: RunDirectory) -> int:
     """Run pytest once, with its output in a file in the run's directory; return its exit status."""
     places = (Path(word.partition("::")[0]) for word in arguments if not word.startswith("-"))
-    chosen = [] if any(place.exists() for place in places) else [str(paths.CASES)]
+    chosen = [] if any(place.exists() for place in places) else pytest_run.case_directories()
     with ExitStack() as stack:
         log = stack.enter_context((directory.path / "pytest.log").open("a"))
         stack.enter_context(redirect_stdout(log))

@@ -7,14 +7,18 @@ import io
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from harness.core import paths, process
-from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE
+from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, UsageError
 
-# Arguments of every pytest run, from any directory.
-COMMON = ("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT))
+# Arguments of every pytest run, from any directory. pytest writes its cache into the root directory.
+COMMON = (
+    *("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT), "-p", "harness.plugin"),
+    *(("-o", f"cache_dir={paths.cache() / 'pytest'}") if paths.INSTALLED else ()),
+)
 # These cases run only with the option, even when they are named.
 _LEFT_OUT = "; some cases run only with --crash-triggers all"
 
@@ -27,6 +31,38 @@ class _Interruption:
 
     def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
         self.seen = excinfo.errisinstance(KeyboardInterrupt)
+
+
+class _BrokenFiles:
+    """Keeps the error of each file that pytest cannot import, by the file's path."""
+
+    def __init__(self) -> None:
+        self.errors: dict[Path, str] = {}
+
+    def pytest_exception_interact(self, node: pytest.Item | pytest.Collector, report: pytest.CollectReport) -> None:
+        """Keep the last line of an error: the exception and its text."""
+        lines = [line.removeprefix("E").strip() for line in report.longreprtext.splitlines()]
+        self.errors[node.path] = next((line for line in reversed(lines) if line), "no reason given")
+
+
+def case_directories() -> list[str]:
+    """Return the directories of all cases: ours, and the own tree's."""
+    return [str(place) for place in paths.with_own_tree(paths.CASES)]
+
+
+def demand_unit_tests() -> None:
+    """Raise UsageError in an installed Pinpoint, which has no unit tests."""
+    if paths.INSTALLED:
+        raise UsageError("an installed Pinpoint has no unit tests", mend="run this command in the source tree")
+
+
+def demand_own_cases_import() -> None:
+    """Raise UsageError for a case file of the own tree that pytest cannot collect."""
+    broken = _BrokenFiles()
+    if own := case_directories()[1:]:
+        collect_with_plugin(own, broken)
+    for path, error in broken.errors.items():
+        raise UsageError(f"cannot be collected: {error}", where=str(path), mend="fix it, or take it out of cases/")
 
 
 def collect_with_plugin(arguments: Sequence[str], plugin: object) -> None:

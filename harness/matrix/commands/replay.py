@@ -13,6 +13,7 @@ from harness.core import paths
 from harness.core.errors import HARNESS_FAILED, UsageError
 from harness.core.events import Bus
 from harness.core.files import sha256
+from harness.images import own_tree_modules
 from harness.images.build_context import BuildContext
 from harness.images.prepare import image_key
 from harness.images.vm_recipe import Recipe, select
@@ -102,8 +103,8 @@ def _arguments(about: BundleDescription, times: int, at_failure: str) -> list[st
     quiet = ["-q", "--no-summary"] if times > 1 or at_failure else ["-q"]
     interactive = [f"--at-failure={at_failure}", "-s"] if at_failure else []
     into = f"--into={paths.results() / _PLACE}"
-    nodes = [str(paths.PROJECT / node) for node in about.node_ids]
-    return [f"--vm={about.cell.vm}", *about.options, *schedule, into, *quiet, "--no-header", *interactive, *nodes]
+    options = [*about.options, *schedule, into, *quiet, "--no-header", *interactive]
+    return [f"--vm={about.cell.vm}", *options, *about.node_ids]
 
 
 def _demand_same_project(about: BundleDescription, build_context: BuildContext, *, anyway: bool) -> None:
@@ -124,8 +125,11 @@ def _demand_same_project(about: BundleDescription, build_context: BuildContext, 
 
 def _differences(about: BundleDescription, build_context: BuildContext) -> Iterator[str]:
     """List what has changed since the cell failed, which may be why it no longer fails."""
-    if about.hashes.get(about.file) not in (None, sha256(paths.PROJECT / about.file)):
+    if about.hashes.get(about.file) not in (None, sha256(paths.case_file(about.file))):
         yield f"{about.file} has changed since"
+    for source, now in own_tree_modules.source_hashes().items():
+        if about.hashes.get(source) not in (None, now):
+            yield f"{source} has changed since"
     if about.frozen and not (build_context.store.root / about.frozen).is_dir():
         yield f"{about.frozen} is no longer in the store: guests start from another boot"
 

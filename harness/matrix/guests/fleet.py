@@ -20,6 +20,7 @@ from harness.guest.qemu_process import FrozenGuestRefused, QemuKilled
 from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.images.own_tree_modules import with_own_modules
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import check_after_cell, kernel_mutant_switch
@@ -175,7 +176,7 @@ class Fleet:
         recipe = self.recipes[name] if name in self.recipes else select([name])[0]
         self._await_image(name)
         with self.bus.timed(name, IMAGE):
-            return prepare(recipe, self.build_context)
+            return with_own_modules(prepare(recipe, self.build_context), self.build_context)
 
     def _prepare_and_start(self, name: str) -> Guest:
         image = self._prepare(name)

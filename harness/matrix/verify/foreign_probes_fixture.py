@@ -91,6 +91,15 @@ class ForeignProbes:
         load = ModuleToLoad(module, file, file, words)
         return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
+    def judge_own_module(self, name: str, *parameters: str) -> ForeignOutcome:
+        """Load a module of the own tree with these parameters (`name=value`); judge its probes, unload, compare.
+
+        Raises SubjectRefused if the kernel does not load it.
+        """
+        file = self.guest.image.module(name)
+        load = ModuleToLoad(name, file, file, list(parameters))
+        return self._run(Modules(self.guest, [load], "insmod", None), {name: file})
+
     def judge_kernel_sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
         """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
 

@@ -40,8 +40,9 @@ def read_claims(file: str) -> CaseFileClaims:
     version of the project.
     """
     try:
-        path = (paths.PROJECT / file).resolve()
-        if not path.is_relative_to(paths.CASES.resolve()) or path.stat().st_size > _LARGEST:
+        path = paths.case_file(file).resolve()
+        places = [place.resolve() for place in paths.with_own_tree(paths.CASES)]
+        if not any(map(path.is_relative_to, places)) or path.stat().st_size > _LARGEST:
             return CaseFileClaims()
         tree = ast.parse(path.read_text())
     except (OSError, ValueError, SyntaxError, RuntimeError):
