@@ -28,6 +28,7 @@ def check(pytest_arguments: Sequence[str]) -> int:
 
     Example: ./pinpoint check tests/test_elf.py -x
     """
+    pytest_run.demand_unit_tests()
     failed = [" ".join(tool) for tool in _TOOLS if not _passes(tool)]
     selected = any(not word.startswith("-") for word in pytest_arguments)
     chosen = [] if selected else [str(paths.TESTS), f"--ignore={paths.TESTS / 'faults'}", "-m", "not slow"]

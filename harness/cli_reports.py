@@ -175,7 +175,7 @@ def history(case: str, flaky: bool) -> int:
     """
     root = paths.results()
     if not root.is_dir():
-        raise UsageError("no run has left results yet", where=str(root), mend="./pinpoint run")
+        raise UsageError("no run has left results yet", where=str(root), mend=f"{paths.PROGRAM} run")
     shown = [each for each in past_runs.read_history(root, case) if each.flaky or not flaky]
     for each in shown:
         counts = Counter(verdict.value for verdict in each.verdicts)

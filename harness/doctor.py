@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core import child_privilege_drop
+from harness.core import child_privilege_drop, paths
 
-PACKAGES = Path(__file__).resolve().parents[1] / "host-packages.txt"
+PACKAGES = paths.PROJECT / "host-packages.txt"
 # The variable with the directory of the Python environment. The launcher sets it; the stamp file marks a complete one.
 _ENVIRONMENT = "PINPOINT_ENVIRONMENT"
 _STAMP = "complete"
@@ -75,7 +75,7 @@ def main() -> int:
         if named is None or not each.guest_architectures or each.guest_architectures & set(named.split())
     ]
     wanted = [*(each for each in listed if each not in needed), *parse_optional_requirements(PACKAGES.read_text())]
-    tests = list(parse_optional_requirements(PACKAGES.read_text(), "tests"))
+    tests = [] if paths.INSTALLED else list(parse_optional_requirements(PACKAGES.read_text(), "tests"))
     versions = _debian_versions([each.package for each in (*needed, *wanted, *tests)])
     print(_host())
     for line in _facts():
@@ -93,7 +93,7 @@ def main() -> int:
         print("Everything Pinpoint needs of this host is there.")
         return _ALL_THERE
     print(f"Missing, by Debian's names: {' '.join(missing)}")
-    print(f"./pinpoint run installs them where it may; by hand, as root: apt-get install {' '.join(missing)}")
+    print(f"{paths.PROGRAM} run installs them where it may; by hand, as root: apt-get install {' '.join(missing)}")
     return _SOMETHING_MISSING
 
 

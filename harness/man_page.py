@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import click
 
+from harness.core import paths
+
 _EPILOGUE = """
 .SH EXIT STATUS
 .TP
@@ -53,7 +55,7 @@ def man_page(root: click.Context) -> str:
         ".SH NAME",
         f"pinpoint \\- {_text(_first(group.help))}",
         ".SH SYNOPSIS",
-        ".B ./pinpoint",
+        f".B {paths.PROGRAM}",
         ".I COMMAND",
         "[\\fIARGUMENT\\fR ...]",
         ".SH COMMANDS",

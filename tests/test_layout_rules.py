@@ -83,7 +83,14 @@ def test_nothing_built_is_committed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-installer.txt", "requirements-bench.txt", "requirements-tests.txt"]
+    "name",
+    [
+        "requirements.txt",
+        "requirements-installer.txt",
+        "requirements-bench.txt",
+        "requirements-build.txt",
+        "requirements-tests.txt",
+    ],
 )
 def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
     text = (PROJECT / name).read_text()
@@ -100,6 +107,8 @@ def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
     [
         ("dependencies", "requirements.txt"),
         ("bench", "requirements-bench.txt"),
+        ("build", "requirements-build.txt"),
+        ("check", "requirements.txt"),
         ("tests", "requirements-tests.txt"),
     ],
 )

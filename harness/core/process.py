@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from harness.core import paths
 from harness.core.child_privilege_drop import Rights
 from harness.core.deadline import Deadline
 from harness.core.errors import HostDeadlineExceeded, HostError
@@ -38,7 +39,7 @@ _LONGEST_LINE = 1 << 20
 # The rights of the children of run() in this thread. A parameter of the build steps would change their code, whose hash
 # is in the keys of kernels.
 _given = threading.local()
-_MEND_RIGHTS = "run ./pinpoint doctor"
+_MEND_RIGHTS = f"run {paths.PROGRAM} doctor"
 _LONGEST_WAIT = 10 * 365 * 86400.0
 
 
@@ -104,7 +105,7 @@ def spawn(
     except FileNotFoundError as error:
         missing = error.filename or words[0]
         raise HostError(
-            f"{missing} is not installed", mend="run ./pinpoint doctor to see which package has it"
+            f"{missing} is not installed", mend=f"run {paths.PROGRAM} doctor to see which package has it"
         ) from None
     except subprocess.SubprocessError:
         raise HostError(f"{words[0]} could not be started with fewer rights", mend=_MEND_RIGHTS) from None
@@ -139,7 +140,7 @@ def run_foreground(argv: Sequence[str], rights: Rights | None = None) -> int:
     try:
         return subprocess.call(argv, preexec_fn=before_exec, env=rights.environment({}) if rights else None)
     except FileNotFoundError:
-        raise HostError(f"{argv[0]} is not installed", mend="run ./pinpoint doctor") from None
+        raise HostError(f"{argv[0]} is not installed", mend=f"run {paths.PROGRAM} doctor") from None
     except subprocess.SubprocessError:
         raise HostError(f"{argv[0]} could not be started with fewer rights", mend=_MEND_RIGHTS) from None
     finally:

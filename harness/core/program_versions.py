@@ -7,7 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-from harness.core import process
+from harness.core import paths, process
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 
@@ -19,7 +19,7 @@ def first_version_line(program: str) -> str:
     """Return the first line of `PROGRAM --version`. Raises HostError when the program is not in PATH."""
     found = shutil.which(program)
     if found is None:
-        raise HostError(f"{program} is not installed", mend="run ./pinpoint doctor to see which package has it")
+        raise HostError(f"{program} is not installed", mend=f"run {paths.PROGRAM} doctor to see which package has it")
     # The package may be upgraded during a run; the file is then a new one.
     now = Path(found).stat()
     return _printed(found, now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from harness.core import paths
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
 from harness.images.image import Image
@@ -59,13 +60,13 @@ def demand_vermagic(elf: Elf, file: Path, image: Image) -> None:
             f"is built for the kernel {theirs.partition(' ')[0] or '(no release)'}, but {image.recipe.name} runs"
             f" {image.release} (vermagic {theirs!r}, the kernel's {own!r})",
             where=str(file),
-            mend=f"build it with ./pinpoint build --module DIR --vm {image.recipe.name}",
+            mend=f"build it with {paths.PROGRAM} build --module DIR --vm {image.recipe.name}",
         )
     if own and theirs != own:
         raise UsageError(
             f"has the vermagic {theirs!r}, the kernel of {image.recipe.name} has {own!r}",
             where=str(file),
-            mend=f"build it with ./pinpoint build --module DIR --vm {image.recipe.name}",
+            mend=f"build it with {paths.PROGRAM} build --module DIR --vm {image.recipe.name}",
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import ProgressStep
 from harness.images import prepare
@@ -116,7 +117,8 @@ def find_image(layout: LayoutReader, key: str, vm: str) -> Descriptor:
     for descriptor in layout.index().manifests:
         if descriptor.annotations.get(REFERENCE) == key:
             return descriptor
-    mend = f"build it where it is pushed from, with these recipes and packages: ./pinpoint store push DIR --vm {vm}"
+    push = f"{paths.PROGRAM} store push DIR --vm {vm}"
+    mend = f"build it where it is pushed from, with these recipes and packages: {push}"
     raise UsageError(f"has no image {key} of {vm}", where=str(layout.path), mend=mend)
 
 

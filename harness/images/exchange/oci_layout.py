@@ -18,6 +18,7 @@ from typing import IO, Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.errors import UsageError
 from harness.core.files import replacing
@@ -224,7 +225,8 @@ class BoundedTarInfo(tarfile.TarInfo):
 def read_layout(path: Path) -> LayoutReader:
     """Return the reader of a layout. Raises UsageError if there is none."""
     if not path.exists():
-        raise UsageError("does not exist", where=str(path), mend="name what ./pinpoint store export or push wrote")
+        mend = f"name what {paths.PROGRAM} store export or push wrote"
+        raise UsageError("does not exist", where=str(path), mend=mend)
     reader = _DirectoryReader(path) if path.is_dir() else _TarReader(path)
     with reader.open_regular_file(_LAYOUT) as stream:
         if f'"{_VERSION}"'.encode() not in stream.read(1024):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from harness.core import paths
 from harness.core.architecture import Architecture, DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import UsageError
@@ -95,7 +96,7 @@ class FunctionSites:
         functions = [symbol for symbol in self.kernel.symbols_named(name) if symbol.kind == "func" and symbol.size]
         if not functions:
             close = sorted(each.name for each in self.kernel.symbols if each.kind == "func" and name in each.name)[:5]
-            mend = f"similar: {', '.join(close)}" if close else "see /proc/kallsyms in ./pinpoint shell"
+            mend = f"similar: {', '.join(close)}" if close else f"see /proc/kallsyms in {paths.PROGRAM} shell"
             raise UsageError(f"no function is named {name!r}", where=self.image.recipe.name, mend=mend)
         return min(functions, key=lambda symbol: symbol.address)
 

@@ -70,7 +70,8 @@ def ruling(commit: str, status: int, cells: Sequence[Cell], lines: Sequence[str]
     Raises UsageError if no case was selected, because that is the same for every commit.
     """
     if any(_NO_CASE in line for line in lines):
-        raise UsageError(next(line for line in lines if _NO_CASE in line), where="-k", mend="see ./pinpoint run --co")
+        what = next(line for line in lines if _NO_CASE in line)
+        raise UsageError(what, where="-k", mend=f"see {paths.PROGRAM} run --co")
     honest = [cell for cell in cells if not cell.mutant]
     failed = [cell for cell in honest if not cell.verdict.acceptable and cell.verdict is not Verdict.HARNESS_ERROR]
     place = str(results.resolve()) if cells else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from harness.core import paths
 from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import read_regular_file, write_text
 from harness.matrix.commands.baseline_gate import Gate
@@ -77,7 +78,7 @@ def read_expected_shards(path: Path) -> list[ExpectedShard]:
     except OSError as error:
         raise UsageError(str(error.strerror), where=str(path), mend="name a file") from None
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
-        mend = "write it with ./pinpoint list --format github"
+        mend = f"write it with {paths.PROGRAM} list --format github"
         raise UsageError("is no list of jobs", where=str(path), mend=mend) from None
     for each in found:
         Shard.parse(each.shard)
