@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
@@ -45,7 +44,7 @@ def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kpr
             with probes:
                 pass
         except GuestError:
-            other.read_output_since_fence(Deadline.after(60))
+            other.read_output_since_fence(other.scaled_deadline(60))
             dies = deadly and "can_optimize+0x" in other.console.text()
             if not dies:
                 raise

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
@@ -242,7 +241,7 @@ def test_two_sections_of_one_name(
             Elf.read_cached(other.image.modules["pinpoint_sections"])
         )
         inserted = other.run("insmod", doctored_modules.copy_to_guest(other, "twins", twins))
-        assert "sysfs: cannot create duplicate filename" in other.read_output_since_fence(Deadline.after(60))
+        assert "sysfs: cannot create duplicate filename" in other.read_output_since_fence(other.scaled_deadline(60))
         assert inserted.ok or "File exists" in inserted.stderr
         assert inserted.ok == other.run_script("[ -d /sys/module/pinpoint_sections ]").ok
         figure("twins.loaded", int(inserted.ok), "modules")

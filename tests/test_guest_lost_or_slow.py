@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,8 +31,9 @@ class Shell:
 
 
 def guest_with(shell: Shell) -> Guest:
-    emulator = SimpleNamespace(monitor=SimpleNamespace(call_when_guest_stops=lambda _: None))
-    guest = Guest(cast(Any, None), cast(Any, emulator), cast(Any, None))
+    monitor = SimpleNamespace(call_when_guest_stops=lambda _: None, is_guest_paused=False)
+    image = SimpleNamespace(recipe=SimpleNamespace(name="a-vm"))
+    guest = Guest(cast(Any, image), cast(Any, SimpleNamespace(monitor=monitor, pid=os.getpid())), cast(Any, None))
     guest.__dict__["_shell"] = shell
     return guest
 

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,9 +24,10 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen(["/bin/sh", "-c", command], stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0) as process:
         outputs = [(process.stdout, channel.sendall), (process.stderr, channel.sendall_stderr)]
-        pumps = [threading.Thread(target=pump, args=(channel, *output)) for output in outputs]
+        pumps = [threading.Thread(target=pump, args=output) for output in outputs]
         for thread in pumps:
             thread.start()
+        threading.Thread(target=end_output, args=(channel, pumps)).start()
         with contextlib.suppress(BrokenPipeError):
             while printed := channel.recv(1 << 16):
                 process.stdin.write(printed)
@@ -37,11 +38,18 @@ def run_locally(channel: paramiko.Channel, command: str) -> None:
         end(channel, process.returncode)
 
 
-def pump(channel: paramiko.Channel, source: IO[bytes], send: Callable[[bytes], None]) -> None:
-    """Forward one output; its end means that the shell has ended, even if its input is still open."""
+def pump(source: IO[bytes], send: Callable[[bytes], None]) -> None:
+    """Forward one output."""
     with contextlib.suppress(OSError):
         while chunk := source.read(1 << 16):
             send(chunk)
+
+
+def end_output(channel: paramiko.Channel, pumps: Sequence[threading.Thread]) -> None:
+    """Report the end of both outputs: the shell has ended, even if its input is still open."""
+    for thread in pumps:
+        thread.join()
+    with contextlib.suppress(OSError):
         channel.shutdown_write()
 
 

@@ -97,7 +97,7 @@ class Scene:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     monkeypatch.setattr(heart_module, "_BEAT", BEAT)
-    monkeypatch.setattr(GuestTime, "run_and_wait_seconds", lambda _: (0.0, 0.0))
+    monkeypatch.setattr(GuestTime, "run_and_wait_seconds_by_thread", lambda _: {})
     made = Scene()
     yield made
     made.link.alive = False
@@ -140,7 +140,9 @@ def test_a_paused_guest_does_not_hang(scene: Scene) -> None:
 
 def test_what_the_host_did_not_let_it_run_does_not_count(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
-    monkeypatch.setattr(GuestTime, "run_and_wait_seconds", lambda _: (0.0, 0.95 * (time.monotonic() - began)))
+    monkeypatch.setattr(
+        GuestTime, "run_and_wait_seconds_by_thread", lambda _: {"1": (0.0, 0.95 * (time.monotonic() - began))}
+    )
     with scene.link.waiting():
         assert not scene.wait_for_hang(6 * BEAT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import threading
@@ -127,7 +128,9 @@ def fenceable(line: Line, listing: str) -> Guest:
     """Return a guest whose commands print the fence's mark, as a kernel does, and return a listing."""
     guest = Guest.__new__(Guest)
     guest.__dict__.update(
-        _emulator=SimpleNamespace(console=line.console, stopped=False),
+        _emulator=SimpleNamespace(
+            console=line.console, stopped=False, pid=os.getpid(), monitor=SimpleNamespace(is_guest_paused=False)
+        ),
         _fencing=threading.Lock(),
         fence_position=0,
         heartbeat=None,

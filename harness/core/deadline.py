@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass
 
 from harness.core.errors import DeadlineExceeded
+
+# A wait for a guest checks its deadline at least this often: the deadline may be on the guest's clock.
+LONGEST_LAP_SECONDS = 1.0
+_SHORTEST_LAP_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,17 @@ class Deadline:
     def expired(self) -> bool:
         """True once no time is left."""
         return self.remaining() == 0.0
+
+    def lap_seconds(self) -> float:
+        """Return how long a wait may last before it checks `expired` again."""
+        return min(max(self.remaining(), _SHORTEST_LAP_SECONDS), LONGEST_LAP_SECONDS)
+
+    def wait(self, event: threading.Event) -> bool:
+        """Wait for an event; return False if the deadline comes first."""
+        while not event.wait(self.lap_seconds()):
+            if self.expired:
+                return event.is_set()
+        return True
 
     def earlier_of(self, seconds: float) -> Deadline:
         """Return the earlier of this deadline and `seconds` from now."""

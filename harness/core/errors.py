@@ -86,3 +86,7 @@ class DeadlineExceeded(PinpointError):
 
 class HostDeadlineExceeded(DeadlineExceeded, HostError):
     """Work of the host itself (apt, make, QEMU's monitor) exceeded its time budget; this is not a hang of a guest."""
+
+
+class GuestNotRun(HostError):
+    """The host ran a guest for too little of the time of a wait; this shows nothing about the guest."""

@@ -110,7 +110,7 @@ class Transcript:
         """
         with self._news:
             while self._end <= position and not self._closed:
-                if not self._news.wait(deadline.remaining()):
+                if not self._news.wait(deadline.lap_seconds()) and deadline.expired:
                     raise DeadlineExceeded("nothing more on the console")
             end = min(self._end, max(position, self._begin) + _CHUNK)
             return self._between(position, end), end
@@ -126,9 +126,11 @@ class Transcript:
 class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
     """pexpect's view of a transcript from a position on; it never delays the draining."""
 
-    def __init__(self, transcript: Transcript, position: int) -> None:
+    def __init__(self, transcript: Transcript, position: int, deadline: Deadline) -> None:
         super().__init__(maxread=_CHUNK, searchwindowsize=_WINDOW)
         self._transcript = transcript
+        self._deadline = deadline
+        self._last: int | None = None
         self._waiting = b""
         self.position = position
 
@@ -137,14 +139,16 @@ class _Reader(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         """Number of bytes before `position` that pexpect has not searched, or that come after its match."""
         return len(self._waiting) + len(self.buffer)
 
-    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
-        """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
+    def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT at the deadline, EOF at the end."""
         if not self._waiting:
+            if self._last is None and self._deadline.expired:
+                # What arrived while this process did not run is searched after the deadline.
+                self._last = self._transcript.end_position
+            if self._last is not None and self.position >= self._last:
+                raise pexpect.TIMEOUT("console")
             try:
-                seconds = self.timeout if timeout == -1 or timeout is None else timeout
-                self._waiting, self.position = self._transcript.await_bytes_since(
-                    self.position, Deadline.after(seconds)
-                )
+                self._waiting, self.position = self._transcript.await_bytes_since(self.position, self._deadline)
             except DeadlineExceeded:
                 raise pexpect.TIMEOUT("console") from None
             if not self._waiting:
@@ -234,10 +238,11 @@ class Console:
 
         Raises GuestLost when the console closes first because QEMU ended, and DeadlineExceeded.
         """
-        reader = _Reader(self._transcript, since)
+        reader = _Reader(self._transcript, since, deadline)
         compiled = [re.compile(pattern.encode()) for pattern in patterns]
         try:
-            index = reader.expect_list(compiled, timeout=deadline.remaining())
+            # pexpect's own timeout is on the host's date.
+            index = reader.expect_list(compiled, timeout=None)
         except pexpect.EOF:
             raise GuestLost("the console closed", where=self._name) from None
         except pexpect.TIMEOUT:

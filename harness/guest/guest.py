@@ -15,10 +15,11 @@ import testinfra.host
 from harness.core import program_versions
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.core.errors import DeadlineExceeded, GuestLost, GuestNotRun
 from harness.guest import testinfra_backend
 from harness.guest.accelerator import Accelerator
 from harness.guest.console import Console
+from harness.guest.guest_run_deadline import GuestRunClock, GuestRunDeadline
 from harness.guest.heartbeat import Heartbeat
 from harness.guest.keys import RunKeys
 from harness.guest.monitor import Monitor
@@ -126,16 +127,27 @@ class Guest:
         return testinfra_backend.make_host_from_script_runner(self.name, self.run_script)
 
     def run(self, *argv: str, deadline: Deadline | None = None) -> Result:
-        """Run a program in the guest. Raises GuestLost, and DeadlineExceeded if the program still runs then."""
+        """Run a program in the guest.
+
+        Raises GuestLost, DeadlineExceeded if the program still runs then, and GuestNotRun if the host does not run the
+        guest.
+        """
         return self._run(argv, deadline, in_place=False)
 
     def run_script(self, text: str, deadline: Deadline | None = None, *, in_place: bool = False) -> Result:
         """Run a shell script in the guest in one round trip; `in_place` is as in Shell.run_program()."""
         return self._run(("sh", "-c", text), deadline, in_place=in_place)
 
-    def scaled_deadline(self, seconds: float) -> Deadline:
-        """Return a deadline after `seconds`, or proportionally later if this guest is slower than a usual one."""
-        return Deadline.after(seconds * self.slowness)
+    def scaled_deadline(self, seconds: float) -> GuestRunDeadline:
+        """Return a deadline after `seconds`, or proportionally later if this guest is slower than a usual one.
+
+        Only time counts in which the host runs the guest.
+        """
+        return self._run_clock.deadline_after(seconds * self.slowness)
+
+    @cached_property
+    def _run_clock(self) -> GuestRunClock:
+        return GuestRunClock(self.name, self.pid, lambda: self.monitor.is_guest_paused)
 
     @property
     def slowness(self) -> float:
@@ -145,10 +157,10 @@ class Guest:
     def _run(self, argv: Sequence[str], deadline: Deadline | None, *, in_place: bool) -> Result:
         limit = deadline or self.scaled_deadline(_COMMAND_SECONDS)
         if self._doubted:
-            limit = limit.earlier_of(self.scaled_deadline(_DOUBTED_SECONDS).remaining())
+            limit = limit.earlier_of(_DOUBTED_SECONDS * self.slowness)
         try:
             result = self._shell.run_program(argv, limit, in_place=in_place)
-        except DeadlineExceeded:
+        except (DeadlineExceeded, GuestNotRun):
             self._doubted = True
             raise
         self._doubted = False

@@ -12,8 +12,9 @@ from types import TracebackType
 from typing import Self
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, HostDeadlineExceeded, HostError, PinpointError
+from harness.core.errors import DeadlineExceeded, HostError, PinpointError
 from harness.guest.guest import Guest
+from harness.guest.guest_run_deadline import guest_not_run
 from harness.guest.steal_time import GuestTime
 
 # A host has failed if it takes more than this many times as long, and this many seconds, to run a guest for its limit.
@@ -56,8 +57,7 @@ class GuestRunTimeLimit:
         if self._ran >= self._seconds:
             return DeadlineExceeded(f"it was not ready in time: it ran for {self._ran:.0f} s of {waited:.0f} s")
         if isinstance(failure, DeadlineExceeded) and self.deadline.expired:
-            wrong = f"the host ran the guest for {self._ran:.0f} s of {waited:.0f} s"
-            return HostDeadlineExceeded(wrong, where=self._guest.name, mend="run fewer programs at the same time")
+            return guest_not_run(self._guest.name, self._ran, waited)
         return failure
 
     def _watch(self) -> None:

@@ -16,7 +16,7 @@ from pexpect.spawnbase import SpawnBase
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError
 from harness.guest.result import as_typed_command
-from harness.guest.ssh import MOST_OUTPUT, SshConnection
+from harness.guest.ssh import MOST_OUTPUT, SshConnection, send_within_lap
 
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 20
@@ -30,22 +30,35 @@ class _Stdout(SpawnBase):  # type: ignore[misc]  # pexpect has no types
         self._name = name
         self._channel = channel
         self._received = 0
+        self._deadline, self._late = Deadline.after(0.0), False
 
-    def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
-        """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT after `timeout` seconds, EOF at the end."""
+    def read_up_to_newline(self, deadline: Deadline) -> bytes:
+        """Return the next line without its newline. Raises pexpect.TIMEOUT at the deadline, EOF at the end."""
+        self._deadline, self._late = deadline, False
+        # pexpect's own timeout is on the host's date.
+        self.expect_list([re.compile(rb"\n")], timeout=None)
+        return bytes(self.before)
+
+    def read_nonblocking(self, size: int = 1, timeout: float | None = None) -> bytes:  # noqa: ARG002
+        """Return up to `size` bytes for SpawnBase. Raises pexpect.TIMEOUT at the deadline, EOF at the end."""
         if len(self.buffer) > _LONGEST_LINE:
             raise GuestError(f"a program printed a line of more than {_LONGEST_LINE >> 20} MiB", where=self._name)
-        self._channel.settimeout(self.timeout if timeout == -1 else timeout)
-        try:
-            content: bytes = self._channel.recv(size)
-        except TimeoutError:
-            raise pexpect.TIMEOUT("dialogue") from None
+        content = self._receive(size)
         if not content:
             raise pexpect.EOF("dialogue")
         self._received += len(content)
         if self._received > MOST_OUTPUT:
             raise GuestError(f"a program printed more than {MOST_OUTPUT >> 20} MiB", where=self._name)
         return content
+
+    def _receive(self, size: int) -> bytes:
+        while not self._late:
+            # What arrived while this process did not run is read once after the deadline.
+            self._late = self._deadline.expired
+            self._channel.settimeout(self._deadline.lap_seconds())
+            with contextlib.suppress(TimeoutError):
+                return bytes(self._channel.recv(size))
+        raise pexpect.TIMEOUT("dialogue")
 
 
 class Dialogue:
@@ -77,21 +90,23 @@ class Dialogue:
         """
         with self._link.as_guest_errors(self._argv, deadline):
             try:
-                self._stdout.expect_list([re.compile(rb"\n")], timeout=deadline.remaining())
+                line = self._stdout.read_up_to_newline(deadline)
             except pexpect.EOF:
                 return None
             except pexpect.TIMEOUT:
                 raise DeadlineExceeded(
                     f"`{as_typed_command(self._argv)}` printed nothing in time", where=self._name
                 ) from None
-        line: bytes = self._stdout.before
         return line.decode(errors="replace")
 
     def send_line(self, line: str, deadline: Deadline) -> None:
         """Write one line to the standard input. Raises GuestLost when the connection breaks or the input is closed."""
         with self._link.as_guest_errors(self._argv, deadline):
-            self._channel.settimeout(max(0.001, deadline.remaining()))
-            self._channel.sendall(f"{line}\n".encode())
+            unsent = memoryview(f"{line}\n".encode())
+            while unsent:
+                unsent = unsent[send_within_lap(self._channel, unsent.tobytes(), deadline) :]
+                if unsent and deadline.expired:
+                    raise TimeoutError("deadline")
 
     def await_exit_status(self, deadline: Deadline) -> int:
         """Wait for the program's end and return its exit status; -1 when a signal ended it.
@@ -99,7 +114,7 @@ class Dialogue:
         Raises GuestLost when the connection broke, DeadlineExceeded when the program still runs.
         """
         with self._link.as_guest_errors(self._argv, deadline):
-            if not self._channel.status_event.wait(deadline.remaining()):
+            if not deadline.wait(self._channel.status_event):
                 raise TimeoutError("deadline")
             status = int(self._channel.recv_exit_status())
             if status < 0:

@@ -16,7 +16,7 @@ import paramiko
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.result import Result, as_typed_command, parsing_guest_text
-from harness.guest.ssh import LimitedOutput, SshConnection
+from harness.guest.ssh import LimitedOutput, SshConnection, send_within_lap
 
 _CHUNK = 1 << 16
 # Bytes of the longest exit status and of the line ends around the mark.
@@ -103,19 +103,21 @@ class _Exchange:
         command = f"{self.text} </dev/null; printf '\\n%s %d\\n' {mark} $?; echo {mark} >&2\n"
         unsent = memoryview(command.encode())
         while unsent and not deadline.expired:
-            self.channel.settimeout(max(0.001, deadline.remaining()))
-            unsent = unsent[self.channel.send(unsent[:_CHUNK].tobytes()) :]
+            unsent = unsent[send_within_lap(self.channel, unsent[:_CHUNK].tobytes(), deadline) :]
         out, err = self.output.out, self.output.err
         arrival = select.poll()
         arrival.register(self.channel.fileno(), select.POLLIN)
-        end = f"{mark}\n".encode()
+        end, late = f"{mark}\n".encode(), False
         while mark.encode() not in out[-len(mark) - _STATUS :] or not err.endswith(end) or not out.endswith(b"\n"):
             if self.channel.eof_received:
                 return None
             if self.channel.closed:
                 raise EOFError("closed without an exit status")
-            if deadline.expired or not arrival.poll(deadline.remaining() * 1000):
+            if late:
                 raise TimeoutError("deadline")
+            # What arrived while this process did not run is read after the deadline.
+            late = deadline.expired
+            arrival.poll(0 if late else deadline.lap_seconds() * 1000)
             self.output.receive_from_channel(self.channel)
         printed, _, rest = bytes(out).rpartition(f"\n{mark} ".encode())
         with parsing_guest_text("the exit status of a command"):

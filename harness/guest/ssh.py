@@ -17,7 +17,7 @@ from pathlib import Path
 import paramiko
 
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, GuestNotRun
 from harness.guest.keys import RunKeys
 from harness.guest.result import Result, as_typed_command
 
@@ -101,7 +101,16 @@ class SshConnection:
 
     def open_channel(self, deadline: Deadline) -> paramiko.Channel:
         """Return a channel for one command. Must be called inside `as_guest_errors`, which converts its exceptions."""
-        return self._transport.open_session(timeout=max(0.001, deadline.remaining()))
+        while True:
+            seconds = max(1.0, deadline.remaining())
+            try:
+                return self._transport.open_session(timeout=seconds)
+            except paramiko.ChannelException:
+                raise
+            except paramiko.SSHException:
+                # paramiko reads the host's date, and the guest's time may pass more slowly.
+                if deadline.expired or not self.alive:
+                    raise
 
     @contextlib.contextmanager
     def close_channel_at_deadline(self, channel: paramiko.Channel, deadline: Deadline) -> Iterator[None]:
@@ -110,17 +119,20 @@ class SshConnection:
         The channel is closed at the deadline if the server replies to heartbeats but not to the request.
         """
 
-        def close() -> None:
+        answered = threading.Event()
+
+        def close_late() -> None:
+            with contextlib.suppress(paramiko.SSHException, OSError, EOFError, GuestNotRun):
+                if deadline.wait(answered):
+                    return
             with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
                 channel.close()
 
-        timer = threading.Timer(max(0.001, deadline.remaining()), close)
-        timer.daemon = True
-        timer.start()
+        threading.Thread(target=close_late, name=f"limit {self._name}", daemon=True).start()
         try:
             yield
         finally:
-            timer.cancel()
+            answered.set()
 
     @contextlib.contextmanager
     def as_guest_errors(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
@@ -222,24 +234,32 @@ class _Exchange:
         if not self._unsent:
             channel.shutdown_write()
         while not (channel.eof_received or channel.closed):
-            if deadline.expired:
-                raise TimeoutError("deadline")
             if self._unsent:
                 self._send(deadline)
-            elif not arrival.poll(deadline.remaining() * 1000):
-                raise TimeoutError("deadline")
+            else:
+                arrival.poll(deadline.lap_seconds() * 1000)
             self._output.receive_from_channel(channel)
+            if deadline.expired and not (channel.eof_received or channel.closed):
+                raise TimeoutError("deadline")
         self._output.receive_from_channel(channel)
-        if not channel.status_event.wait(deadline.remaining()):
+        if not deadline.wait(channel.status_event):
             raise TimeoutError("deadline")
         if not channel.get_transport().is_active():
             raise EOFError("closed by the guest")
         return channel.recv_exit_status(), bytes(self._output.out), bytes(self._output.err)
 
     def _send(self, deadline: Deadline) -> None:
-        """Send as much as the guest's window allows; block while the window is closed, which the guest alone opens."""
-        self._channel.settimeout(max(0.001, deadline.remaining()))
-        sent = self._channel.send(self._unsent[:_CHUNK].tobytes())
+        """Send as much as the guest's window allows; wait a lap while it is closed, which the guest alone opens."""
+        sent = send_within_lap(self._channel, self._unsent[:_CHUNK].tobytes(), deadline)
         self._unsent = self._unsent[sent:]
         if not self._unsent:
             self._channel.shutdown_write()
+
+
+def send_within_lap(channel: paramiko.Channel, content: bytes, deadline: Deadline) -> int:
+    """Send what the guest's window allows; return how many bytes were sent, 0 if the window stayed closed for a lap."""
+    channel.settimeout(deadline.lap_seconds())
+    try:
+        return int(channel.send(content))
+    except TimeoutError:
+        return 0

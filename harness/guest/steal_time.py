@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +17,9 @@ _UTIME, _STIME = 11, 12
 class GuestTime:
     """Wall-clock time minus the time in which QEMU's threads waited for a CPU or QEMU was paused.
 
+    At least the time that one thread was on a CPU counts: two virtual CPUs that spin on one busy processor each wait
+    for half of the time, and the guest does run.
+
     Source: /proc/PID/task/*/schedstat, nanoseconds on a CPU and nanoseconds waiting for a CPU
     (Documentation/scheduler/sched-stats.rst, 6.1). On a host without schedstat, nothing is subtracted for waiting.
     """
@@ -24,28 +27,43 @@ class GuestTime:
     pid: int
     is_guest_paused: Callable[[], bool]
     _began: float = field(default_factory=time.monotonic)
-    _waited: float = 0.0
+    _threads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._waited = self.run_and_wait_seconds()[1]
+        self._threads = self.run_and_wait_seconds_by_thread()
 
     def seconds_since_last_call(self) -> float:
         """Return the seconds of guest run time since the last call."""
-        now, waited = time.monotonic(), self.run_and_wait_seconds()[1]
-        wall, starved = now - self._began, max(0.0, waited - self._waited)
-        self._began, self._waited = now, waited
-        return 0.0 if self.is_guest_paused() else max(0.0, wall - starved)
+        now, threads = time.monotonic(), self.run_and_wait_seconds_by_thread()
+        wall = now - self._began
+        before = [self._threads.get(thread, (0.0, 0.0)) for thread in threads]
+        ran = max((after[0] - earlier[0] for after, earlier in zip(threads.values(), before, strict=True)), default=0.0)
+        starved = sum(after[1] - earlier[1] for after, earlier in zip(threads.values(), before, strict=True))
+        self._began, self._threads = now, threads
+        return 0.0 if self.is_guest_paused() else min(wall, max(wall - starved, ran, 0.0))
 
     def run_and_wait_seconds(self) -> tuple[float, float]:
         """Return the seconds that all of QEMU's threads ran, and the seconds that they waited for a CPU."""
-        ran = waited = 0.0
-        for task in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
+        threads = self.run_and_wait_seconds_by_thread().values()
+        return sum(ran for ran, _ in threads), sum(waited for _, waited in threads)
+
+    def run_and_wait_seconds_by_thread(self) -> Mapping[str, tuple[float, float]]:
+        """Return for each of QEMU's threads the seconds that it ran, and the seconds that it waited for a CPU."""
+        found = {}
+        # os.listdir() and open() take a quarter of the time of Path.glob() and read_text().
+        directory = f"/proc/{self.pid}/task"
+        try:
+            threads = os.listdir(directory)  # noqa: PTH208
+        except OSError:  # QEMU has exited.
+            return {}
+        for thread in threads:
             try:
-                words = task.read_text().split()
-            except OSError:  # The thread or QEMU has exited.
+                with open(f"{directory}/{thread}/schedstat") as file:  # noqa: PTH123
+                    words = file.read().split()
+            except OSError:  # The thread has exited.
                 continue
-            ran, waited = ran + int(words[0]) * _NANO, waited + int(words[1]) * _NANO
-        return ran, waited
+            found[thread] = int(words[0]) * _NANO, int(words[1]) * _NANO
+        return found
 
 
 def cpu_seconds_used(pid: int) -> float:

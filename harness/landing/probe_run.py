@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Self
 
 from harness.core.architecture import KprobeTraits as ProbingTraits
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import five_address_witnesses, past_end, probe_module
@@ -53,7 +52,7 @@ def read_when_restored(guest: Guest, read: Callable[[], list[bytes]], before: Se
     If memory is not restored after 2 s, it is returned as it is.
     """
     left = read()
-    deadline = Deadline.after(_JUMPS_SECONDS if guest.traits.optimized_kprobes else 0.0)
+    deadline = guest.scaled_deadline(_JUMPS_SECONDS if guest.traits.optimized_kprobes else 0.0)
     while left != before and not deadline.expired:
         left = read()
     return left

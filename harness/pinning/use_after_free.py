@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import hold_initializer_at_gate
@@ -35,8 +34,8 @@ def follow_stale_handle(loading: Loaders) -> str:
             with hold_initializer_at_gate(loader, "entered"):
                 target.unload()
                 since = guest.console.position
-            loader.continue_to_end(Deadline.after(_SECONDS))
-            guest.read_output_since_fence(Deadline.after(_SECONDS))
+            loader.continue_to_end(guest.scaled_deadline(_SECONDS))
+            guest.read_output_since_fence(guest.scaled_deadline(_SECONDS))
     except GuestError:
         # After the target is removed, the guest may print nothing more.
         if since is None:

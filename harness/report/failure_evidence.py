@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core.elf import Elf
-from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
+from harness.core.errors import DeadlineExceeded, GuestLost, GuestNotRun, PinpointError
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
@@ -94,7 +94,7 @@ def reason_not_to_query(failure: BaseException) -> str:
     match failure:
         case GuestLost():
             return "the guest does not answer"
-        case DeadlineExceeded():
+        case DeadlineExceeded() | GuestNotRun():
             return "something did not end in time, so the guest was not queried; it may still answer"
     return ""
 

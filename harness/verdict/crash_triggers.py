@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
@@ -176,7 +175,7 @@ class CrashModule:
             printed = self.guest.read_output_since_fence(self.guest.scaled_deadline(_FENCE_SECONDS))
         except (GuestLost, DeadlineExceeded):
             with suppress(PinpointError):
-                end = Deadline.after(_LAST_WORDS_SECONDS)
+                end = self.guest.scaled_deadline(_LAST_WORDS_SECONDS)
                 self.guest.console.await_line([r"Kernel panic - not syncing[^\n]{0,1024}\n"], end, since=since)
             printed = self.guest.console.text(since)
         alarming = read_sorted_complaints(printed, self.guest.image.recipe.boot_noise).alarming

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -45,7 +47,7 @@ def commit(guest: Guest) -> Commit:
     guest.run("insmod", guest.copy_module("pinpoint_crash")).check()
 
     def order(trigger: str) -> None:
-        guest.run_script(f"echo {trigger} >/sys/kernel/debug/pinpoint_crash", Deadline.after(_SOON))
+        guest.run_script(f"echo {trigger} >/sys/kernel/debug/pinpoint_crash", guest.scaled_deadline(_SOON))
 
     return order
 
@@ -58,17 +60,17 @@ def test_kernel(commit: Commit, trigger: str) -> None:
 
 def test_module_never_returns(guest: Guest) -> None:
     """A module's initializer sleeps endlessly, and no signal ends it."""
-    guest.run("insmod", guest.copy_module("pinpoint_crash"), "commit=sleep", deadline=Deadline.after(_SOON))
+    guest.run("insmod", guest.copy_module("pinpoint_crash"), "commit=sleep", deadline=guest.scaled_deadline(_SOON))
 
 
 def test_reboot(guest: Guest) -> None:
     """A program reboots the guest."""
-    guest.run("reboot", "-f", deadline=Deadline.after(_SOON))
+    guest.run("reboot", "-f", deadline=guest.scaled_deadline(_SOON))
 
 
 def test_out_of_memory(guest: Guest) -> None:
     """A program takes all memory."""
-    guest.run_script("tail /dev/zero", Deadline.after(120))
+    guest.run_script("tail /dev/zero", guest.scaled_deadline(120))
 
 
 def test_full_disk(guest: Guest) -> None:
@@ -81,6 +83,26 @@ def test_emulator_killed(guest: Guest) -> None:
     """QEMU is killed while a command runs."""
     threading.Timer(1.0, os.kill, (guest.pid, signal.SIGKILL)).start()
     guest.run("sleep", "60")
+
+
+def test_emulator_stopped(guest: Guest) -> None:
+    """QEMU is stopped while a command runs (SIGSTOP): neither the guest nor the monitor answers."""
+    threading.Timer(1.0, os.kill, (guest.pid, signal.SIGSTOP)).start()
+    guest.run("sleep", "60")
+
+
+def test_host_does_not_run_it(guest: Guest) -> None:
+    """Every thread of QEMU runs only when its CPU is idle (SCHED_IDLE), and another program keeps that CPU busy."""
+    cpu = {min(os.sched_getaffinity(0))}
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        try:
+            os.sched_setaffinity(other.pid, cpu)
+            for thread in Path(f"/proc/{guest.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), cpu)
+                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+            guest.run_script("while :; do :; done", guest.scaled_deadline(_SOON))
+        finally:
+            other.kill()
 
 
 def test_killed_while_it_freezes(
@@ -134,25 +156,25 @@ def test_ssh_cut(guest: Guest) -> None:
 
 def test_ssh_stalled(guest: Guest) -> None:
     """The SSH server's process for our connection is stopped and does not continue."""
-    guest.run_script(f"{_SERVER}\nkill -STOP $server; sleep 60", Deadline.after(_SOON))
+    guest.run_script(f"{_SERVER}\nkill -STOP $server; sleep 60", guest.scaled_deadline(_SOON))
 
 
 def test_half_a_file(guest: Guest) -> None:
     """The SSH server's process is killed while a file is being sent."""
     guest.run_script(f"{_SERVER}\n(sleep 1; kill -9 $server) >/dev/null 2>&1 &").check()
-    guest.put(bytes(64 << 20), "/tmp/half", deadline=Deadline.after(60))
+    guest.put(bytes(64 << 20), "/tmp/half", deadline=guest.scaled_deadline(60))
 
 
 def test_console_flood(guest: Guest) -> None:
     """A program writes more to the console than the harness keeps in memory."""
     line = "a line as a program prints it that has lost its mind, over and over again"
-    guest.run_script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", Deadline.after(1800)).check()
+    guest.run_script(f"yes '{line}' | head -c {_FLOOD_MIB << 20} >/dev/console", guest.scaled_deadline(1800)).check()
 
 
 def test_oops_pushed_out(commit: Commit, guest: Guest) -> None:
     """A warning of the kernel is followed by more output than the harness keeps in memory."""
     commit("warn")
-    guest.run_script(f"yes {'x' * 70} | head -c {_PUSHED_MIB << 20} >/dev/console", Deadline.after(900)).check()
+    guest.run_script(f"yes {'x' * 70} | head -c {_PUSHED_MIB << 20} >/dev/console", guest.scaled_deadline(900)).check()
 
 
 def test_taint_without_a_complaint(commit: Commit, guest: Guest) -> None:
@@ -164,7 +186,7 @@ def test_taint_without_a_complaint(commit: Commit, guest: Guest) -> None:
 
 def test_console_garbage(guest: Guest) -> None:
     """A program writes binary garbage to the console."""
-    guest.run_script("head -c 262144 /dev/urandom >/dev/console", Deadline.after(120)).check()
+    guest.run_script("head -c 262144 /dev/urandom >/dev/console", guest.scaled_deadline(120)).check()
 
 
 def test_forged_on_console(guest: Guest) -> None:

@@ -34,6 +34,8 @@ FAULTS = {
     "test_out_of_memory": ("oops", 1),
     "test_full_disk": ("harness-error", 3),
     "test_emulator_killed": ("harness-error", 3),
+    "test_emulator_stopped": ("harness-error", 3),
+    "test_host_does_not_run_it": ("harness-error", 3),
     "test_killed_while_it_freezes": ("harness-error", 3),
     "test_killed_while_it_thaws": ("harness-error", 3),
     "test_ssh_cut": ("harness-error", 3),

@@ -6,7 +6,6 @@ import errno
 import os
 from collections.abc import Sequence
 
-from harness.core.deadline import Deadline
 from harness.landing import probe_module
 from harness.landing.landing_judgment import Missed
 from harness.landing.probe_run import ProbeRun
@@ -70,7 +69,7 @@ def expect_disabled_never_hit(probes: ProbeRun) -> None:
 
 def expect_disabled_and_bytes_restored(probes: ProbeRun) -> None:
     """Raise Missed unless all probes are listed as disabled, and memory is as before, now or within 10 s."""
-    deadline = Deadline.after(_SECONDS)
+    deadline = probes.guest.scaled_deadline(_SECONDS)
     probes.read_again()
     while not deadline.expired and any(window.before != window.during for window in probes.memory_windows):
         probes.read_again()

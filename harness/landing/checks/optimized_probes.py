@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.core.deadline import Deadline
 from harness.landing.checks.probe_flags import await_flag
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
@@ -77,7 +76,7 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
     Other probes of the run are not checked; they may be disabled.
     """
     patches = probes.guest.architecture.kprobe_traits.patch_start_by_flag
-    address, deadline = probes.layout.probe_address(site), Deadline.after(_SECONDS)
+    address, deadline = probes.layout.probe_address(site), probes.guest.scaled_deadline(_SECONDS)
     window = probes.sites.index(site)
     while not deadline.expired:
         memory = probes.memory_windows[window]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from harness.core.deadline import Deadline
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.probe_run import ProbeRun
@@ -49,7 +48,7 @@ def await_flag(probes: ProbeRun, flag: str) -> None:
     Returns at once if a probe is not listed at all, because then there is nothing to wait for. Raises Missed after 30
     s.
     """
-    deadline = Deadline.after(_SECONDS)
+    deadline = probes.guest.scaled_deadline(_SECONDS)
     before: list[tuple[str, ...] | None] = []
     while not deadline.expired:
         flags = [_flags_at(probes, address) for address in probes.addresses]

@@ -121,14 +121,15 @@ class WatchedGuest:
         The wait takes `least` seconds or more, and never more than `longest`, in seconds of a usual guest.
         """
         slow = self.guest.slowness
-        began = changed = time.monotonic()
+        began, deadline = time.monotonic(), self.guest.scaled_deadline(longest)
+        changed = began
         latest = self._read(self.guest)
         self._loaded = self._loaded or latest.records.read_at_nanoseconds
         while True:
             self.latest_lists = latest
             now = time.monotonic()
             quiet = now - changed >= _QUIET * slow
-            if now - began >= longest * slow or (now - began >= least and quiet and wanted(latest)):
+            if deadline.expired or (now - began >= least and quiet and wanted(latest)):
                 return latest
             time.sleep(_POLL)
             lists = self._read(self.guest)
@@ -169,9 +170,9 @@ class WatchedGuest:
 
         `lists` were read a moment before; without them, and whenever memory disagrees with them, they are read anew.
         """
-        until = time.monotonic() + _AGREE * self.guest.slowness
+        deadline = self.guest.scaled_deadline(_AGREE)
         judgement = self._judge(self._moment(lists) if lists else self._now())
-        while not judgement.holds and (lists or time.monotonic() <= until):
+        while not judgement.holds and (lists or not deadline.expired):
             time.sleep(_QUIET)
             lists = None
             judgement = self._judge(self._now())
@@ -207,7 +208,7 @@ class WatchedGuest:
         Waits for a while until neither is there: what removes probes may return before they are gone. `latest_lists`
         are then the last ones read.
         """
-        until = time.monotonic() + _AGREE * self.guest.slowness
+        deadline = self.guest.scaled_deadline(_AGREE)
         while True:
             now = self._now()
             self.latest_lists = now.lists
@@ -216,7 +217,7 @@ class WatchedGuest:
             remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
             text = GuestText.read(self._layout(now), remaining)
             changed = self._unexplained(TextChanges(self._layout(now), now.modules), now, text)
-            if not (standing or changed) or time.monotonic() > until:
+            if not (standing or changed) or deadline.expired:
                 return standing, [self._named(self._files(now), changed)] if changed else []
             time.sleep(_QUIET)
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from harness.core.elf import Elf
-from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, GuestNotRun
 from harness.guest.guest import Guest
 from harness.images import guest_packages_as_archive_or_disk, systemtap
 from harness.images.build_context import BuildContext
@@ -219,7 +219,7 @@ def _noted(error: BaseException) -> Iterator[None]:
     """Add an error that cleaning up raises as a note to `error`, which made the cleaning up necessary."""
     try:
         yield
-    except (GuestError, DeadlineExceeded) as another:
+    except (GuestError, DeadlineExceeded, GuestNotRun) as another:
         error.add_note(str(another))
 
 

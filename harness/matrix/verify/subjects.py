@@ -225,8 +225,8 @@ class Command:
             if not self._runs():
                 break
             self._guest.run_script(f"kill -{signal} -- -{self._pid}")
-            until = time.monotonic() + self._guest.scaled_deadline(seconds).remaining()
-            while self._runs() and time.monotonic() < until:
+            deadline = self._guest.scaled_deadline(seconds)
+            while self._runs() and not deadline.expired:
                 time.sleep(0.2)
             if signal != "INT":
                 self.notes.append(f"it did not end by SIGINT: SIG{signal} was sent")
