@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -114,17 +114,34 @@ def test_jump(guest, seconds):
 """
 
 
+# The run's own process fills the disk of temporary files before anything is built or booted.
+FILLING = """
+
+import os
+assert tempfile.gettempdir() == os.environ["TMPDIR"]
+with open(os.environ["TMPDIR"] + "/junk", "wb", buffering=0) as junk:
+    try:
+        while True:
+            junk.write(bytes(4096))
+    except OSError as full:
+        assert full.errno == 28
+"""
+SMALL_TMPDIR = 'mount -t tmpfs -o size=1m none "$TMPDIR" || exit 77; exec "$@"'
+NO_NAMESPACES = 77
+
+
 class Run(BrokenRun):
     """A run of one case file with real QEMUs, in a directory with a store of its own."""
 
-    def start(self, case: str, **more: str) -> subprocess.Popen[str]:
-        (self.directory / "conftest.py").write_text(CONFTEST)
+    def start(self, case: str, *, within: Sequence[str] = (), harm: str = "", **more: str) -> subprocess.Popen[str]:
+        """Start it as a child of `within`, with `harm` in its conftest.py."""
+        (self.directory / "conftest.py").write_text(CONFTEST + harm)
         (self.directory / "test_case.py").write_text(case)
         (self.directory / "pytest.ini").touch()
         words = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *(f"--vm={vm}" for vm in VMS)]
         env = {**environment(self.directory), **more}
         return subprocess.Popen(
-            [*words, str(self.directory)], cwd=self.directory, env=env, stdout=subprocess.PIPE, text=True
+            [*within, *words, str(self.directory)], cwd=self.directory, env=env, stdout=subprocess.PIPE, text=True
         )
 
     def verdicts(self, case: str) -> Mapping[str, str]:
@@ -175,6 +192,31 @@ def test_the_clock_jumps(tmp_path: Path, judge_fault: Judge) -> None:
     walls = [figure["value"] for figure in figures if figure["figure"] == "run.wall_s"]
     assert all(0 <= wall < 900 for wall in walls)
     assert walls
+
+
+def test_no_room_for_temporary_files(tmp_path: Path, judge_fault: Judge) -> None:
+    """Nothing can be compiled: each cell reports which disk is full. With room, the next run passes."""
+    run = Run(tmp_path)
+    small = tmp_path / "temporary"
+    small.mkdir()
+    within = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_TMPDIR, "sh"]
+    variables = {"TMPDIR": str(small)}
+    status, output = ended(run.start(BYSTANDER, within=within, harm=FILLING, **variables))
+    if status == NO_NAMESPACES:
+        pytest.skip("this host does not allow user namespaces")
+    (verdict,) = set(run.verdicts("test_bystander").values())
+    judge_fault(
+        "no room in TMPDIR",
+        expected=("harness-error", 3),
+        reported=(verdict, status),
+        lost=run.lost(),
+        orphaned=run.orphaned(),
+    )
+    reason = f"{small}: the disk is full; make room, or set TMPDIR to another disk"
+    assert [cell["reason"] for cell in run.cells] == [reason] * len(VMS), output
+    assert "Traceback" not in output
+    status, output = ended(run.start(BYSTANDER, within=within, **variables))
+    assert status == 0, output
 
 
 def test_two_whole_runs_share_a_store(tmp_path: Path, judge_fault: Judge) -> None:

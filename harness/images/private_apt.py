@@ -71,8 +71,12 @@ class AptState:
             yield
 
     def run_apt(self, argv: Sequence[str], deadline: Deadline, cwd: Path | None = None) -> FinishedProcess:
-        """Run an apt program on this state; the caller must hold the lock."""
-        return run(argv, deadline=deadline, cwd=cwd, env={"APT_CONFIG": str(self._config), "LC_ALL": "C"})
+        """Run an apt program on this state; the caller must hold the lock.
+
+        Its temporary files are in the state too: without room for them, apt reports that a repository is not signed.
+        """
+        settings = {"APT_CONFIG": str(self._config), "LC_ALL": "C", "TMPDIR": str(self._root)}
+        return run(argv, deadline=deadline, cwd=cwd, env=settings)
 
     def cached_answer(self, question: str, ask: Callable[[], dict[str, str]], deadline: Deadline) -> Mapping[str, str]:
         """Return the result of `ask` for the current lists, cached until they change; an empty result is not cached."""
