@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from harness import doctor as host
 from harness import user_config
 from harness.cli_common import one_line_without_control_codes, print_error
-from harness.core import exception_as_pinpoint_error, paths, process
+from harness.core import exception_as_pinpoint_error, paths, private_files, process
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
 _PROGRAM = paths.PROGRAM
@@ -99,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Each error is printed as one line; status 1 means a failed cell."""
     # pytest-xdist's workers start with an empty sys.path[0]; no child may import from the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
-    # Only the owner may read caches, results and logs: they contain consoles and perhaps a mirror's password.
-    os.umask(0o077)
+    private_files.keep_files_private()
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.core import own_tree
+from harness.core import own_tree, private_files
 from harness.core.errors import PinpointError
 from harness.matrix import conftest_files, run_loop
 from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
@@ -48,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Read the recipes; a broken recipe ends the run before anything is built."""
+    private_files.keep_files_private()
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
