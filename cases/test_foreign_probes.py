@@ -10,10 +10,12 @@ from contextlib import AbstractContextManager
 import pytest
 
 from harness.guest.guest import Guest
+from harness.images import systemtap
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.landing.verify.judged import ProbeVerdict
+from harness.matrix.verify import systemtap_run
 from harness.matrix.verify.foreign_probes_fixture import ForeignProbes
 
 MODULE = "pinpoint_external"
@@ -172,3 +174,16 @@ def test_fentry(foreign_probes_with_packages: Tools) -> None:
     """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
     with foreign_probes_with_packages("bpftrace") as foreign:
         _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)
+
+
+@pytest.mark.full
+@pytest.mark.requires("kprobes", "uprobes")
+@pytest.mark.mutants("registers-elsewhere")
+def test_systemtap(foreign_probes_with_packages: Tools) -> None:
+    """A systemtap script's probe on a function lands at its entry."""
+    with foreign_probes_with_packages(*systemtap_run.PACKAGES, suite=systemtap.SUITE) as foreign:
+        if reason := systemtap.reason_not_to_compile(foreign.guest.image):
+            pytest.skip(reason)
+        outcome = foreign.judge_systemtap('probe kprobe.function("{symbol}") {{ next }}', SITE, OTHER)
+        layout = Layout(foreign.guest)
+        outcome.prove_at((str(SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))), LANDED))

@@ -274,12 +274,12 @@ def foreign_probes_with_packages(
 ) -> Callable[..., AbstractContextManager[ForeignProbes]]:
     """Foreign probes in a guest of its own that has Debian packages.
 
-    `with foreign_probes_with_packages("bpftrace") as foreign`.
+    `with foreign_probes_with_packages("bpftrace") as foreign`. `suite=` takes them from another release.
     """
 
     @contextmanager
-    def begin(*packages: str) -> Iterator[ForeignProbes]:
-        with guest_with_packages(*packages) as guest:
+    def begin(*packages: str, suite: str = "") -> Iterator[ForeignProbes]:
+        with guest_with_packages(*packages, suite=suite) as guest:
             yield ForeignProbes(guest, mutant, request.config.stash[RUN].fleet.build_context)
 
     return begin

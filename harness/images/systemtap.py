@@ -52,11 +52,9 @@ def compile_script(script: str, name: str, where: str, image: Image, build_conte
     """
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
-    if image.config.get(_NEEDED_CONFIG) != "y":
+    if reason := reason_not_to_compile(image):
         mend = "take a VM with Debian's kernel, or add the line to kernel.config of its recipe"
-        raise UsageError(
-            f"systemtap needs {_NEEDED_CONFIG}=y, which this kernel lacks", where=image.recipe.name, mend=mend
-        )
+        raise UsageError(reason, where=image.recipe.name, mend=mend)
     translator = debian_suite_host_programs.obtain_launchers(_TRANSLATOR, build_context, vm=image.recipe.name)
     compiler = _Compiler(image, translator.path)
     prepared = compiler.prepared(build_context)
@@ -83,6 +81,15 @@ def compile_script(script: str, name: str, where: str, image: Image, build_conte
         with os.fdopen(descriptor, "rb") as stream, copy.open("xb") as out:
             shutil.copyfileobj(stream, out)
     return copy
+
+
+def reason_not_to_compile(image: Image) -> str:
+    """Return why no script can be compiled for the image's kernel; empty if scripts can be compiled."""
+    return (
+        ""
+        if image.config.get(_NEEDED_CONFIG) == "y"
+        else f"systemtap needs {_NEEDED_CONFIG}=y, which this kernel lacks"
+    )
 
 
 def module_name(name: str) -> str:

@@ -22,8 +22,10 @@ from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
-from harness.matrix.verify.plan import ModuleToLoad
+from harness.matrix.verify import plan
+from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest
 from harness.matrix.verify.subjects import Command, Modules, Subject
+from harness.matrix.verify.systemtap_run import SystemtapRun
 
 Found = tuple[str, ProbeVerdict]
 _TABLE = "/tmp/pinpoint-symbols"
@@ -134,6 +136,19 @@ class ForeignProbes:
         table = self._table() if "{table}" in command else ""
         text = command.format(symbol=chosen.symbol, offset=chosen.offset, table=table)
         return self._run(Command(self.guest, text, None, chroot=tools), tool_drivers(self.guest.image))
+
+    def judge_systemtap(self, script: str, site: Site, other: Site) -> ForeignOutcome:
+        """Compile a systemtap script for the guest's kernel, run it with its staprun among the guest's packages, judge.
+
+        `{symbol}` stands for the site's symbol; in the mutant's cell for that of `other`. Raises what compiling raises.
+        """
+        assert self._build_context is not None
+        symbol = (other if self._mutant == REGISTERS_ELSEWHERE else site).symbol
+        with tempfile.TemporaryDirectory(prefix="pinpoint-stap-") as directory:
+            request = VerifyRequest(script=script.format(symbol=symbol))
+            module = plan.compile_systemtap_script(request, self.guest.image, self._build_context, Path(directory))
+            assert module is not None
+            return self._run(SystemtapRun(self.guest, module, None, script), {module.name: module.copied_file})
 
     def _table(self) -> str:
         """Write the kernel's functions to a file of the guest; for a mutant each with the next one's address."""
