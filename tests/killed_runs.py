@@ -1,11 +1,13 @@
 """Runs the plugin, and kills it or one of its children at a side effect; all runs are forked from one process.
 
-`python killed_runs.py DIRECTORY VICTIM COUNT POINTS` makes one run that is not killed; then, for POINTS of COUNT points
-at even distances, a run in which VICTIM is killed by SIGKILL at that point and one that is not killed and starts with
-what is left. VICTIM is `controller`, `worker`, `QEMU` or `builder`. The points are those side effects of the first run
-at which there still was a victim. A run in which it had ended by then is repeated with an earlier point. Each run
-builds with make and ccache, freezes and thaws with real QEMUs, and has an empty store. A JSON object is printed for
-each run: `point` (0: nothing is killed), `status` as waitpid() returns it, `struck`, and `orphaned`.
+`python killed_runs.py DIRECTORY VICTIM COUNT POINTS` makes two runs that are not killed: the first fills the caches, in
+the second the side effects are counted. Then, for POINTS of COUNT points at even distances, it makes a run in which
+VICTIM is killed by SIGKILL at that point and one that is not killed and starts with what is left. VICTIM is
+`controller`, `worker`, `QEMU` or `builder`. The points are spread over the side effects of the second run between the
+first and the last at which there was a victim. A run in which it had ended by then is repeated with an earlier point.
+Each run builds with make and ccache, freezes and thaws with real QEMUs, and has an empty store. A JSON object is
+printed for each run from the second on: `point` (0: nothing is killed), `status` as waitpid() returns it, `struck`,
+`passed` (the cells with that verdict), and `orphaned`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ LOOKS = ("os.listdir", "os.scandir")
 VMS = ("arm64-debian", "parisc")
 CASES = 3
 # What is in the command line of each victim.
-VICTIMS = {"worker": b"exec(eval(sys.stdin.readline()))", "QEMU": b"qemu-system", "builder": b"INTO="}
+VICTIMS = {"worker": b"exec(eval(sys.stdin.readline()))", "QEMU": b"-name\0pinpoint-", "builder": b"INTO="}
 
 CONFTEST = """
 import tempfile
@@ -46,6 +48,7 @@ import harness.guest.start as start
 import harness.landing.prove_recipe_traits as traits
 import harness.matrix.guests.check_after_cell as checkup
 import harness.matrix.guests.fleet as fleet
+import harness.matrix.vm_order_and_row_division as order
 import pytest
 from fault_guests import HANG, Programs
 from harness.core import paths
@@ -85,9 +88,20 @@ def prepare(recipe, build_context):
 
 # A kernel of one instruction prints nothing and reads nothing; everything else is real.
 fleet.prepare = prepare
+# The order of rows would depend on lists of packages, which the mirror sends.
+order.is_built = lambda *_: False
 start._hear = start._become_ready = traits.prove_traits = lambda *_: None
 Guest.copy_all_files = Guest.return_to_provisioning = lambda *_: None
-checkup.record_state_before_first_cell = checkup.check_after_cell = lambda guest: ""
+checkup.record_state_before_first_cell = lambda guest: ""
+
+
+def check_after_cell(guest):
+    # All that can be checked without a kernel: is its QEMU there?
+    guest.monitor.execute("query-status")
+    return ""
+
+
+checkup.check_after_cell = check_after_cell
 
 
 class Witness:
@@ -103,12 +117,16 @@ def pytest_configure(config):
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(Witness())
 """
+# Each cell needs its guest from the beginning to the end.
 CASE = f"""
 import pytest
+import time
 
 @pytest.mark.parametrize("number", range({CASES}))
 def test_it(guest, number):
-    assert guest.pid
+    for _ in range(5):
+        assert guest.monitor.execute("query-status")
+        time.sleep(0.05)
 """
 
 
@@ -144,7 +162,7 @@ def strike(own: int, victim: str, number: int = signal.SIGKILL) -> bool:
 def run(directory: Path, victim: str, point: int) -> None:
     """Run the plugin in a forked process, strike at side effect number `point` or soon after; write how to `done`."""
     own, done, struck, begun = os.getpid(), 0, False, False
-    last = 0
+    first = last = 0
 
     def strike_soon() -> None:
         # A controller that waits for its workers has no side effects, so the victim is looked for all the time.
@@ -154,11 +172,11 @@ def run(directory: Path, victim: str, point: int) -> None:
             time.sleep(0.01)
 
     def watch() -> None:
-        # The last side effect at which there is a victim. Signal 0 only looks for one.
-        nonlocal last
+        # The side effects at which there is a victim. Signal 0 only looks for one.
+        nonlocal first, last
         while True:
             if strike(own, victim, 0):
-                last = done
+                first, last = first or done, done
             time.sleep(0.02)
 
     def count(event: str, given: tuple[Any, ...]) -> None:
@@ -184,7 +202,7 @@ def run(directory: Path, victim: str, point: int) -> None:
     options = ["-p", "no:cacheprovider", "-q", "--rootdir", str(directory), *(f"--vm={vm}" for vm in VMS)]
     options += ["-n", "2"] if victim == "worker" else []
     status = pytest.main([*options, str(directory)])
-    (directory / "done").write_text(json.dumps([last, struck]))
+    (directory / "done").write_text(json.dumps([first, last, struck]))
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -194,11 +212,12 @@ def main(directory: Path, victim: str, count: int, points: list[int]) -> None:
     (directory / "conftest.py").write_text(CONFTEST)
     (directory / "test_case.py").write_text(CASE)
     (directory / "pytest.ini").touch()
-    whole = 0
-    for point in [0, *(each for number in points for each in (number, 0))]:
-        place = max(1, point * whole // (count + 1)) if point else 0
+    first = whole = 0
+    # -1: the run that fills the caches.
+    for point in [-1, 0, *(each for number in points for each in (number, 0))]:
+        place = first + max(1, point * (whole - first) // (count + 1)) if point > 0 else 0
         while True:
-            if point:
+            if point or not whole:
                 shutil.rmtree(directory / "cache" / "store", ignore_errors=True)
             (directory / "done").unlink(missing_ok=True)
             child = os.fork()
@@ -206,13 +225,24 @@ def main(directory: Path, victim: str, count: int, points: list[int]) -> None:
                 run(directory, victim, place)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             ended = (directory / "done").exists()
-            last, struck = json.loads((directory / "done").read_text()) if ended else (0, True)
-            whole = whole or last
-            if struck or place < 2:
+            begun, last, struck = json.loads((directory / "done").read_text()) if ended else (0, 0, True)
+            if not point and not whole:
+                first, whole = begun, last
+            if struck or place <= first + 1:
                 break
-            place = place * 3 // 4
-        left = BrokenRun(directory).orphaned()
-        print(json.dumps({"point": point, "status": status, "struck": struck, "orphaned": left}), flush=True)
+            place = first + max(1, (place - first) * 3 // 4)
+        if point < 0:
+            continue
+        left, passed = BrokenRun(directory).orphaned(), passed_cells(directory)
+        found = {"point": point, "status": status, "struck": struck, "passed": passed, "orphaned": left}
+        print(json.dumps(found), flush=True)
+
+
+def passed_cells(directory: Path) -> int:
+    """Return how many cells passed in the last run that has results."""
+    results = sorted(directory.glob("results/2*/results.jsonl"))
+    cells = [json.loads(line) for line in results[-1].read_text().splitlines()] if results else []
+    return sum(cell["verdict"] == "pass" for cell in cells)
 
 
 if __name__ == "__main__":

@@ -198,3 +198,25 @@ def _imports_of_others(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name.partition(".")[0] != "harness")
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] != "harness":
             yield node.module
+
+
+# Programs of the host: compilers, objdump, git.
+_HOST_WORK = {
+    "harness/landing/checks/embedded_symbol_table_cost.py",
+    "harness/landing/sites/objdump.py",
+    "harness/matrix/commands/bisect.py",
+    "harness/matrix/commands/bisect_test.py",
+}
+
+
+def test_waits_for_a_guest_are_on_the_guests_clock() -> None:
+    """A wall-clock deadline would report a guest that the host does not run as a hang: use guest.scaled_deadline()."""
+    packages = ("landing", "userspace", "pinning", "verdict", "report", "matrix")
+    places = [paths.CASES, *(PROJECT / "harness" / name for name in packages)]
+    found = {
+        str(path.relative_to(PROJECT))
+        for place in places
+        for path in place.rglob("*.py")
+        if "Deadline.after(" in path.read_text()
+    }
+    assert found == _HOST_WORK

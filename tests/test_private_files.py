@@ -58,7 +58,11 @@ def test_what_others_could_read_is_closed(places: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["-m", "harness.cli", "list"], ["-m", "pytest", "-p", "harness.plugin", "--vm=parisc", "--co", "-q"]]
+    "words",
+    [
+        ["-m", "harness.cli", "completion", "bash"],
+        ["-m", "pytest", "-p", "harness.plugin", "--vm=parisc", "--co", "-q"],
+    ],
 )
 def test_each_start_closes_it(places: tuple[Path, Path], tmp_path: Path, words: list[str]) -> None:
     """By the command line, and by pytest alone."""

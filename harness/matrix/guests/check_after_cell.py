@@ -95,8 +95,11 @@ def explain_loss(guest: Guest, lost: GuestError) -> Exception:
     found = read_sorted_complaints(guest.console.lines(guest.fence_position), guest.image.recipe.boot_noise).alarming
     if found:
         return KernelComplained(found, _files(guest))
-    if guest.heartbeat is None or guest.heartbeat.emulator.stopped:
+    if guest.qemu_process.stopped:
         return lost
+    if guest.heartbeat is None:
+        # Nothing can be diagnosed, but a killed QEMU shows nothing about the kernel.
+        return guest.qemu_process.kill_error or lost
     diagnosis = diagnose_guest(guest, found, make_symbolizer(guest))
     return lost if diagnosis.condition.verdict.acceptable else GuestDied(diagnosis, where=guest.name)
 
