@@ -19,6 +19,7 @@ from harness.man_page import man_page
 Write = Callable[[str], None]
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_options_and_vms() -> None:
     script = """
 source <(./pinpoint completion bash)

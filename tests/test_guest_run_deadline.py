@@ -88,6 +88,7 @@ def test_a_guest_that_has_its_time_hangs(guest: Guest, monkeypatch: pytest.Monke
     assert verdict_of_error(error) is Verdict.HANG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WAITS)
 def test_a_guest_that_the_host_does_not_run_does_not_hang(
     guest: Guest, monkeypatch: pytest.MonkeyPatch, name: str

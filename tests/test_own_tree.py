@@ -139,6 +139,7 @@ def test_its_cases_are_named_as_ours_are(tree: Path) -> None:
     assert read_claims(FILE).claim_of_case("test_mine") == "My claim."
 
 
+@pytest.mark.slow
 def test_a_run_collects_its_cases_too(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[str] = []
 
@@ -155,6 +156,7 @@ def test_a_run_collects_its_cases_too(tree: Path, monkeypatch: pytest.MonkeyPatc
     assert handed[-1] == str(tree / FILE)
 
 
+@pytest.mark.slow
 def test_a_case_that_cannot_be_imported_is_one_line(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +184,7 @@ def place(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     return write
 
 
+@pytest.mark.slow
 def test_a_replay_needs_the_directory_on_its_command_line(
     tree: Path, place: Callable[..., str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,6 +214,7 @@ def test_the_commands_that_are_printed_name_it(tree: Path, tmp_path: Path) -> No
     assert bundle.command(tmp_path / "bundle") == f"{paths.PROGRAM} repro {tmp_path / 'bundle'}{option}"
 
 
+@pytest.mark.slow
 def test_no_conftest_above_the_tree_is_imported(tree: Path) -> None:
     for above in (tree.parent, tree.parent.parent):
         (above / "conftest.py").write_text("raise SystemExit('a conftest.py above the tree was imported')\n")

@@ -57,6 +57,7 @@ def test_what_others_could_read_is_closed(places: tuple[Path, Path]) -> None:
     assert mode(places[0] / "logs" / "new") == 0o600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

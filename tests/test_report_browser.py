@@ -19,6 +19,9 @@ from harness.report import bundle
 from harness.report.html import write_report_of_run
 from harness.report.run_dir import RunDirectory
 
+# A browser takes 2 to 5 s for each page.
+pytestmark = pytest.mark.slow
+
 LARGEST_BYTES = 3 << 20
 PHONE = 390
 LEAF = "cases/test_sites.py::test_module_function[leaf]@parisc"
