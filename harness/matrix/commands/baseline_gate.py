@@ -18,8 +18,8 @@ from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
-# Options and words that select some of the cells; cells that they leave out are not gone. `--shards` selects nothing.
-_SELECTING = ("-k", "-m", "--lf", "--last-failed", "--loader", "--shard=")
+# Beginnings of options that select some of the cells; cells that they leave out are not gone.
+_SELECTING = ("-k", "-m", "--lf", "--last-failed", "--loader")
 
 
 class Listener:
@@ -73,7 +73,6 @@ class Gate:
         A broken kernel can refuse what a mutant registers; the mutant's cell is then a harness error (status 3). New
         failures of other kinds are still a regression: 1. Without one the status stays 3.
         """
-        arguments = [f"{word}=" if word == "--shard" else word for word in arguments]
         for name in self.lost_traits:
             print(f"the VM has the trait {name}, this kernel does not: cells that need it are skipped")
         if status not in (0, CELL_FAILED, HARNESS_FAILED) or (status == HARNESS_FAILED and not self.listener.cells):
@@ -97,21 +96,18 @@ class Gate:
 
     def _compared(self, arguments: Sequence[str]) -> compare.Comparison:
         """Compare with the baseline. A selected cell without a result is worse, whatever the baseline has for it."""
+        selected = self.listener.selected_keys
+        unreported = selected - {cell.key for cell in self.listener.cells}
         if isinstance(self.baseline_results, FailureBaseline):
             found = compare.compare_with_baseline(self.baseline_results, self.listener.cells)
         else:
             assert self.baseline_results is not None
-            selected = self.listener.selected_keys
-            selecting = any(word.startswith(_SELECTING) or "::" in word for word in arguments)
-            before = [cell for cell in self.baseline_results if not selecting or cell.key in selected]
-            before = [cell for cell in before if cell.key not in self._unreported]
+            before = [cell for cell in self.baseline_results if cell.key not in unreported]
+            if any(map(_selects_cells, arguments)):
+                before = [cell for cell in before if cell.key in selected]
             found = compare.compare(before, self.listener.cells, strict=self.strict)
-        found.missing_cells.extend(sorted(f"{describe_cell(key)}: no result in this run" for key in self._unreported))
+        found.missing_cells.extend(sorted(f"{describe_cell(key)}: no result in this run" for key in unreported))
         return found
-
-    @property
-    def _unreported(self) -> set[CellKey]:
-        return self.listener.selected_keys - {cell.key for cell in self.listener.cells}
 
     def _confirmed(self, new: Sequence[Cell]) -> None:
         """Replay each new failure in fresh guests; the verdicts of the run stay."""
@@ -133,3 +129,8 @@ class Gate:
             print(f"\nconfirmed ({len(lines)}):")
             for line in lines:
                 print(f"  {without_control_codes(line)}")
+
+
+def _selects_cells(word: str) -> bool:
+    """Return True for an argument that selects some of the cells; `--shards` selects none."""
+    return word.startswith(_SELECTING) or word.partition("=")[0] == "--shard" or "::" in word
