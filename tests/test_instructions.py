@@ -324,31 +324,33 @@ def test_function_without_bytes_is_refused(tmp_path: Path) -> None:
         _assembled(tmp_path, "x86_64", "")
 
 
-def test_constant_loads(tmp_path: Path) -> None:
-    """Only the word that ADRP and ADD lead to is one: what is read through a loaded pointer has no constant address."""
-    gcc = _tool("arm64", "gcc")
+def _words_read_by_start(tmp_path: Path, architecture: str, body: str, data: str) -> set[int]:
+    """The addresses of words that `_start` reads, from the address of `words`, the data."""
     source, made = tmp_path / "loads.S", tmp_path / "loads"
     source.write_text(
-        ".globl _start\n.type _start, %function\n_start:\n"
-        "adrp x1, words\nadd x1, x1, :lo12:words\nmov x2, x1\nldr w3, [x2]\nldr x0, [x2, #8]\nldr x4, [x0, #16]\n"
-        "mov x2, #0\nldr x5, [x2, #24]\nret\n.size _start, . - _start\n.data\n.globl words\nwords: .quad 0, 0, 0, 0\n"
+        f".globl _start\n.type _start, %function\n_start:\n{body}\n.size _start, . - _start\n"
+        f".data\n.globl words\nwords: {data}\n"
     )
-    _run(gcc, "-nostdlib", "-static", "-o", made, source)
+    _run(_tool(architecture, "gcc"), "-nostdlib", "-static", "-o", made, source)
     elf = Elf.read(made)
-    decoder = ARCHITECTURES["arm64"].kprobe_traits.decoder
-    assert addresses_of_words_read(elf, elf.function("_start"), decoder) == {elf.symbols_named("words")[0].address + 8}
+    decoder = ARCHITECTURES[architecture].kprobe_traits.decoder
+    words = elf.symbols_named("words")[0].address
+    return {address - words for address in addresses_of_words_read(elf, elf.function("_start"), decoder)}
+
+
+def test_constant_loads(tmp_path: Path) -> None:
+    """Only the word that ADRP and ADD lead to is one: what is read through a loaded pointer has no constant address."""
+    body = (
+        "adrp x1, words\nadd x1, x1, :lo12:words\nmov x2, x1\nldr w3, [x2]\nldr x0, [x2, #8]\nldr x4, [x0, #16]\n"
+        "mov x2, #0\nldr x5, [x2, #24]\nret"
+    )
+    assert _words_read_by_start(tmp_path, "arm64", body, ".quad 0, 0, 0, 0") == {8}
 
 
 def test_constant_loads_of_32_bit_x86(tmp_path: Path) -> None:
     """Only MOV of a 32-bit word from a constant address is one, in both of its forms."""
-    source, made = tmp_path / "loads.S", tmp_path / "loads"
-    source.write_text(
-        ".globl _start\n.type _start, @function\n_start:\n"
+    body = (
         "movl words+4, %ecx\nmovl words, %eax\nmovb words+8, %dl\nmovl words(%eax), %edx\nmovl %fs:0, %edx\n"
-        "movl %eax, words+12\nret\n.size _start, . - _start\n.data\n.globl words\nwords: .long 0, 0, 0, 0\n"
+        "movl %eax, words+12\nret"
     )
-    _run(_tool("i386", "gcc"), "-nostdlib", "-static", "-o", made, source)
-    elf = Elf.read(made)
-    words = elf.symbols_named("words")[0].address
-    decoder = ARCHITECTURES["i386"].kprobe_traits.decoder
-    assert addresses_of_words_read(elf, elf.function("_start"), decoder) == {words, words + 4}
+    assert _words_read_by_start(tmp_path, "i386", body, ".long 0, 0, 0, 0") == {0, 4}

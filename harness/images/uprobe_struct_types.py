@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -61,13 +62,11 @@ def obtain_struct_types(image: Image, build_context: BuildContext) -> Path:
         definition = _DEFINITION.search((files / _SOURCE).read_text())
         if definition is None:
             raise BuildError("it defines no struct uprobe", where=_SOURCE, mend="has the kernel moved it?")
-        source = entry / "source"
-        source.mkdir()
-        (source / f"{_NAME}.c").write_text(_MODULE.format(definition=definition[0]))
-        (source / "Kbuild").write_text(f"ccflags-y += -g\nobj-m := {_NAME}.o\n")
-        (built,) = external_build.build(source, image, build_context, entry)
-        built.rename(entry / f"{_NAME}.ko")
-        shutil.rmtree(built.parent)
+        with tempfile.TemporaryDirectory(prefix="pinpoint-structs-") as directory:
+            source = Path(directory) / f"{_NAME}.c"
+            source.write_text(_MODULE.format(definition=definition[0]))
+            (built,) = external_build.build(source, image, build_context, Path(directory), "-g")
+            shutil.copyfile(built, entry / f"{_NAME}.ko")
         fields_by_struct(entry / f"{_NAME}.ko", STRUCTS)
         return {}
 
