@@ -28,7 +28,7 @@ from harness.run_options import OPTIONS
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 # What `--matrix full` adds to its VMs, and what `./pinpoint test` adds to the core VMs.
 _FULL = ("--full", "--sweep", "kernel")
-_SLOW = ("--deep",)
+_SLOW = ("--deep", "--test-cells")
 # Options that make pytest run in one process, or that set the number of processes themselves.
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 # The most memory that a guest and the process of its row use.
@@ -176,10 +176,11 @@ def run(
 def run_ci_tests(pytest_arguments: Sequence[str]) -> int:
     """Run the unit tests and the core matrix with its slow cases (--deep), as CI does.
 
+    On some other VMs it runs a few cells, the `test_cells` of their recipes.
     `faults` as an argument runs the suite that breaks whole runs. Options are those of `run`.
     """
     pytest_run.demand_unit_tests()
-    rows = len(select(()))
+    rows = len(select((), test_cells=True))
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_SLOW, *arguments, *chosen])

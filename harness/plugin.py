@@ -90,6 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash[RUN]
     named = bool(config.option.keyword or any("::" in word for word in config.args))
     selected = selection.without_optional_cells(items, selection.left_out_markers(config.option, named=named))
+    if config.option.test_cells and not config.option.vm:
+        selected = selection.without_cells_outside_test_cells(selected, run.recipes.values(), named=named)
     if config.option.loader:
         selected = selection.tests_and_loader_cells(selected)
         selection.skip_cells_needing_own_loader(selected)

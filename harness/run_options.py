@@ -25,6 +25,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--accel": {"default": None, "metavar": "NAME", "help": "force an accelerator: kvm or tcg"},
     "--deep": {"action": "store_true", "help": "also run the slow cases"},
     "--full": {"action": "store_true", "help": "also run the slowest cases, as --matrix full does; includes --deep"},
+    "--test-cells": {
+        "action": "store_true",
+        "help": "without --vm: also run the cases that recipes outside of the core name in `test_cells`, as "
+        "./pinpoint test does",
+    },
     "--sweep": {
         "choices": _DEPTHS,
         "default": Depth.SAMPLE.value,

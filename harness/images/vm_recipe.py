@@ -10,9 +10,9 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from harness.core import paths
 from harness.core.architecture import Architecture
@@ -20,6 +20,7 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import RecipeError, UsageError
 from harness.images.kernel_defects import KernelDefects
 from harness.images.recipe_files import files_by_name, fragment_or_patch_path, tree_of
+from harness.images.recipe_strings import CaseName, FileName, Flags, Line, PackageName, PackageVersion
 
 # The code name of a release, or a suite that extends one. The name goes into an apt source list.
 _SUITE = re.compile(r"[a-z]+(-[a-z]+)*")
@@ -28,25 +29,6 @@ _COMPILER = re.compile(r"gcc-[0-9]+")
 
 Tier = Literal["core", "full"]
 
-
-# Words for make, file names and apt. make, and the shell that it starts, would interpret `$`, `;` and the like. Only
-# gcc's options of code generation, macros, debug information and warnings are allowed: -fplugin=, -B, -specs=,
-# -wrapper and @FILE would run a program or read its options from a file.
-_FLAG = re.compile(r"-(?:f(?!plugin)|[mOgDU]|W(?![alp],)|std=)[A-Za-z0-9_=+.,:%^-]*")
-
-
-def _demand_safe_flags(flags: str) -> str:
-    for flag in flags.split(" "):
-        if flag and not _FLAG.fullmatch(flag):
-            raise ValueError(f"{flag[:40]!r} is not an option of gcc for code, macros, debug information or warnings")
-    return flags
-
-
-_Flags = Annotated[str, Field(max_length=1024), AfterValidator(_demand_safe_flags)]
-_Part = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
-_Package = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
-_Version = Annotated[str, Field(pattern=r"^(?:[0-9][A-Za-z0-9.+~:-]*)?$", max_length=100)]
-_Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
 _LARGEST_BYTES = 32 << 10
 # A recipe as JSON, for the run of a kernel that was given with --kernel.
 _REPLACEMENT, _OPTIONS = "PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS"
@@ -73,17 +55,17 @@ class Kernel(_Table):
     """
 
     source: Literal["debian-binary", "debian-source", "tree", "given"]
-    package: _Package = ""
-    version: _Version = ""
-    suite: _Line = ""
-    tree: _Line = ""
-    given: tuple[_Line, ...] = Field(default=(), strict=False)
-    config_file: _Line = ""
-    config: tuple[_Part, ...] = Field(default=(), strict=False)
-    patches: tuple[_Part, ...] = Field(default=(), strict=False)
-    cflags: _Flags = ""
-    compiler: _Line = ""
-    sibling: _Line = ""
+    package: PackageName = ""
+    version: PackageVersion = ""
+    suite: Line = ""
+    tree: Line = ""
+    given: tuple[Line, ...] = Field(default=(), strict=False)
+    config_file: Line = ""
+    config: tuple[FileName, ...] = Field(default=(), strict=False)
+    patches: tuple[FileName, ...] = Field(default=(), strict=False)
+    cflags: Flags = ""
+    compiler: Line = ""
+    sibling: Line = ""
 
     @model_validator(mode="after")
     def _names_its_source(self) -> Kernel:
@@ -122,7 +104,7 @@ class MachineOptions(_Table):
     memory_mib: int = Field(default=512, ge=64, le=1 << 20)
     cpus: int = Field(default=1, ge=1, le=255)
     boot: Literal["image", "pvh"] = "image"
-    append: _Line = ""
+    append: Line = ""
     boot_seconds: int = Field(default=180, ge=1, le=86400)
     qemu: str = ""
     emulator: Emulator | None = None
@@ -163,17 +145,22 @@ class Traits(_Table):
 class BootNoise(_Table):
     """One complaint that this kernel prints at boot: `place` is the exact source location, `why` the explanation."""
 
-    place: _Line
-    why: _Line
+    place: Line
+    why: Line
 
 
 class Recipe(_Table):
-    """One VM; `tier` is `core` for a VM of every run, `full` for a VM that runs only on request."""
+    """One VM; `tier` is `core` for a VM of every run, `full` for a VM that runs only on request.
 
-    name: _Part
-    arch: _Line
-    describe: _Line
+    `test_cells` are the cases that `./pinpoint test` runs on a VM of the tier `full`, with their mutants: a file of
+    `cases/` as `FILE.py`, one test in it as `FILE.py::TEST`, or one case of a test as `FILE.py::TEST[PARAMETER]`.
+    """
+
+    name: FileName
+    arch: Line
+    describe: Line
     tier: Tier = "core"
+    test_cells: tuple[CaseName, ...] = Field(default=(), strict=False)
     kernel: Kernel
     machine: MachineOptions = MachineOptions()
     traits: Traits = Traits()
@@ -186,6 +173,8 @@ class Recipe(_Table):
             raise ValueError(f"arch {self.arch!r} is none of {', '.join(sorted(ARCHITECTURES))}")
         if self.machine.boot == "pvh" and not self.architecture.qemu_machine.pvh:
             raise ValueError(f"machine.boot 'pvh' is not for {self.arch}")
+        if self.test_cells and self.tier != "full":
+            raise ValueError("test_cells is for tier 'full'; every cell of a core VM is in `./pinpoint test`")
         if self.kernel.sibling == self.name:
             raise ValueError("kernel.sibling is the VM itself; name another")
         return self
@@ -295,12 +284,13 @@ def select(
     *,
     architectures: Sequence[str] = (),
     matrix: Tier | None = None,
+    test_cells: bool = False,
 ) -> list[Recipe]:
     """Return the recipes selected by name (`a` or `a,b`, as in `--vm`), by architecture, or by tier.
 
     Without a name, `architectures` selects VMs of both tiers, or only core VMs if `matrix` is `core`. Without an
-    architecture either, `matrix` selects the tiers, by default the core VMs. Raises UsageError on an unknown name or
-    architecture.
+    architecture either, `matrix` selects the tiers, by default the core VMs, and `test_cells` adds the VMs that have
+    `test_cells`. Raises UsageError on an unknown name or architecture.
     """
     chosen = dict.fromkeys(name for word in words for name in word.split(",") if name)
     archs = {name for word in architectures for name in word.split(",") if name}
@@ -311,7 +301,11 @@ def select(
     if not chosen:
         tiers = {"core"} if (matrix or ("full" if archs else "core")) == "core" else {"core", "full"}
         recipes = load_all(directory).values()
-        found = [each for each in recipes if each.tier in tiers and (not archs or each.arch in archs)]
+        found = [
+            each
+            for each in recipes
+            if (each.tier in tiers or (test_cells and each.test_cells)) and (not archs or each.arch in archs)
+        ]
         if not found:
             raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend=f"see {paths.PROGRAM} list")
         return found

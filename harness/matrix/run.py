@@ -32,7 +32,8 @@ class MatrixRun(ABC):
         """Raises UsageError for an unknown VM, a broken recipe or a wrong --shard."""
         self._config = config
         self._began = deadline.launched_at()
-        self.recipes = {recipe.name: recipe for recipe in select(config.option.vm)}
+        chosen = select(config.option.vm, test_cells=config.option.test_cells)
+        self.recipes = {recipe.name: recipe for recipe in chosen}
         self.bus = Bus()
         self._phases = PhaseTimeRecorder(config, self.bus, self._began)
         self.shard = Shard.parse(config.option.shard) if config.option.shard else None

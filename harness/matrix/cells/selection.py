@@ -6,6 +6,7 @@ import argparse
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import pytest
 
@@ -130,6 +131,40 @@ def left_out_markers(option: argparse.Namespace, *, named: bool) -> list[str]:
 def without_optional_cells(items: list[pytest.Item], left_out: Collection[str]) -> list[pytest.Item]:
     """Return the items without those that have one of these markers."""
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
+
+
+def without_cells_outside_test_cells(
+    items: list[pytest.Item], recipes: Iterable[Recipe], *, named: bool
+) -> list[pytest.Item]:
+    """Return the items without the cells of a VM with `test_cells` that its recipe does not name there.
+
+    Raises UsageError if a name matches no cell, although the file was collected and no cases are selected by name.
+    """
+    names = {recipe.name: recipe.test_cells for recipe in recipes if recipe.test_cells}
+    kept: list[pytest.Item] = []
+    files: set[str] = set()
+    matched: set[tuple[str, str]] = set()
+    for item in items:
+        cell = cell_of(item)
+        if cell is None or cell.vm not in names:
+            kept.append(item)
+            continue
+        files.add(PurePath(cell.file).name)
+        found = [name for name in names[cell.vm] if _is_named(cell, name)]
+        matched.update((cell.vm, name) for name in found)
+        kept += [item] if found else []
+    for vm, name in ((vm, name) for vm, each in names.items() for name in each):
+        if not named and name.partition("::")[0] in files and (vm, name) not in matched:
+            raise pytest.UsageError(
+                f"{vm}.toml: `test_cells` names {name!r}, which is no cell; correct it or remove it"
+            )
+    return kept
+
+
+def _is_named(cell: CellId, name: str) -> bool:
+    """Return True if `FILE.py`, `FILE.py::TEST` or `FILE.py::TEST[PARAMETER]` names the case of the cell."""
+    file, _, case = name.partition("::")
+    return file == PurePath(cell.file).name and (not case or case in (cell.case, cell.case.partition("[")[0]))
 
 
 def skip_cells_without_traits(items: Iterable[pytest.Item], recipes: Mapping[str, Recipe]) -> None:

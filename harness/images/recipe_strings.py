@@ -1,0 +1,30 @@
+"""The strings that a recipe may have: they become words for make and apt, names of files, and lines of the terminal."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+# make, and the shell that it starts, would interpret `$`, `;` and the like. Only gcc's options of code generation,
+# macros, debug information and warnings are allowed: -fplugin=, -B, -specs=, -wrapper and @FILE would run a program or
+# read its options from a file.
+_FLAG = re.compile(r"-(?:f(?!plugin)|[mOgDU]|W(?![alp],)|std=)[A-Za-z0-9_=+.,:%^-]*")
+
+
+def _demand_safe_flags(flags: str) -> str:
+    for flag in flags.split(" "):
+        if flag and not _FLAG.fullmatch(flag):
+            raise ValueError(f"{flag[:40]!r} is not an option of gcc for code, macros, debug information or warnings")
+    return flags
+
+
+Flags = Annotated[str, Field(max_length=1024), AfterValidator(_demand_safe_flags)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
+PackageName = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
+PackageVersion = Annotated[str, Field(pattern=r"^(?:[0-9][A-Za-z0-9.+~:-]*)?$", max_length=100)]
+Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
+CaseName = Annotated[
+    str, Field(pattern=r"^test_\w+\.py(?:::test_\w+(?:\[[^\x00-\x20\x7f-\x9f]+\])?)?$", max_length=200)
+]
