@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,16 +40,20 @@ def bisect(tree: Path, good: str, bad: str, expression: str, vm: str, config: Pa
     """
     select([vm])
     source = tree.resolve()
-    directory = paths.cache() / "bisect" / sha256_of_strings([str(source), good, bad, expression, vm, str(config)])[:12]
+    kept = paths.cache() / "bisect"
+    directory = kept / sha256_of_strings([str(source), good, bad, expression, vm, str(config)])[:12]
+    clone = kept / "trees" / sha256_of_strings([str(source)])[:12]
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))
     options = [f"--config={config.resolve()}"] if config else []
-    bisection = Bisection(directory, source, good, bad, CaseTest(vm, expression, options, directory, bus))
+    bisection = Bisection(directory, clone, source, good, bad, CaseTest(vm, expression, options, directory, bus))
     if anew:
         bisection.forget_steps()
     elif bisection.has_earlier_steps:
         click.echo(f"resuming after {len(bisection.steps())} tested commits (--anew begins again)", err=True)
-    (outcome,) = board.run_calls_then_close(bisection.run)
+    (outcome,) = board.run_calls_then_close(
+        partial(bisection.run, on_wait=lambda line: click.echo(f"{line} for its turn in {clone}", err=True))
+    )
     for line in report_lines(outcome):
         click.echo(without_control_codes(line))
     return 0 if outcome.first_bad_commit else HARNESS_FAILED

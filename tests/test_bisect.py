@@ -10,6 +10,8 @@ import pytest
 from test_export import cell
 
 from harness import cli
+from harness.core import locks
+from harness.core.deadline import Deadline
 from harness.core.errors import UsageError
 from harness.matrix.commands.bisect import Bisection, Ruling, Step, report_lines
 from harness.matrix.commands.bisect_test import ruling
@@ -32,6 +34,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     tree = tmp_path_factory.mktemp("history") / "linux"
     tree.mkdir()
     git(tree, "init", "--quiet", "--initial-branch=main")
+    (tree / "constant").write_text("")
+    git(tree, "add", "constant")
     commits = []
     for number in range(COMMITS):
         (tree / "number").write_text(f"{number}\n")
@@ -63,7 +67,7 @@ def test_the_right_commit_is_found(first_bad: int, history: tuple[Path, list[str
     tree, commits = history
     before = git(tree, "status", "--porcelain", "--branch"), git(tree, "for-each-ref")
     fake = Fake(first_bad)
-    outcome = Bisection(tmp_path, tree, commits[0], "HEAD", fake).run()
+    outcome = Bisection(tmp_path, tmp_path / "clone", tree, commits[0], "HEAD", fake).run()
     assert outcome.first_bad_commit == commits[first_bad]
     assert outcome.bad_step is not None
     assert outcome.good_step is not None
@@ -77,7 +81,7 @@ def test_the_right_commit_is_found(first_bad: int, history: tuple[Path, list[str
 def test_commits_that_cannot_be_tested_are_skipped(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = history
     fake = Fake(10, broken={14, 15, 16})
-    outcome = Bisection(tmp_path, tree, commits[0], commits[-1], fake).run()
+    outcome = Bisection(tmp_path, tmp_path / "clone", tree, commits[0], commits[-1], fake).run()
     assert outcome.first_bad_commit == commits[10]
     assert {step.commit for step in outcome.steps if step.ruling is Ruling.SKIP} <= set(commits[14:17])
 
@@ -86,7 +90,7 @@ def test_when_only_skipped_commits_are_left_all_candidates_are_named(
     history: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     tree, commits = history
-    outcome = Bisection(tmp_path, tree, commits[0], commits[-1], Fake(10, broken={9, 10})).run()
+    outcome = Bisection(tmp_path, tmp_path / "clone", tree, commits[0], commits[-1], Fake(10, broken={9, 10})).run()
     assert outcome.first_bad_commit == ""
     assert set(outcome.candidates) == set(commits[9:12])
     assert "one of 3" in "\n".join(report_lines(outcome))
@@ -98,11 +102,11 @@ def test_an_interrupted_bisection_resumes_and_tests_no_commit_twice(
     tree, commits = history
     first = Fake(20, stop_after=4)
     with pytest.raises(KeyboardInterrupt):
-        Bisection(tmp_path, tree, commits[0], commits[-1], first).run()
+        Bisection(tmp_path, tmp_path / "clone", tree, commits[0], commits[-1], first).run()
     with (tmp_path / "steps.jsonl").open("a") as stream:
         stream.write('{"commit": "cut o')
     second = Fake(20)
-    again = Bisection(tmp_path, tree, commits[0], commits[-1], second)
+    again = Bisection(tmp_path, tmp_path / "clone", tree, commits[0], commits[-1], second)
     assert again.has_earlier_steps
     assert again.run().first_bad_commit == commits[20]
     assert not set(first.tested) & set(second.tested)
@@ -125,13 +129,46 @@ def test_ends_that_are_none(
     good: str, bad: str, first_bad: int, complaint: str, history: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=complaint):
-        Bisection(tmp_path, history[0], good, bad, Fake(first_bad)).run()
+        Bisection(tmp_path, tmp_path / "clone", history[0], good, bad, Fake(first_bad)).run()
 
 
 def test_a_directory_without_git_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["bisect", "--tree", str(tmp_path), "--good", "a", "--bad", "b", "-k", "x", "--vm", "x86_64-fsections"]
     assert cli.main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_two_bisections_of_a_tree_share_one_clone(history: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """A file that no commit changed keeps its time, so the second bisection compiles it no more."""
+    tree, commits = history
+    clone = tmp_path / "clone"
+    first = Bisection(tmp_path / "one", clone, tree, commits[0], commits[-1], Fake(20)).run()
+    times: set[int] = set()
+
+    class Watching(Fake):
+        def __call__(self, commit: str, tree: Path) -> Step:
+            times.add((tree / "constant").stat().st_mtime_ns)
+            return super().__call__(commit, tree)
+
+    second = Bisection(tmp_path / "two", clone, tree, commits[0], commits[-1], Watching(5)).run()
+    assert (first.first_bad_commit, second.first_bad_commit) == (commits[20], commits[5])
+    assert times == {(clone / "constant").stat().st_mtime_ns}
+
+
+def test_bisections_of_a_tree_take_turns(history: tuple[Path, list[str]], tmp_path: Path) -> None:
+    tree, commits = history
+    clone, heard = tmp_path / "clone", list[str]()
+    other = Bisection(tmp_path / "two", clone, tree, commits[0], commits[-1], Fake(5))
+    with locks.hold_lock(clone.with_name(".clone.lock"), deadline=Deadline.after(1), on_wait=heard.append):
+
+        def stop(line: str) -> None:
+            heard.append(line)
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            other.run(on_wait=stop)
+    assert heard == ["another run holds the lock; waiting"]
+    assert other.run(on_wait=stop).first_bad_commit == commits[5]
 
 
 FAIL, PASS, SKIP, ERROR = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.HARNESS_ERROR

@@ -134,6 +134,71 @@ def test_a_missing_part_is_named(absent: str, named: str, tmp_path: Path) -> Non
         given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "kernel.rpm")
 
 
+UBUNTU = "6.8.0-31-generic"
+COMMON = UBUNTU.removesuffix("-generic")
+
+
+def ubuntu_packages(directory: Path) -> list[Path]:
+    """Build the four packages of an Ubuntu kernel; the headers of the flavor link to the common ones."""
+    common, flavor = f"usr/src/linux-headers-{COMMON}", f"usr/src/linux-headers-{UBUNTU}"
+    files: dict[str, dict[str, bytes]] = {
+        "linux-image-unsigned": {f"boot/vmlinuz-{UBUNTU}": b"image"},
+        "linux-modules": {
+            f"boot/config-{UBUNTU}": CONFIG.encode(),
+            f"lib/modules/{UBUNTU}/modules.builtin": b"",
+            f"lib/modules/{UBUNTU}/kernel/drivers/net/virtio_net.ko.zst": zstd(b"module"),
+        },
+        "linux-headers": {f"{common}/Makefile": b"VERSION = 6\n", f"{common}/include/linux/module.h": b""},
+        "linux-headers-generic": {
+            f"{flavor}/include/config/kernel.release": f"{UBUNTU}\n".encode(),
+            f"{flavor}/include/generated/autoconf.h": b"",
+            f"{flavor}/.config": CONFIG.encode(),
+        },
+    }
+    links = {"linux-headers-generic": {f"{flavor}/Makefile": f"../linux-headers-{COMMON}/Makefile"}}
+    return [debian_package(directory, name, each, links.get(name, {})) for name, each in files.items()]
+
+
+def debian_package(directory: Path, name: str, files: dict[str, bytes], links: dict[str, str]) -> Path:
+    tree = directory / name
+    for path, content in {**files, "DEBIAN/control": control(name)}.items():
+        (tree / path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        (tree / path).write_bytes(content)
+    for path, target in links.items():
+        (tree / path).symlink_to(target)
+    subprocess.run(["chmod", "-R", "go+rX", tree], check=True)
+    package = directory / f"{name}.deb"
+    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, package], check=True, capture_output=True)
+    return package
+
+
+def control(name: str) -> bytes:
+    return f"Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: x <x@example.org>\nDescription: x\n".encode()
+
+
+def test_the_parts_of_ubuntus_packages(tmp_path: Path) -> None:
+    packages = ubuntu_packages(tmp_path)
+    given_kernel_parts.unpack(packages, tmp_path / "tree")
+    found = given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "ubuntu")
+    assert (found.release, found.image.read_bytes()) == (UBUNTU, b"image")
+    assert found.config == tmp_path / f"tree/boot/config-{UBUNTU}"
+    assert found.modules == tmp_path / f"tree/lib/modules/{UBUNTU}"
+    assert found.source == found.objects == tmp_path / f"tree/usr/src/linux-headers-{UBUNTU}"
+    # make finds the common headers through the links of the flavor's.
+    assert (found.source / "Makefile").read_text() == "VERSION = 6\n"
+    (tmp_path / "scratch").mkdir()
+    staged = given_kernel_parts.stage_decompressed_modules(found, tmp_path / "scratch")
+    assert (staged / "kernel/virtio_net.ko").read_bytes() == b"module"
+
+
+@pytest.mark.parametrize(("absent", "named"), [(0, f"kernel image of {UBUNTU}"), (3, "kernel headers")])
+def test_a_missing_package_of_ubuntus_is_named(absent: int, named: str, tmp_path: Path) -> None:
+    packages = ubuntu_packages(tmp_path)
+    given_kernel_parts.unpack([each for each in packages if each != packages[absent]], tmp_path / "tree")
+    with pytest.raises(UsageError, match=f"no {named}.* is among what --kernel names"):
+        given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "ubuntu")
+
+
 def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:
     modules = tmp_path / "modules"
     (modules / "kernel").mkdir(parents=True)

@@ -11,16 +11,19 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 
+from harness.core import locks
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, UsageError
 from harness.core.files import write_text
 from harness.core.process import FinishedProcess, run
 
 _GIT_SECONDS = 600.0
+# How long another bisection of the same tree is waited for.
+_TURN_SECONDS = 24 * 3600.0
 _FOUND = re.compile(r"^([0-9a-f]{40}) is the first (?:bad|new) commit", re.MULTILINE)
 _UNDECIDED = "only 'skip'ped commits left"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_STEPS, _TREE = "steps.jsonl", "tree"
+_STEPS = "steps.jsonl"
 
 
 class Ruling(Enum):
@@ -61,16 +64,17 @@ Tester = Callable[[str, Path], Step]
 
 
 class Bisection:
-    """One bisection in a directory of its own: a clone that shares the user's objects, and the steps so far.
+    """One bisection: its steps so far, in a directory of its own, and a clone that shares the user's objects.
 
     The user's tree is only read: refs and the work tree that git bisect changes are those of the clone. The clone keeps
-    its path and its files' times, so that each build compiles only what a commit changed.
+    its path and its files' times, so that each build compiles only what a commit changed. All bisections of one source
+    use one clone, `tree`, in turns.
     """
 
-    def __init__(self, directory: Path, source: Path, good: str, bad: str, test: Tester) -> None:
+    def __init__(self, directory: Path, tree: Path, source: Path, good: str, bad: str, test: Tester) -> None:
         """Raises UsageError if the source is no git tree or has no such commits."""
         self._directory = directory
-        self.tree = directory / _TREE
+        self.tree = tree
         self._test = test
         self._source = source
         if not source.is_dir() or _git(source, "rev-parse", "--git-dir").rc:
@@ -102,8 +106,13 @@ class Bisection:
         """Remove the steps and the state of git bisect; the clone stays, because its objects are built."""
         (self._directory / _STEPS).unlink(missing_ok=True)
 
-    def run(self) -> Outcome:
+    def run(self, on_wait: Callable[[str], None] = lambda _: None) -> Outcome:
         """Test both ends, then bisect. Raises UsageError if an end is not what it should be, HostError if git fails."""
+        lock = self.tree.with_name(f".{self.tree.name}.lock")
+        with locks.hold_lock(lock, deadline=Deadline.after(_TURN_SECONDS), on_wait=on_wait):
+            return self._run()
+
+    def _run(self) -> Outcome:
         self._prepare()
         for commit, wanted in ((self.bad, Ruling.BAD), (self.good, Ruling.GOOD)):
             step = self._ruled(commit)
@@ -131,6 +140,7 @@ class Bisection:
     def _prepare(self) -> None:
         """Make the clone, or update it; a bisection of git in it is started again, from the recorded steps."""
         self._directory.mkdir(parents=True, exist_ok=True)
+        self.tree.parent.mkdir(parents=True, exist_ok=True)
         if not (self.tree / ".git" / "HEAD").is_file():
             shutil.rmtree(self.tree, ignore_errors=True)
             partial = self.tree.with_name(f".{self.tree.name}.partial")
