@@ -28,7 +28,7 @@ from harness.run_options import OPTIONS
 _FORWARDED = {"ignore_unknown_options": True, "allow_interspersed_args": True}
 # What `--matrix full` adds to its VMs, and what `./pinpoint test` adds to the core VMs.
 _FULL = ("--full", "--sweep", "kernel")
-_SLOW = ("--deep", "--test-cells")
+_CI_CELLS = ("--deep", "--test-cells")
 # Options that make pytest run in one process, or that set the number of processes themselves.
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 # The most memory that a guest and the process of its row use.
@@ -183,7 +183,7 @@ def run_ci_tests(pytest_arguments: Sequence[str]) -> int:
     rows = len(select((), test_cells=True))
     arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
     chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
-    return pytest_run.run([*_side_by_side(rows, arguments), *_SLOW, *arguments, *chosen])
+    return pytest_run.run([*_side_by_side(rows, arguments), *_CI_CELLS, *arguments, *chosen])
 
 
 def _names_other_vms(archs: Sequence[str], matrix: str | None, arguments: Sequence[str]) -> bool:
