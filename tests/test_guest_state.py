@@ -89,3 +89,17 @@ def test_a_call_that_ftrace_keeps_only_discards_the_guest() -> None:
     assert changed(left) == []
     assert worn(BEFORE, left) == "ftrace's call in pinpoint_leaf [pinpoint_target]"
     assert worn(left, left) == ""
+
+
+def test_a_warning_that_no_complaint_explains_is_counted_although_its_taint_was_set() -> None:
+    before = GuestState.parse_listing(BEFORE + "/sys/kernel/warn_count:1\n/sys/kernel/oops_count:0\n")
+    warned = GuestState.parse_listing(BEFORE + "/sys/kernel/warn_count:3\n/sys/kernel/oops_count:1\n")
+    assert before.unexplained_crashes(before, 0) == ""
+    assert before.unexplained_crashes(warned, 2) == "1 more in oops_count, 2 more in warn_count"
+    assert before.unexplained_crashes(warned, 3) == ""
+
+
+def test_taint_is_explained_by_a_complaint() -> None:
+    clean, tainted = (GuestState.parse_listing(BEFORE.replace(":4096", f":{taint}")) for taint in (0, 1 << 9))
+    assert clean.unexplained_crashes(tainted, 0) == "new taint W"
+    assert clean.unexplained_crashes(tainted, 1) == ""

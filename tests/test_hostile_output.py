@@ -27,7 +27,7 @@ from harness.images.kernel_defects import KernelDefects
 from harness.landing.verify import traced_functions
 from harness.matrix.cells.cell_phases_and_verdict import verdict_of_error
 from harness.matrix.guests import check_after_cell, guest_state
-from harness.matrix.guests.check_after_cell import KernelComplained, UnexplainedTaint
+from harness.matrix.guests.check_after_cell import KernelComplained, UnexplainedCrash
 from harness.matrix.verify import systemtap_run
 from harness.userspace.ways import UprobesByModule, UprobesByTracefs
 from harness.verdict import complaint_kinds, complaints, printk, traces
@@ -220,7 +220,7 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
     check_after_cell.record_state_before_first_cell(clean)
     tainted = fenceable(line, STATE.format(taint=4096 | 1 << bit))
     check_after_cell._clean[tainted] = check_after_cell._clean[clean]
-    with pytest.raises(UnexplainedTaint, match=f"new taint {letter}") as caught:
+    with pytest.raises(UnexplainedCrash, match=f"new taint {letter}") as caught:
         check_after_cell.check_after_cell(tainted)
     assert verdict_of_error(caught.value) is Verdict.OOPS
 

@@ -14,7 +14,7 @@ from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Missed
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.matrix.cells.selection import CellId
-from harness.matrix.guests.check_after_cell import GuestStateChanged, KernelComplained, UnexplainedTaint
+from harness.matrix.guests.check_after_cell import GuestStateChanged, KernelComplained, UnexplainedCrash
 from harness.report.failure_evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun
@@ -24,7 +24,7 @@ from harness.verdict.liveness import GuestDied
 from harness.verdict.printk import without_control_codes
 
 # Errors that are reported without a traceback, because they are about the guest, the kernel or the host, not our code.
-REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, GuestStateChanged, UnexplainedTaint)
+REPORTED_PLAINLY = (Missed, PinpointError, KernelComplained, GuestStateChanged, UnexplainedCrash)
 
 
 class MutantSurvivedError(AssertionError):
@@ -136,7 +136,7 @@ def verdict_of_error(error: BaseException) -> Verdict:
     match error:
         case KernelComplained() | GuestDied():
             return error.verdict
-        case UnexplainedTaint():
+        case UnexplainedCrash():
             return Verdict.OOPS
         case BootError():
             return Verdict.BOOT_FAIL

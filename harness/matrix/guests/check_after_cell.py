@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -56,8 +57,8 @@ class GuestStateChanged(AssertionError):
     """The cell left modules, references, kprobes, mounts or processes in the guest, or removed some."""
 
 
-class UnexplainedTaint(AssertionError):
-    """The kernel's taint shows a crash or a warning that is not on the console."""
+class UnexplainedCrash(AssertionError):
+    """The kernel's taint or its counts show a crash or a warning that is not on the console."""
 
 
 def record_state_before_first_cell(guest: Guest) -> str:
@@ -74,16 +75,18 @@ def check_after_cell(guest: Guest) -> str:
     """Check that a cell left the guest as it found it, except for a target module that is kept loaded.
 
     Returns why the guest must be discarded although the cell did nothing wrong; empty if it need not be. Raises
-    KernelComplained, UnexplainedTaint or GuestStateChanged, or GuestLost when the guest does not answer. A guest that
-    fails this check is not used again, so the state before the first cell is also the state before each later one.
+    KernelComplained, UnexplainedCrash or GuestStateChanged, or GuestLost when the guest does not answer. A guest that
+    fails this check is not used again, so the state before the first cell is also the state before each later one,
+    except for the counts of warnings and oopses that allowed complaints explain.
     """
-    clean, (after, excused), deadline = _clean[guest], _state(guest), guest.scaled_deadline(GONE_SECONDS)
+    clean, (after, allowed), deadline = _clean[guest], _state(guest), guest.scaled_deadline(GONE_SECONDS)
     while clean.added_processes(after) and not deadline.expired:
         after, more = _state(guest, "sleep 0.1; ")
-        excused |= more
-    unexplained = clean.new_crash_taint(after)
-    if unexplained and not excused:
-        raise UnexplainedTaint(f"the kernel has new taint {unexplained}, and no complaint on the console explains it")
+        allowed += more
+    unexplained = clean.unexplained_crashes(after, allowed)
+    if unexplained:
+        raise UnexplainedCrash(f"the kernel has {unexplained}, and no complaint on the console explains this")
+    _clean[guest] = replace(clean, crash_counts=after.crash_counts)
     changed = clean.list_changes(after, loaded_targets.names_of_kept_modules(guest))
     if changed:
         raise GuestStateChanged(f"the cell left the guest changed: {', '.join(changed)}")
@@ -113,8 +116,8 @@ def replace_loss_by_explanation(guest: Guest) -> Iterator[None]:
         raise explain_loss(guest, lost) from lost
 
 
-def _state(guest: Guest, before: str = "") -> tuple[GuestState, bool]:
-    """Return the guest's state, and whether its kernel printed a complaint that its recipe allows.
+def _state(guest: Guest, before: str = "") -> tuple[GuestState, int]:
+    """Return the guest's state, and how many complaints that its recipe allows its kernel printed.
 
     Raises KernelComplained for any other complaint that the kernel printed before the state was read.
     """
@@ -126,7 +129,7 @@ def _state(guest: Guest, before: str = "") -> tuple[GuestState, bool]:
     if found:
         raise KernelComplained(found, _files(guest))
     try:
-        return GuestState.parse_listing(result.stdout), bool(complaints.allowed)
+        return GuestState.parse_listing(result.stdout), len(complaints.allowed)
     except ValueError as error:
         raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
 

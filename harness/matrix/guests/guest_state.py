@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harness.landing.probe_module import KPROBES_LIST
 
@@ -13,9 +13,13 @@ _UPROBES = "/sys/kernel/tracing/uprobe_events"
 _MOUNTS = "/proc/mounts"
 _TAINT = "/proc/sys/kernel/tainted"
 _MEMORY = "/proc/meminfo"
+# How often the kernel warned and oopsed: unlike the taint, a second warning is counted, too. Since 6.2 and in stable
+# kernels since 6.1.8 and 5.10.166 (kernel/panic.c, kernel/exit.c); older kernels have neither file.
+_CRASH_COUNTS = {"/sys/kernel/warn_count": "warn_count", "/sys/kernel/oops_count": "oops_count"}
 # The kernel's own threads have empty command lines, so grep prints nothing for them.
 READ_STATE_COMMAND = (
-    f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY} /proc/[0-9]*/cmdline"
+    f"grep -sH '' {_MODULES} {KPROBES_LIST} {_UPROBES} {_MOUNTS} {_TAINT} {_MEMORY}"
+    f" {' '.join(_CRASH_COUNTS)} /proc/[0-9]*/cmdline"
 )
 _TRACED = "/sys/kernel/tracing/enabled_functions"
 # ftrace looks at each of its sites to print these few lines, so only guests whose kernel leaves calls behind are asked.
@@ -38,13 +42,15 @@ class GuestState:
     """The state of a guest.
 
     `modules_probes_mounts` describes each module, kprobe and mount; `taint` has the kernel's letters; `slab_kib` is in
-    KiB; `traced` names the functions in which ftrace calls a handler, if the guest was asked.
+    KiB; `crash_counts` has the kernel's counts of warnings and oopses, if it has them; `traced` names the functions
+    in which ftrace calls a handler, if the guest was asked.
     """
 
     modules_probes_mounts: Counter[str]
     processes: Counter[str]
     taint: frozenset[str]
     slab_kib: int
+    crash_counts: Counter[str] = field(default_factory=Counter)
     traced: frozenset[str] = frozenset()
 
     @classmethod
@@ -59,6 +65,7 @@ class GuestState:
     def _parsed(cls, listing: str) -> GuestState:
         things: Counter[str] = Counter()
         processes: Counter[str] = Counter()
+        crash_counts: Counter[str] = Counter()
         traced: set[str] = set()
         taint, slab = None, 0
         for line in listing.splitlines():
@@ -67,6 +74,8 @@ class GuestState:
                 taint = _letters(int(text))
             elif path == _MEMORY:
                 slab = int(text.split()[1]) if text.startswith("Slab:") else slab
+            elif path in _CRASH_COUNTS:
+                crash_counts[_CRASH_COUNTS[path]] = int(text)
             elif path == _TRACED:
                 traced.add(text.partition(" (")[0])
             elif path.endswith("/cmdline"):
@@ -75,7 +84,7 @@ class GuestState:
                 things[_thing(path, text)] += 1
         if taint is None:
             raise ValueError(f"no {_TAINT} in it")
-        return cls(things, processes, taint, slab, frozenset(traced))
+        return cls(things, processes, taint, slab, crash_counts, frozenset(traced))
 
     def added_processes(self, after: GuestState) -> Counter[str]:
         """Return the processes that were added. A process of ours that ended does not count; it is started again."""
@@ -89,9 +98,16 @@ class GuestState:
             [*came.elements(), *(f"no {thing}" for thing in (before - after.modules_probes_mounts).elements())]
         )
 
-    def new_crash_taint(self, after: GuestState) -> str:
-        """Return the letters of new taint that only a kernel complaint can explain; empty for none."""
-        return "".join(sorted((after.taint - self.taint) & _CRASHES))
+    def unexplained_crashes(self, after: GuestState, complaints: int) -> str:
+        """Return the new warnings and oopses that this number of kernel complaints cannot explain; empty for none.
+
+        New taint shows them, and so do the kernel's counts when the taint was already set.
+        """
+        counted = after.crash_counts - self.crash_counts
+        if counted.total() > complaints:
+            return ", ".join(f"{number} more in {name}" for name, number in sorted(counted.items()))
+        taint = "".join(sorted((after.taint - self.taint) & _CRASHES))
+        return f"new taint {taint}" if taint and not complaints else ""
 
     def discard_reason(self, after: GuestState, memory_mib: int) -> str:
         """Return why the guest must be discarded although the cell did nothing wrong; empty when it need not be.
