@@ -26,8 +26,6 @@ from harness.verdict.complaints import Complaint, confirmed_by_dmesg, read_compl
 
 _FENCE_SECONDS = 60.0
 _LOG_SECONDS = 30.0
-# The letters of taint that mean an error: bad page, died, warned, machine check, locked up.
-_SERIOUS = frozenset("BDWML")
 
 
 def start_guest(image: Image, build_context: BuildContext, log: Path, tools: PackedTools | None = None) -> Guest:
@@ -83,8 +81,10 @@ class KernelComplaintsAndState:
         self.intended_backtrace_count = 0
         self.module_lines: list[str] = []
         self.complaints: list[Complaint] = []
+        self._allowed_complaint_count = 0
         self.initial_state = self.take_complaints_and_read_state()
         self.complaints = []
+        self._allowed_complaint_count = 0
 
     def take_complaints_and_read_state(self) -> GuestState:
         """Read what was printed since the last look; return the guest's present state. Raises GuestLost."""
@@ -101,10 +101,9 @@ class KernelComplaintsAndState:
         self._take(self._guest.console.text(self._guest.fence_position))
         return self.complaints
 
-    def taint_without_complaint(self, after: GuestState) -> str:
-        """Return the letters of new serious taint that no complaint explains; empty for none."""
-        new = after.taint - self.initial_state.taint
-        return "" if self.complaints else "".join(sorted(new & _SERIOUS))
+    def crashes_without_complaint(self, after: GuestState) -> str:
+        """Return the new taint, warnings and oopses of the kernel that no complaint explains; empty for none."""
+        return "" if self.complaints else self.initial_state.unexplained_crashes(after, self._allowed_complaint_count)
 
     def log_tail(self, lines: int) -> list[str]:
         """Return the last lines of the kernel's own log."""
@@ -112,12 +111,9 @@ class KernelComplaintsAndState:
         return log.splitlines()
 
     def _take(self, printed: str | Iterable[str]) -> None:
-        found = sort_by_recipe_boot_noise(
-            read_complaints(printed, timed=True), self._guest.image.recipe.boot_noise
-        ).alarming
-        if found:
-            found = tuple(self._confirmed(found))
-        for complaint in found:
+        found = sort_by_recipe_boot_noise(read_complaints(printed, timed=True), self._guest.image.recipe.boot_noise)
+        self._allowed_complaint_count += len(found.allowed)
+        for complaint in self._confirmed(found.alarming) if found.alarming else ():
             if deliberate_dump_stack.complaint_is_intended_backtraces(complaint, self._modules):
                 self.intended_backtrace_count += 1
             elif pr_warn_lines_of_modules.is_warning_printed_by_module(complaint, self._texts, self._modules):

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from harness.core.elf import Elf
-from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, GuestNotRun
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, GuestNotRun, PinpointError
 from harness.guest.guest import Guest
 from harness.images import guest_packages_as_archive_or_disk, systemtap
 from harness.images.build_context import BuildContext
@@ -84,14 +84,23 @@ class SubjectRun:
             if not self.wrongs:
                 self.wrongs.append(str(lost))
             return
+        except GuestError as error:
+            with suppress(PinpointError):
+                kernel.take_complaints_and_read_state()
+            self._complained(kernel.read_last_complaints())
+            # After an oops, for example, the guest's lists cannot be read. Otherwise this is no result of the subject.
+            if not self.wrongs:
+                raise
+            self.wrongs.append(str(error))
+            return
         if refusal and not kernel.complaints:
             raise _because(self.subject.refusal_with_explanation(refusal, kernel.log_tail(_LOG_LINES)), self._refused)
         if refusal:
             self.wrongs.append(str(refusal))
         self._complained(kernel.complaints)
-        taint = kernel.taint_without_complaint(after)
-        if taint:
-            self.wrongs.append(f"the kernel is tainted {taint} and its console does not show why:")
+        crashes = kernel.crashes_without_complaint(after)
+        if crashes:
+            self.wrongs.append(f"the kernel has {crashes}, and its console does not show why:")
             self.wrongs += [f"    {line.strip()}" for line in kernel.log_tail(_SHOWN_LINES)]
         if kernel.intended_backtrace_count:
             count = kernel.intended_backtrace_count
