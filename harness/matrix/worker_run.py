@@ -24,6 +24,8 @@ class WorkerRun(MatrixRun):
 
     def __init__(self, config: pytest.Config) -> None:
         """Raises UsageError for an unknown VM or a broken recipe."""
+        # The controller's main thread starts the workers (execnet.gateway_io.Popen2IOMaster, 2.1).
+        process.end_with_parent()
         super().__init__(config)
         self._worker_config = xdist_controller_and_worker.worker_config(config)
 
