@@ -17,7 +17,7 @@ import pytest
 from ssh_server import SOON, Server
 
 from harness.core.errors import DeadlineExceeded, GuestNotRun, PinpointError
-from harness.guest import guest_run_deadline
+from harness.guest import guest_run_deadline, steal_time
 from harness.guest.console import Console
 from harness.guest.guest import Guest
 from harness.guest.guest_run_deadline import GuestRunClock, GuestRunDeadline
@@ -160,3 +160,37 @@ def test_two_processors_that_spin_on_one_do_run() -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_thread_that_is_never_scheduled_does_not_run() -> None:
+    """The host's kernel counts a wait for a CPU when it ends; this one ends long after the looks at it."""
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("the host's kernel has no schedstat")
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(5)]
+    try:
+        for process in spinning:
+            os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+        starved = spinning[0].pid
+        os.sched_setscheduler(starved, os.SCHED_IDLE, os.sched_param(0))
+        time.sleep(1.0)
+        clock = GuestTime(starved, lambda: False)
+        began, ran = time.monotonic(), 0.0
+        while time.monotonic() - began < 4.0:
+            time.sleep(0.25)
+            ran += clock.seconds_since_last_call()
+        assert ran < 1.0
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
+def test_an_unfinished_wait_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread waits in two looks of 1 s each; then the kernel adds 2.5 s, and the thread runs."""
+    values = iter([(1.0, 0.0)] * 3 + [(1.1, 2.5), (2.1, 2.5)])
+    seconds = iter([0.0, 1.0, 2.0, 3.0, 4.0])
+    monkeypatch.setattr(GuestTime, "run_and_wait_seconds_by_thread", lambda _: {"1": next(values)})
+    monkeypatch.setattr(GuestTime, "_is_runnable", lambda *_: True)
+    monkeypatch.setattr(steal_time, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    clock = GuestTime(0, lambda: False, _began=next(seconds))
+    assert [clock.seconds_since_last_call() for _ in range(4)] == [0.0, 0.0, 0.5, 1.0]

@@ -20,6 +20,9 @@ class GuestTime:
     At least the time that one thread was on a CPU counts: two virtual CPUs that spin on one busy processor each wait
     for half of the time, and the guest does run.
 
+    The kernel adds a wait to schedstat only when it ends (sched_info_arrive(), kernel/sched/stats.h, 6.1). A thread
+    that is runnable and whose two values have not changed has therefore waited all the time.
+
     Source: /proc/PID/task/*/schedstat, nanoseconds on a CPU and nanoseconds waiting for a CPU
     (Documentation/scheduler/sched-stats.rst, 6.1). On a host without schedstat, nothing is subtracted for waiting.
     """
@@ -28,6 +31,7 @@ class GuestTime:
     is_guest_paused: Callable[[], bool]
     _began: float = field(default_factory=time.monotonic)
     _threads: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    _unfinished_waits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._threads = self.run_and_wait_seconds_by_thread()
@@ -38,9 +42,27 @@ class GuestTime:
         wall = now - self._began
         before = [self._threads.get(thread, (0.0, 0.0)) for thread in threads]
         ran = max((after[0] - earlier[0] for after, earlier in zip(threads.values(), before, strict=True)), default=0.0)
-        starved = sum(after[1] - earlier[1] for after, earlier in zip(threads.values(), before, strict=True))
+        starved = sum(
+            self._seconds_waited(thread, after, earlier, wall)
+            for (thread, after), earlier in zip(threads.items(), before, strict=True)
+        )
         self._began, self._threads = now, threads
         return 0.0 if self.is_guest_paused() else min(wall, max(wall - starved, ran, 0.0))
+
+    def _seconds_waited(
+        self, thread: str, after: tuple[float, float], before: tuple[float, float], wall: float
+    ) -> float:
+        """Return how long a thread waited for a CPU in the last `wall` seconds."""
+        if after == before and self._is_runnable(thread):
+            self._unfinished_waits[thread] = self._unfinished_waits.get(thread, 0.0) + wall
+            return wall
+        return max(0.0, after[1] - before[1] - self._unfinished_waits.pop(thread, 0.0))
+
+    def _is_runnable(self, thread: str) -> bool:
+        try:
+            return Path(f"/proc/{self.pid}/task/{thread}/stat").read_text().rpartition(")")[2].split()[0] == "R"
+        except (OSError, IndexError):  # The thread has exited.
+            return False
 
     def run_and_wait_seconds(self) -> tuple[float, float]:
         """Return the seconds that all of QEMU's threads ran, and the seconds that they waited for a CPU."""
