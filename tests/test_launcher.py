@@ -204,6 +204,13 @@ def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:
     assert not bare.cache.exists()
 
 
+@pytest.mark.parametrize(("arguments", "helps"), [(["list", "--help"], True), (["run", "--run", "perf -h"], False)])
+def test_help_needs_no_package(bare: Project, arguments: list[str], helps: bool) -> None:
+    done = bare.start(*arguments, PINPOINT_NO_INSTALL="1")
+    assert (done.returncode == 0) is helps
+    assert ("needed-package" in done.stderr) is not helps
+
+
 @pytest.mark.parametrize(("command", "wanted"), [("run", False), ("test", True), ("check", True)])
 def test_what_only_the_tests_want_is_installed_for_them_alone(bare: Project, command: str, wanted: bool) -> None:
     with (bare.root / "host-packages.txt").open("a") as packages:
