@@ -24,3 +24,19 @@ def test_confirmed_by_other_tables(kernel_symbols: KernelSymbols, figure: Callab
     figure("symbols.independent", counts["independent"], "functions")
     for source in SOURCES:
         figure(f"symbols.independent.{source}", counts[source], "functions")
+
+
+@pytest.mark.mutants("swapped-local-symbols")
+def test_confirmed_by_the_debug_package(kernel_symbols: KernelSymbols, figure: Callable[..., Figure]) -> None:
+    """The linker's symbols in Debian's debug package have the addresses of those recovered from kallsyms.
+
+    Figures count the functions that are there and those that are not, the functions whose end without padding is known
+    from the unwind table, and those of them whose end is the linker's.
+    """
+    if kernel_symbols.layout.guest.image.debug_symbols is None:
+        pytest.skip("needs --debug-symbols, and a VM with Debian's kernel")
+    confirmed, missing, ends = kernel_symbols.confirm_by_debug_package()
+    figure("symbols.debug.confirmed", confirmed, "functions")
+    figure("symbols.debug.missing", missing, "functions")
+    for name, count in ends.items():
+        figure(f"symbols.debug.ends.{name}", count, "functions")

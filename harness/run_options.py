@@ -68,6 +68,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "choices": attach_shell_or_gdb.WAYS,
         "help": "attach a shell or gdb to the guest of the first cell that fails; needs -s",
     },
+    "--debug-symbols": {
+        "action": "store_true",
+        "help": "fetch the debug package of each Debian kernel, some 800 MB, once: its symbols, which do not come from "
+        "kallsyms, confirm those of the kernel",
+    },
     "--shards": {
         "type": int,
         "default": 1,

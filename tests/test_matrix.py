@@ -149,13 +149,13 @@ def test_it(guest, mutant):
     if mutant:
         raise Missed("elsewhere")
 """
-    assert run(matrix, case, "--vm", "arm64-debian", "--as-honest", "--stress=7").ret == 1
+    assert run(matrix, case, "--vm", "arm64-debian", "--as-honest", "--debug-symbols", "--stress=7").ret == 1
     broken, honest = cells(matrix)
     assert (broken["verdict"], broken["reason"]) == ("fail", "elsewhere")
     assert (honest["verdict"], honest["reason"], honest["bundle"]) == ("pass", "", "")
     left = bundle.read(matrix.path / "results" / "latest" / str(broken["bundle"]))
     assert (left.file, left.items) == ("test_case.py", ["test_it[arm64-debian-mutant:text-base]"])
-    assert {"--as-honest", "--stress=7", f"--hypothesis-seed={left.seed}"} <= set(left.options)
+    assert {"--as-honest", "--debug-symbols", "--stress=7", f"--hypothesis-seed={left.seed}"} <= set(left.options)
     assert not [line for line in figures(matrix) if line["figure"].startswith("mutants.")]
 
 

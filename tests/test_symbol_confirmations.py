@@ -5,13 +5,17 @@ from __future__ import annotations
 import struct
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from harness.core.elf import Elf
+from harness.core.errors import BuildError
 from harness.core.struct_fields import function_names_in_btf
+from harness.images import debug_symbols
 from harness.landing.code.exported_symbols import exported_symbols
-from harness.landing.code.symbol_confirmations import BTF, EXPORTS, UNWIND, SymbolConfirmations
+from harness.landing.code.symbol_confirmations import BTF, DEBUG, EXPORTS, UNWIND, SymbolConfirmations
 
 # Two exported functions, and one that is not; the first name is the end of the second, as the linker merges strings.
 SOURCE = """
@@ -77,11 +81,37 @@ def test_exchanged_symbols_are_contradicted(kernel: Elf) -> None:
     wrong = SymbolConfirmations(kernel).contradictions(
         [first._replace(address=second.address), second._replace(address=first.address)]
     )
-    assert [(each.name, each.exported_address) for each in wrong] == [
-        ("register_kprobe", first.address),
-        ("unregister_kprobe", second.address),
+    assert [(each.name, each.source, each.source_addresses) for each in wrong] == [
+        ("register_kprobe", EXPORTS, (first.address,)),
+        ("unregister_kprobe", EXPORTS, (second.address,)),
     ]
     assert SymbolConfirmations(kernel).contradictions([first, second]) == []
+
+
+def test_the_debug_package_confirms_what_no_table_of_the_file_has(kernel: Elf, tmp_path: Path) -> None:
+    inside, first = kernel.function("kept_inside"), kernel.function("register_kprobe")
+    listed = tmp_path / "functions"
+    listed.write_text("".join(debug_symbols._lines(kernel)))
+    found = SymbolConfirmations(kernel, listed)
+    assert found.sources_of(inside) == (DEBUG,)
+    assert found.contradictions([inside, first]) == []
+    moved = inside._replace(address=inside.address + 4)
+    assert SymbolConfirmations(kernel).contradictions([moved]) == []
+    assert [str(each) for each in found.contradictions([moved])] == [
+        f"kept_inside: symbol at {moved.address:#x}, in debug at {inside.address:#x}"
+    ]
+    # The ends of functions are compared only where the file has them.
+    symbols = [inside, first._replace(size=15), first._replace(size_includes_padding=True)]
+    assert dict(found.size_counts(symbols)) == {"sizes": 2, "same": 1, "longer": 0, "shorter": 1}
+
+
+def test_a_debug_package_of_another_build_is_refused(tmp_path: Path) -> None:
+    entry = SimpleNamespace(facts={"build_id": "aa"}, path=tmp_path)
+    context = SimpleNamespace(store=SimpleNamespace(obtain=lambda *_, **__: entry))
+    recipe = SimpleNamespace(name="a-vm")
+    assert debug_symbols.obtain(cast(Any, recipe), "aa", cast(Any, context), []) == tmp_path / "functions"
+    with pytest.raises(BuildError, match="the debug package has build-id aa, the kernel bb"):
+        debug_symbols.obtain(cast(Any, recipe), "bb", cast(Any, context), [])
 
 
 def test_a_file_without_tables_confirms_nothing(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -46,16 +48,34 @@ def read_first_file_named(debs: Sequence[Path], names: Collection[str]) -> bytes
 
     Unpacking stops at that file. Raises HostError when no package has such a file.
     """
+    content = io.BytesIO()
+    copy_first_file_named(debs, names, content)
+    return content.getvalue()
+
+
+def copy_first_file_named(debs: Sequence[Path], names: Collection[str], into: IO[bytes]) -> None:
+    """Write the file that `read_first_file_named` would return to a stream, in pieces; raise what that raises."""
     for deb in debs:
-        try:
-            with _contents(deb) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-                for found in archive:
-                    if found.name.removeprefix("./") in names and (content := archive.extractfile(found)):
-                        return content.read()
-        except tarfile.TarError as error:
-            raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
+        for path, content in files_in_order(deb):
+            if path in names:
+                shutil.copyfileobj(content, into)
+                return
     listed, where = " or ".join(names), ", ".join(deb.name for deb in debs)
     raise HostError(f"has no file {listed}", where=where, mend="has Debian moved it elsewhere?")
+
+
+def files_in_order(deb: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the path of each file, without a leading slash, and its content, which is valid until the next file.
+
+    The caller may stop anywhere. Raises HostError when the package cannot be read.
+    """
+    try:
+        with _contents(deb) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+            for found in archive:
+                if content := archive.extractfile(found):
+                    yield found.name.removeprefix("./"), content
+    except tarfile.TarError as error:
+        raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
 
 
 def follow_in_tree(path: Path, tree: Path) -> Path | None:

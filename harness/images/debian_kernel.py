@@ -162,6 +162,12 @@ def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) ->
     )
 
 
+def image_package(recipe: Recipe, packages: Packages) -> tuple[str, str]:
+    """Return the real package with the kernel's image, and its architecture. Raises what `obtain` raises."""
+    image = _chosen(recipe, packages).image
+    return image.name, image.architecture
+
+
 def _chosen(recipe: Recipe, packages: Packages) -> _Debian:
     """Return the packages for the name in the recipe; `linux-image-amd64` is empty and depends on the real package."""
     wanted = recipe.kernel.package

@@ -22,7 +22,8 @@ class Image:
     build measured, for traits that leave no other mark; `programs` the built programs of probes/loader by name;
     `own_modules` the modules of the own tree (own_tree_modules.py) by name, which are not part of `key`;
     `drivers` the modules that init loads, by name; `headers` what modules for this kernel are built against; `disk` the
-    file of a read-only disk, None for a guest without one.
+    file of a read-only disk, None for a guest without one; `debug_symbols` the file of debug_symbols.py, None
+    without them.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class Image:
     drivers: Mapping[str, Path] = field(default_factory=dict)
     headers: ModuleBuildTrees | None = None
     disk: Path | None = None
+    debug_symbols: Path | None = None
 
     @property
     def all_modules(self) -> Mapping[str, Path]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.images import (
     debian_kernel,
+    debug_symbols,
     given_kernel,
     loader_programs,
     modules,
@@ -50,6 +51,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         in_guest: dict[str, Path] = {}
         for layer in _of_user_space(recipe) if probes else []:
             in_guest |= layer.obtain(recipe, build_context, layers[layer.KIND])
+        symbols = _debug_symbols(recipe, kernel, build_context, layers)
         initrd = packed.result().path / rootfs.INITRD
     return Image(
         recipe=qemu_program.with_required_qemu(recipe, build_context),
@@ -65,6 +67,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         programs=in_guest,
         drivers={path.stem.partition("-")[2].replace("-", "_"): path for path in kernel.drivers},
         headers=kernel.headers,
+        debug_symbols=symbols,
     )
 
 
@@ -86,7 +89,8 @@ def store_entries(recipe: Recipe, build_context: BuildContext) -> dict[str, Sequ
 
 
 def _key(layers: Mapping[str, Sequence[str]]) -> str:
-    return key_of([key_of(parts) for parts in layers.values()])
+    # A guest is the same with and without debug symbols.
+    return key_of([key_of(parts) for kind, parts in layers.items() if kind != debug_symbols.KIND])
 
 
 def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
@@ -105,7 +109,23 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]
         _KERNEL: kernel,
         **{layer.KIND: layer.key_parts(recipe, key, build_context) for layer in (_ROOTFS, _MODULES)},
         **{layer.KIND: layer.key_parts(recipe, build_context) for layer in _of_user_space(recipe)},
+        **_debug_symbols_layer(recipe, build_context),
     }
+
+
+def _debug_symbols_layer(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
+    if not recipe.kernel.debug_symbols:
+        return {}
+    return {debug_symbols.KIND: debug_symbols.key_parts(recipe, build_context.with_suite(recipe.kernel.suite))}
+
+
+def _debug_symbols(
+    recipe: Recipe, kernel: KernelBuild, build_context: BuildContext, layers: Mapping[str, Sequence[str]]
+) -> Path | None:
+    if not recipe.kernel.debug_symbols:
+        return None
+    context = build_context.with_suite(recipe.kernel.suite)
+    return debug_symbols.obtain(recipe, kernel.build_id, context, layers[debug_symbols.KIND])
 
 
 def _of_user_space(recipe: Recipe) -> list[ImagePartBuilder[Mapping[str, Path]]]:

@@ -49,7 +49,8 @@ class Kernel(_Table):
     and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order. `sibling` names the VM
     whose kernel has the same functions at other addresses; values computed for that kernel are tried on this one.
     `compiler` builds the modules, such as `gcc-14` from the release of `suite`, if the kernel was configured with a
-    newer compiler than the host has.
+    newer compiler than the host has. `debug_symbols` also fetches the package with the debug symbols of a binary
+    kernel, and `--debug-symbols` sets it for all of them.
     `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the files of a kernel that
     was built elsewhere (source `given`), and the whole configuration of a tree.
     """
@@ -66,6 +67,7 @@ class Kernel(_Table):
     cflags: Flags = ""
     compiler: Line = ""
     sibling: Line = ""
+    debug_symbols: bool = False
 
     @model_validator(mode="after")
     def _names_its_source(self) -> Kernel:
@@ -74,6 +76,8 @@ class Kernel(_Table):
             raise ValueError(f"source {self.source!r} needs `{needed}`")
         if self.source == "debian-binary" and (self.config or self.patches or self.cflags):
             raise ValueError("a binary kernel takes no config, patches or cflags")
+        if self.debug_symbols and self.source != "debian-binary":
+            raise ValueError("debug_symbols is for source 'debian-binary'; other kernels have the linker's symbols")
         if self.version and self.source != "debian-source":
             raise ValueError("version is for source 'debian-source'; another source has one version")
         if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
@@ -185,6 +189,13 @@ class Recipe(_Table):
         row = ARCHITECTURES[self.arch]
         found = self.machine.emulator
         return replace(row, qemu_machine=row.qemu_machine.for_qemu(found.program, found.version)) if found else row
+
+
+def with_debug_symbols(recipe: Recipe) -> Recipe:
+    """Return the recipe with `kernel.debug_symbols`; only a binary kernel lacks the linker's symbols."""
+    if recipe.kernel.source != "debian-binary":
+        return recipe
+    return recipe.model_copy(update={"kernel": recipe.kernel.model_copy(update={"debug_symbols": True})})
 
 
 def load(path: Path) -> Recipe:

@@ -29,7 +29,7 @@ from harness.landing.code.instructions import (
 )
 from harness.landing.code.patch_sites import patch_sites, table_addresses
 from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
-from harness.landing.code.symbol_confirmations import symbol_confirmations
+from harness.landing.code.symbol_confirmations import SymbolConfirmations, symbol_confirmations
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -141,7 +141,12 @@ class Layout:
 
     def symbol_confirmed_by(self, site: Site) -> tuple[str, ...] | None:
         """The other tables of the vmlinux that confirm the site's symbol; None for a module's site."""
-        return None if site.module else symbol_confirmations(self.kernel).sources_of(self.elf_and_symbol(site)[1])
+        return None if site.module else self.symbol_confirmations.sources_of(self.elf_and_symbol(site)[1])
+
+    @property
+    def symbol_confirmations(self) -> SymbolConfirmations:
+        """The sources that are independent of the symbols of this kernel's file."""
+        return symbol_confirmations(self.kernel, self.guest.image.debug_symbols)
 
     def landing_pad_size(self, site: Site) -> int:
         """The size of the landing pad at the start of the site's function, in bytes; 0 if it has none."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from harness.core.errors import GuestError, PinpointError
 from harness.landing import precompiled_sites, systemtap_relocation_by_hand
@@ -104,7 +105,7 @@ class Mutant:
     - `explains_all` is a defect of the harness: it has a reason for each refused site of a sweep.
     - `reserves_all` is a defect of the harness: a table of the kernel reserves each site of a sweep.
     - `misplaces_one_by_hand` relocates the first function of a batch by hand to another instruction.
-    - `exchanges_symbols` is a defect of the harness: two exported functions have each other's addresses.
+    - `exchanges_symbols` is a defect of the harness: two functions have each other's addresses, "exported" or "local".
     - `reads_after_datum` reads the bytes after a datum.
     """
 
@@ -118,7 +119,7 @@ class Mutant:
     explains_all: bool = False
     reserves_all: bool = False
     misplaces_one_by_hand: bool = False
-    exchanges_symbols: bool = False
+    exchanges_symbols: Literal["", "exported", "local"] = ""
     stale_snapshot: bool = False
     stale_list: bool = False
     must_register_elsewhere: bool = False
@@ -155,7 +156,8 @@ MUTANTS: dict[str, Mutant] = {
     "explains-all": Mutant(replace_refused_spec=lambda _: "pinpoint_unknown", explains_all=True),
     "reserves-all": Mutant(reserves_all=True),
     "misplaces-one": Mutant(misplaces_one_by_hand=True),
-    "swapped-symbols": Mutant(exchanges_symbols=True),
+    "swapped-symbols": Mutant(exchanges_symbols="exported"),
+    "swapped-local-symbols": Mutant(exchanges_symbols="local"),
     "stale-snapshot": Mutant(stale_snapshot=True),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core import deadline
 from harness.core.events import Bus
-from harness.images.vm_recipe import select
+from harness.images.vm_recipe import select, with_debug_symbols
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId, cell_of
@@ -33,6 +33,8 @@ class MatrixRun(ABC):
         self._config = config
         self._began = deadline.launched_at()
         chosen = select(config.option.vm, test_cells=config.option.test_cells)
+        if config.option.debug_symbols:
+            chosen = [with_debug_symbols(recipe) for recipe in chosen]
         self.recipes = {recipe.name: recipe for recipe in chosen}
         self.bus = Bus()
         self._phases = PhaseTimeRecorder(config, self.bus, self._began)

@@ -1,7 +1,8 @@
 """What else in a kernel's own file confirms its symbols, independent of the symbol table and of kallsyms.
 
-Four sources. `exports` confirm name and address (`__ksymtab`). `ftrace` (`__mcount_loc`) and `unwind` (ORC on x86_64,
-`.PARISC.unwind`) confirm that a function begins at an address. `btf` confirms that a function has the name.
+Five sources. `exports` confirm name and address (`__ksymtab`). `ftrace` (`__mcount_loc`) and `unwind` (ORC on x86_64,
+`.PARISC.unwind`) confirm that a function begins at an address. `btf` confirms that a function has the name. `debug`,
+the symbols of Debian's debug package, confirms name and address; it is there with --debug-symbols.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.core.struct_fields import function_names_in_btf
+from harness.images.debug_symbols import read_functions
 from harness.landing.code.exported_symbols import exported_symbols
 from harness.landing.code.patch_sites import LINKED, ftrace_sites
 
-EXPORTS, FTRACE, UNWIND, BTF = "exports", "ftrace", "unwind", "btf"
+EXPORTS, FTRACE, UNWIND, BTF, DEBUG = "exports", "ftrace", "unwind", "btf", "debug"
 # The sources that confirm an address.
-OF_ADDRESS = (EXPORTS, FTRACE, UNWIND)
+OF_ADDRESS = (EXPORTS, FTRACE, UNWIND, DEBUG)
 SOURCES = (*OF_ADDRESS, BTF)
 # ftrace's site is at the start, or after a landing pad of 4 bytes (ENDBR64, BTI C). With CONFIG_FUNCTION_ALIGNMENT and
 # DYNAMIC_FTRACE_WITH_CALL_OPS the record of arm64 names two words before the start (ftrace_call_adjust(), since 6.3).
@@ -31,21 +34,27 @@ _PARISC_UNWIND = ".PARISC.unwind"
 
 
 class Contradiction(NamedTuple):
-    """An exported function whose symbol has another address; addresses are link addresses."""
+    """A function whose symbol has another address than a source says; addresses are link addresses."""
 
     name: str
     symbol_address: int
-    exported_address: int
+    source: str
+    source_addresses: tuple[int, ...]
 
     def __str__(self) -> str:
-        return f"{self.name}: symbol at {self.symbol_address:#x}, exported at {self.exported_address:#x}"
+        addresses = " and ".join(f"{address:#x}" for address in self.source_addresses)
+        return f"{self.name}: symbol at {self.symbol_address:#x}, in {self.source} at {addresses}"
 
 
 class SymbolConfirmations:
-    """The independent sources in one vmlinux; a source that the file lacks confirms nothing."""
+    """The independent sources of one vmlinux; a source that is missing confirms nothing.
 
-    def __init__(self, vmlinux: Elf) -> None:
+    `debug_symbols` is a file of images/debug_symbols.py.
+    """
+
+    def __init__(self, vmlinux: Elf, debug_symbols: Path | None = None) -> None:
         self._vmlinux = vmlinux
+        self._debug = read_functions(debug_symbols) if debug_symbols else {}
         self._exports: Mapping[str, int] = exported_symbols(vmlinux)
         self._traced = {each.start for each in ftrace_sites(vmlinux).ranges_by_place.get(LINKED, ())}
         self._unwound = _unwind_starts(vmlinux)
@@ -60,6 +69,7 @@ class SymbolConfirmations:
             UNWIND: symbol.address in self._unwound or self._after_preamble(symbol.address),
             # gcc's clones, such as `f.isra.0` and `f.cold`, have the BTF of `f`, or none.
             BTF: symbol.name in self._names,
+            DEBUG: symbol.address in self._debug_addresses(symbol),
         }
         return tuple(source for source in SOURCES if held[source])
 
@@ -71,13 +81,33 @@ class SymbolConfirmations:
             return False
         return set(self._vmlinux.bytes_at(address - distance, distance)) == {_NOP}
 
+    def _debug_addresses(self, symbol: Symbol) -> tuple[int, ...]:
+        return tuple(each.address for each in self._debug.get(symbol.name, ()))
+
     def contradictions(self, symbols: Iterable[Symbol]) -> list[Contradiction]:
-        """The exported functions among these symbols whose symbol has another address."""
-        return [
-            Contradiction(symbol.name, symbol.address, self._exports[symbol.name])
-            for symbol in symbols
-            if self._exports.get(symbol.name, symbol.address) != symbol.address
-        ]
+        """The functions among these symbols that are exported, or in the debug package, at other addresses."""
+        found = []
+        for symbol in symbols:
+            exported = (self._exports[symbol.name],) if symbol.name in self._exports else ()
+            for source, addresses in ((EXPORTS, exported), (DEBUG, self._debug_addresses(symbol))):
+                if addresses and symbol.address not in addresses:
+                    found.append(Contradiction(symbol.name, symbol.address, source, addresses))
+        return found
+
+    def size_counts(self, symbols: Iterable[Symbol]) -> Mapping[str, int]:
+        """How many of the symbols have a known end, and how many of these ends are those of the debug package.
+
+        `sizes` have the end of the function, without padding; `same`, `longer` and `shorter` compare it with the debug
+        package's.
+        """
+        found = Counter(sizes=0, same=0, longer=0, shorter=0)
+        for symbol in symbols:
+            linked = [each.size for each in self._debug.get(symbol.name, ()) if each.address == symbol.address]
+            if symbol.size_includes_padding or not linked or not linked[0]:
+                continue
+            found["sizes"] += 1
+            found["same" if symbol.size == linked[0] else "longer" if symbol.size > linked[0] else "shorter"] += 1
+        return found
 
     def counts(self, symbols: Sequence[Symbol]) -> Mapping[str, int]:
         """How many of the symbols each source confirms; `independent` is by any source of an address."""
@@ -90,9 +120,9 @@ class SymbolConfirmations:
 
 
 @lru_cache(maxsize=8)
-def symbol_confirmations(vmlinux: Elf) -> SymbolConfirmations:
+def symbol_confirmations(vmlinux: Elf, debug_symbols: Path | None = None) -> SymbolConfirmations:
     """The sources of one vmlinux; they are read once."""
-    return SymbolConfirmations(vmlinux)
+    return SymbolConfirmations(vmlinux, debug_symbols)
 
 
 def _unwind_starts(vmlinux: Elf) -> set[int]:

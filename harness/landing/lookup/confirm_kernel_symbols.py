@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.core.elf import Symbol
 from harness.landing.code.function_selection import text_functions_named_once
-from harness.landing.code.symbol_confirmations import EXPORTS, symbol_confirmations
+from harness.landing.code.symbol_confirmations import DEBUG, EXPORTS
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -26,27 +26,45 @@ class KernelSymbols:
         """Return the number of functions, and how many each source confirms.
 
         `independent` counts those whose address any source confirms. Raises Missed if an exported function's symbol has
-        another address than `__ksymtab`, or if the file confirms the address of no function by its exports.
+        another address than `__ksymtab`, if a function has another one in the debug package, or if the file confirms
+        the address of no function by its exports.
         """
-        confirmations = symbol_confirmations(self.layout.kernel)
+        confirmations = self.layout.symbol_confirmations
         functions = self._functions()
         wrong = confirmations.contradictions(functions)
         counts = confirmations.counts(functions)
         if wrong:
             lines = "\n".join(str(each) for each in wrong[:_SHOWN])
-            raise Missed(f"{len(wrong)} symbols of the kernel are not where it exports them:\n{lines}")
+            raise Missed(f"{len(wrong)} symbols of the kernel are not where other tables have them:\n{lines}")
         if not counts[EXPORTS]:
             raise Missed(f"no export of {self.layout.kernel.path.name} confirms a symbol")
         return len(functions), counts
 
+    def confirm_by_debug_package(self) -> tuple[int, int, Mapping[str, int]]:
+        """Return how many functions the debug package has, how many it lacks, and the counts of their ends.
+
+        Raises Missed if a function has another address there, or if it confirms less than half of the functions.
+        """
+        functions, counts = self.confirm()
+        if 2 * counts[DEBUG] < functions:
+            raise Missed(f"the debug package has only {counts[DEBUG]} of {functions} functions")
+        return counts[DEBUG], functions - counts[DEBUG], self.layout.symbol_confirmations.size_counts(self._functions())
+
     def _functions(self) -> Sequence[Symbol]:
         functions = text_functions_named_once(self.layout.kernel)
-        return _with_exchanged_symbols(self.layout, functions) if self.mutant.exchanges_symbols else functions
+        which = self.mutant.exchanges_symbols
+        return _with_exchanged_symbols(self.layout, functions, exported=which == "exported") if which else functions
 
 
-def _with_exchanged_symbols(layout: Layout, functions: Sequence[Symbol]) -> Sequence[Symbol]:
-    """The functions, with the addresses of the first two exported ones exchanged."""
-    confirmations = symbol_confirmations(layout.kernel)
-    first, second = [each for each in functions if EXPORTS in confirmations.sources_of(each)][:2]
+def _with_exchanged_symbols(layout: Layout, functions: Sequence[Symbol], *, exported: bool) -> Sequence[Symbol]:
+    """The functions, with two addresses exchanged: of the first two exported ones, or of two that `debug` has alone."""
+    confirmations = layout.symbol_confirmations
+    wanted = [
+        each
+        for each in functions
+        if (EXPORTS if exported else DEBUG) in (sources := confirmations.sources_of(each))
+        and (exported or EXPORTS not in sources)
+    ]
+    first, second = wanted[0], next(each for each in wanted if each.address != wanted[0].address)
     exchanged = {first: first._replace(address=second.address), second: second._replace(address=first.address)}
     return [exchanged.get(each, each) for each in functions]

@@ -15,7 +15,7 @@ _SEED = "hypothesis_seed"
 # Each option that `options` returns; no run writes any other option into a bundle.
 _OURS = re.compile(
     r"--(?:schedules|sweep|crash-triggers|accel)=[a-z-]{1,20}|--schedule=[\x20-\x7e]{0,4096}"
-    r"|--loader=[\x20-\x7e]{1,4096}|--(?:stress|hypothesis-seed)=[0-9]{1,20}|--as-honest"
+    r"|--loader=[\x20-\x7e]{1,4096}|--(?:stress|hypothesis-seed)=[0-9]{1,20}|--as-honest|--debug-symbols"
 )
 
 
@@ -47,5 +47,6 @@ def options(config: pytest.Config) -> list[str]:
         *([f"--accel={option.accel}"] if option.accel else []),
         *([f"--loader={option.loader}"] if option.loader else []),
         *(["--as-honest"] if option.as_honest else []),
+        *(["--debug-symbols"] if option.debug_symbols else []),
         *([f"--hypothesis-seed={seed(config)}"] if seed(config) else []),
     ]
