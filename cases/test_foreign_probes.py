@@ -187,3 +187,20 @@ def test_systemtap(foreign_probes_with_packages: Tools) -> None:
         outcome = foreign.judge_systemtap('probe kprobe.function("{symbol}") {{ next }}', SITE, OTHER)
         layout = Layout(foreign.guest)
         outcome.prove_at((str(SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))), LANDED))
+
+
+@pytest.mark.full
+@pytest.mark.requires("kprobes", "uprobes")
+@pytest.mark.mutants("registers-elsewhere")
+def test_systemtap_by_debug_information(foreign_probes_with_packages: Tools, guest: Guest) -> None:
+    """A systemtap script's probe on a function that stap finds by DWARF lands at its entry.
+
+    stap cannot compile its body without the function's DWARF, from which it has the place of the parameter.
+    """
+    if guest.image.debug_symbols is None:
+        pytest.skip("needs --debug-symbols, and a VM with Debian's kernel")
+    script = 'global n probe kernel.function("{symbol}") {{ n += $m }} probe end {{ println(n) }}'
+    with foreign_probes_with_packages(*systemtap_run.PACKAGES, suite=systemtap.SUITE) as foreign:
+        outcome = foreign.judge_systemtap(script, SITE, OTHER)
+        layout = Layout(foreign.guest)
+        outcome.prove_at((str(SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))), LANDED))

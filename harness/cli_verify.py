@@ -17,7 +17,7 @@ from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.images.prepare import prepare
-from harness.images.vm_recipe import Recipe, select
+from harness.images.vm_recipe import Recipe, select, with_debug_symbols
 from harness.matrix.commands import prepare_given_kernel_with_board
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
@@ -44,6 +44,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--expect", "expected", multiple=True, metavar="SYMBOL+OFFSET", help="A probe must stand here.")
 @click.option("--run", "command", default="", metavar="COMMAND", help="Judge what this command registers in a guest.")
 @click.option("--stap", "script", default="", metavar="SCRIPT|FILE.stp", help="Judge a systemtap script's probes.")
+@click.option("--debug-symbols", is_flag=True, help="Fetch the debug package of Debian's kernel, for --stap.")
 @click.option("--with-package", "packages", multiple=True, metavar="NAME", help="A Debian package for the command.")
 @click.option("--remove-targets", is_flag=True, help="Remove and load again the --with modules that are probed.")
 @click.option("--system-map", type=_PATH, help="That kernel's System.map, to name addresses by.")
@@ -61,6 +62,7 @@ def verify_foreign_probes(
     expected: Sequence[str],
     command: str,
     script: str,
+    debug_symbols: bool,
     packages: Sequence[str],
     remove_targets: bool,
     system_map: Path | None,
@@ -79,6 +81,8 @@ def verify_foreign_probes(
     if files and (command or script):
         option = "--run" if command else "--stap"
         raise UsageError(f"modules and {option} together", mend="load what it needs first with --with")
+    if debug_symbols and not script:
+        raise UsageError("--debug-symbols without --stap", mend="give the script that needs debug information")
     if packages and not command:
         raise UsageError("--with-package without --run", mend="give the command that needs it")
     if remove_targets and not also:
@@ -100,7 +104,7 @@ def verify_foreign_probes(
     given = (
         [prepare_given_kernel_with_board.prepare_given_kernel_recipe(vms, kernels, config, boot=True)]
         if kernels or config
-        else select(vms)
+        else [with_debug_symbols(recipe) if debug_symbols else recipe for recipe in select(vms)]
     )
     reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
     if junit:

@@ -112,3 +112,29 @@ def test_files_open_when_staprun_loads_are_counted() -> None:
 
 def test_a_load_that_was_not_seen_is_reported() -> None:
     assert "not known" in systemtap_run.parse_held_files_from_strace("").describe([])
+
+
+LOG = """\
+WARNING: Probe 'module' has been elided: keyword at script.stp:1:79
+ source: probe module("virtio_net").function("start_xmit") { }
+semantic error: while resolving probe point: identifier 'kernel' at script.stp:2:7
+        source: probe kernel.function("vfs_read") { n += $count }
+semantic error: missing x86_64 kernel/module debuginfo [man warning::debuginfo] under '/tree'
+Pass 2: analysis failed.  [man error::pass2]
+"""
+
+
+def test_an_error_is_shown_with_its_cause_and_a_warning_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(LOG)
+    first = LOG.splitlines()[2]
+    shown = systemtap._explained(first, log)
+    assert shown.startswith(f"{first}: missing x86_64 kernel/module debuginfo")
+    assert "--debug-symbols" in systemtap._mend(shown, log)
+    assert "the whole log" in systemtap._mend("parse error: expected identifier", log)
+    assert systemtap._warnings(log) == ("Probe 'module' has been elided: keyword at script.stp:1:79",)
+
+
+def test_debug_symbols_are_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", "--vm", "x86_64-debian", "--debug-symbols", "--run", "true"]) == 2
+    assert "--debug-symbols without --stap" in capsys.readouterr().err

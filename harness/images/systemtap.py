@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.core import paths
 from harness.core.deadline import Deadline
@@ -17,7 +17,7 @@ from harness.core.elf import Elf
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import confined_build, debian_suite_host_programs
+from harness.images import confined_build, debian_suite_host_programs, debug_information_tree
 from harness.images.build_context import BuildContext
 from harness.images.debian_suite_host_programs import WantedSuitePrograms
 from harness.images.image import Image
@@ -42,10 +42,23 @@ _STATE = "state"
 _SCRIPT = "script.stp"
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
 _LONGEST_NAME = 40
+# stap's words for a kernel or a module of which it finds no DWARF.
+_NO_DEBUG_INFORMATION = "debuginfo"
+_WARNING, _SEMANTIC_ERROR = "WARNING:", "semantic error:"
+_MOST_WARNINGS, _LONGEST_WARNING = 10, 200
 
 
-def compile_script(script: str, name: str, where: str, image: Image, build_context: BuildContext, into: Path) -> Path:
-    """Compile a script to a module named `stap_NAME` in the directory `into`; return its path.
+class CompiledScript(NamedTuple):
+    """The module of a script, and what stap warned about: for example a probe that it left out."""
+
+    module: Path
+    warnings: tuple[str, ...]
+
+
+def compile_script(
+    script: str, name: str, where: str, image: Image, build_context: BuildContext, into: Path
+) -> CompiledScript:
+    """Compile a script to a module named `stap_NAME` in the directory `into`.
 
     `where` is what an error names. Raises UsageError for a script that stap refuses and for a kernel without relay
     files, HostError when the image has no tree for module builds, and what obtaining systemtap raises.
@@ -56,12 +69,12 @@ def compile_script(script: str, name: str, where: str, image: Image, build_conte
         mend = "take a VM with Debian's kernel, or add the line to kernel.config of its recipe"
         raise UsageError(reason, where=image.recipe.name, mend=mend)
     translator = debian_suite_host_programs.obtain_launchers(_TRANSLATOR, build_context, vm=image.recipe.name)
-    compiler = _Compiler(image, translator.path)
+    compiler = _Compiler(image, translator.path, _tree(image, build_context))
     prepared = compiler.prepared(build_context)
     log = paths.cache() / "logs" / f"systemtap-{image.recipe.name}.log"
     log.unlink(missing_ok=True)
     module = module_name(name)
-    trees = [image.headers.source, image.headers.objects, translator.path, prepared.path]
+    trees = [image.headers.source, image.headers.objects, compiler.tree, translator.path, prepared.path]
     with (
         build_context.bus.step(image.recipe.name, "script") as step,
         tempfile.TemporaryDirectory(prefix="pinpoint-stap-", dir=into) as directory,
@@ -74,13 +87,40 @@ def compile_script(script: str, name: str, where: str, image: Image, build_conte
             try:
                 compiler.run(scratch, prepared.path / _SYSTEM_MAP, module, log)
             except BuildError as error:
-                what = error.what.replace(f"{scratch}/", "").replace("stap failed: ", "")
-                raise UsageError(what, where=where, mend=f"the whole log: {log}") from None
+                what = _explained(error.what.removeprefix("stap failed: "), log).replace(f"{scratch}/", "")
+                raise UsageError(what, where=where, mend=_mend(what, log)) from None
         copy = into / f"{module}.ko"
         descriptor = confined_build.open_result_descriptor(scratch / copy.name, where)
         with os.fdopen(descriptor, "rb") as stream, copy.open("xb") as out:
             shutil.copyfileobj(stream, out)
-    return copy
+    return CompiledScript(copy, _warnings(log))
+
+
+def _tree(image: Image, build_context: BuildContext) -> Path:
+    """Return the tree that stap compiles for, with debug information where the recipe has it."""
+    assert image.headers is not None
+    has_package = image.recipe.kernel.debug_symbols
+    return debug_information_tree.obtain(image, build_context) if has_package else image.headers.objects
+
+
+def _warnings(log: Path) -> tuple[str, ...]:
+    lines = log.read_text(errors="replace").splitlines()
+    found = [line.removeprefix(_WARNING).strip() for line in lines if line.startswith(_WARNING)]
+    return tuple(line[:_LONGEST_WARNING] for line in found[:_MOST_WARNINGS])
+
+
+def _explained(error: str, log: Path) -> str:
+    """Return stap's first error with its cause, which stap prints as another error after it."""
+    semantic = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(_SEMANTIC_ERROR)]
+    causes = semantic[semantic.index(error) + 1 :] if error in semantic else []
+    return f"{error}: {causes[0].removeprefix(_SEMANTIC_ERROR).strip()}" if causes else error
+
+
+def _mend(error: str, log: Path) -> str:
+    """Return what to do about stap's error."""
+    if _NO_DEBUG_INFORMATION in error:
+        return "run with --debug-symbols, on a VM with Debian's kernel; or probe kprobe.function(), which needs none"
+    return f"the whole log: {log}"
 
 
 def reason_not_to_compile(image: Image) -> str:
@@ -99,10 +139,11 @@ def module_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Compiler:
-    """stap, for one image's kernel; `translator` is the entry of its programs."""
+    """stap, for one image's kernel; `translator` is the entry of its programs, `tree` what it compiles for."""
 
     image: Image
     translator: Path
+    tree: Path
 
     def prepared(self, build_context: BuildContext) -> Entry:
         """Return an entry with the kernel's System.map, and with the results of stap's tests of this kernel's tree.
@@ -112,7 +153,9 @@ class _Compiler:
         """
         image = self.image
         identity = image.build_id or image.key
-        parts = [identity, image.release, self.translator.name, image.recipe.kernel.cflags, code_sha256(Path(__file__))]
+        tree = str(self.tree) if image.recipe.kernel.debug_symbols else ""
+        parts = [identity, image.release, self.translator.name, image.recipe.kernel.cflags, tree]
+        parts.append(code_sha256(Path(__file__)))
         return build_context.store.obtain(KIND, parts, vm=image.recipe.name, build=self._prepare)
 
     def _prepare(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
@@ -153,7 +196,7 @@ class _Compiler:
             variables.append(f"KCFLAGS={self.image.recipe.kernel.cflags}")
         words: Sequence[str | Path] = [
             self.translator / debian_suite_host_programs.LAUNCHERS / "stap",
-            *("-p4", "-a", architecture.kernel_arch, f"--sysroot={sysroot}", "-r", self.image.headers.objects),
+            *("-p4", "-a", architecture.kernel_arch, f"--sysroot={sysroot}", "-r", self.tree),
             *(word for variable in variables for word in ("-B", variable)),
             *("-m", module, _SCRIPT),
         ]

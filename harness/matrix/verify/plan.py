@@ -61,7 +61,7 @@ class VerifyRequest:
 class ModuleToLoad:
     """One module: its name in the kernel, our copy of its file, and its parameters as words.
 
-    `judged` is false for a module that is only loaded for others.
+    `judged` is false for a module that is only loaded for others. `build_warnings` is what building it printed.
     """
 
     name: str
@@ -69,6 +69,7 @@ class ModuleToLoad:
     file: Path
     parameter_words: Sequence[str] = ()
     judged: bool = True
+    build_warnings: Sequence[str] = ()
 
     @property
     def elf(self) -> Elf:
@@ -140,7 +141,7 @@ def compile_systemtap_script(
             reason = getattr(error, "strerror", None) or "it is no text"
             raise UsageError(reason, where=where, mend="give a script's text or the path of a .stp file") from None
     built = systemtap.compile_script(text, name, where, image, build_context, directory)
-    return ModuleToLoad(systemtap.module_name(name), built, Path(where))
+    return ModuleToLoad(systemtap.module_name(name), built.module, Path(where), build_warnings=built.warnings)
 
 
 def parse_expected_site(word: str) -> Site:

@@ -36,7 +36,7 @@ class SystemtapRun:
         self.display_name = script
         self.backtrace_printing_modules: frozenset[str] = frozenset()
         self.warning_texts_in_module_files: frozenset[str] = frozenset()
-        self.notes: list[str] = []
+        self.notes = [f"stap warned: {warning}" for warning in module.build_warnings]
         self.start_time_ns = 0
         self._guest = guest
         self._module = module
