@@ -5,13 +5,10 @@ from __future__ import annotations
 import struct
 import subprocess
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
 from harness.core.elf import Elf
-from harness.core.errors import BuildError
 from harness.core.struct_fields import function_names_in_btf
 from harness.images import debug_symbols
 from harness.landing.code.exported_symbols import exported_symbols
@@ -103,15 +100,6 @@ def test_the_debug_package_confirms_what_no_table_of_the_file_has(kernel: Elf, t
     # The ends of functions are compared only where the file has them.
     symbols = [inside, first._replace(size=15), first._replace(size_includes_padding=True)]
     assert dict(found.size_counts(symbols)) == {"sizes": 2, "same": 1, "longer": 0, "shorter": 1}
-
-
-def test_a_debug_package_of_another_build_is_refused(tmp_path: Path) -> None:
-    entry = SimpleNamespace(facts={"build_id": "aa"}, path=tmp_path)
-    context = SimpleNamespace(store=SimpleNamespace(obtain=lambda *_, **__: entry))
-    recipe = SimpleNamespace(name="a-vm")
-    assert debug_symbols.obtain(cast(Any, recipe), "aa", cast(Any, context), []) == tmp_path / "functions"
-    with pytest.raises(BuildError, match="the debug package has build-id aa, the kernel bb"):
-        debug_symbols.obtain(cast(Any, recipe), "bb", cast(Any, context), [])
 
 
 def test_a_file_without_tables_confirms_nothing(tmp_path: Path) -> None:
