@@ -5,9 +5,9 @@ They make no claims about kprobes. pytest does not collect this file by itself, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core import process
 from harness.core.deadline import Deadline
 from harness.guest import start
 from harness.guest.guest import Guest
@@ -92,17 +93,27 @@ def test_emulator_stopped(guest: Guest) -> None:
 
 
 def test_host_does_not_run_it(guest: Guest) -> None:
-    """Every thread of QEMU runs only when its CPU is idle (SCHED_IDLE), and another program keeps that CPU busy."""
+    """Every thread of QEMU runs only when its CPU is idle, and other programs keep that CPU busy.
+
+    QEMU and each of the programs have a session of their own. Among sessions the kernel compares the nice values of
+    their groups, not the policies of their threads (sched(7), autogroup).
+    """
     cpu = {min(os.sched_getaffinity(0))}
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        try:
+    words = [sys.executable, "-c", "while True: pass"]
+    others = [process.spawn(words) for _ in range(3)]
+    try:
+        for other in others:
             os.sched_setaffinity(other.pid, cpu)
-            for thread in Path(f"/proc/{guest.pid}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), cpu)
-                os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
-            guest.run_script("while :; do :; done", guest.scaled_deadline(_SOON))
-        finally:
+        for thread in Path(f"/proc/{guest.pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), cpu)
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{guest.pid}/autogroup").write_text("19")
+        guest.run_script("while :; do :; done", guest.scaled_deadline(_SOON))
+    finally:
+        for other in others:
             other.kill()
+            other.wait()
 
 
 def test_killed_while_it_freezes(
