@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -287,3 +289,66 @@ def test_a_wrong_shard_is_wrong_use(capfd: pytest.CaptureFixture[str]) -> None:
 def test_the_record_is_json_that_others_can_read(runs: list[RunDirectory]) -> None:
     record = json.loads(runs[1].shard_file.read_text())
     assert (record["schema"], record["shard"], record["count"], len(record["cells"])) == (1, 2, 3, 6)
+
+
+def test_a_merge_writes_nothing_through_links_of_a_run(runs: list[RunDirectory], tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "file").write_text("kept\n")
+    first, second = (run.bundles_directory / "parisc" for run in runs[:2])
+    first.mkdir(parents=True)
+    (first / "cell").symlink_to(victim)
+    (first / "file").symlink_to(victim / "file")
+    (second / "cell").mkdir(parents=True)
+    (second / "cell" / "test_new.py").write_text("new\n")
+    (second / "file").write_text("new\n")
+    found = merged(runs)
+    assert [path.name for path in victim.iterdir()] == ["file"]
+    assert (victim / "file").read_text() == "kept\n"
+    assert not [path for path in found.directory.path.rglob("*") if path.is_symlink()]
+    assert found.problems == [f"{runs[0].name}: 2 files are links, devices or too large and were left out"]
+    assert (found.directory.bundles_directory / "parisc/cell/test_new.py").read_text() == "new\n"
+
+
+def _link_bundles(run: RunDirectory, secret: Path) -> None:
+    run.bundles_directory.symlink_to(secret)
+
+
+def _link_console(run: RunDirectory, secret: Path) -> None:
+    shutil.rmtree(run.path / "console")
+    (run.path / "console").symlink_to(secret)
+
+
+def _sparse_log(run: RunDirectory, _secret: Path) -> None:
+    os.truncate(run.path / "console" / "parisc.log", 1 << 40)
+
+
+def _fifo(run: RunDirectory, _secret: Path) -> None:
+    run.bundles_directory.mkdir()
+    os.mkfifo(run.bundles_directory / "fifo")
+
+
+def _deep(run: RunDirectory, _secret: Path) -> None:
+    (run.bundles_directory / "/".join("d" * 100)).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("change", [_link_bundles, _link_console, _sparse_log, _fifo, _deep])
+def test_a_merge_copies_regular_files_of_the_run_only(
+    runs: list[RunDirectory], tmp_path: Path, change: Callable[[RunDirectory, Path], None]
+) -> None:
+    (secret := tmp_path / "secret").mkdir()
+    (secret / "key.log").write_text("secret\n")
+    change(runs[0], secret)
+    found = merged(runs)
+    assert found.problems == [f"{runs[0].name}: 1 files are links, devices or too large and were left out"]
+    assert not [path for path in found.directory.path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+
+
+def test_files_that_bundles_of_a_run_share_are_copied_once(runs: list[RunDirectory]) -> None:
+    places = [runs[0].bundles_directory / name for name in ("a", "b")]
+    for place in places:
+        place.mkdir(parents=True)
+    (places[0] / "kallsyms").write_text("symbols\n")
+    os.link(places[0] / "kallsyms", places[1] / "kallsyms")
+    found = merged(runs).directory.bundles_directory
+    assert (found / "a/kallsyms").samefile(found / "b/kallsyms")

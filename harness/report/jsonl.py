@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,12 @@ def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
             reserve.unlink()
             _append(path, encoded)
         raise
+
+
+def append_all(path: Path, lines: Iterable[BaseModel]) -> None:
+    """Append objects and sync once. Raises HostError if the write fails."""
+    if encoded := "".join(f"{ascii_json(line)}\n" for line in lines).encode():
+        _append(path, encoded)
 
 
 def ascii_json(content: BaseModel, indent: int | None = None) -> str:

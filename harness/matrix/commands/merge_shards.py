@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from harness.matrix.commands.baseline_gate import Gate
 from harness.matrix.exit_status_and_counts import exit_status, record_cell_figures
 from harness.matrix.shard import Shard
 from harness.report import jsonl, timeline
+from harness.report.copy_untrusted_files import UntrustedFileCopier
 from harness.report.export.junit import junit
 from harness.report.html import write_report_of_run
 from harness.report.lost_cells import LostCell
@@ -131,7 +131,8 @@ def _add_group(merged: MergedRun, group: Sequence[tuple[ShardRecord, RunDirector
         new = [cell for cell in cells if cell.key not in ran]
         merged.cells += new
         ran |= {cell.key for cell in new}
-        _copy_files(merged.directory, run, record.shard)
+        if left_out := _copy_files(merged.directory, run, record.shard):
+            merged.problems.append(f"{run.name}: {left_out} files are links, devices or too large and were left out")
     merged.missing += [
         LostCell(file=cell.file, case=cell.case, vm=cell.vm, mutant=cell.mutant)
         for cell in whole.cells
@@ -143,32 +144,25 @@ def _add_group(merged: MergedRun, group: Sequence[tuple[ShardRecord, RunDirector
     merged.problems += [f"{vm}: its shards ran on {len(keys)} images" for vm, keys in images.items() if len(keys) > 1]
 
 
-def _copy_files(into: RunDirectory, run: RunDirectory, shard: int) -> None:
-    """Copy bundles, console logs, figures and times of one shard; links are copied as links."""
-    if run.bundles_directory.is_dir():
-        shutil.copytree(
-            run.bundles_directory,
-            into.bundles_directory,
-            symlinks=True,
-            copy_function=_copy_regular_file,
-            dirs_exist_ok=True,
-        )
-    for log in (run.path / "console").glob("*.log"):
-        # The console of a VM is VM.log or VM.WORKER.log; a shard's name stands before the suffix.
-        worker = re.search(r"\.(gw\d+)\.log$", log.name)
-        name = f"{log.name.removesuffix(worker[0] if worker else '.log')}.shard{shard}{worker[1] if worker else ''}.log"
-        if log.is_file() and not log.is_symlink():
-            shutil.copy2(log, into.path / "console" / name)
-    for figure in Figures(run).read():
-        jsonl.append(into.figures_file, figure)
-    for span in timeline.read_spans(run):
-        jsonl.append(into.timeline_file, span.model_copy(update={"worker": f"{span.worker} of shard {shard}"}))
+def _copy_files(into: RunDirectory, run: RunDirectory, shard: int) -> int:
+    """Copy bundles, console logs, figures and times of one shard; return how many files were left out."""
+    copier = UntrustedFileCopier()
+    copier.copy_directory(run.bundles_directory, into.bundles_directory)
+    console = run.path / "console"
+    copier.copy_files(console, {log.name: _name_with_shard(log.name, shard) for log in console.glob("*.log")},
+                      into.path / "console")  # fmt: skip
+    jsonl.append_all(into.figures_file, Figures(run).read())
+    spans = timeline.read_spans(run)
+    jsonl.append_all(
+        into.timeline_file, [span.model_copy(update={"worker": f"{span.worker} of shard {shard}"}) for span in spans]
+    )
+    return copier.left_out_count
 
 
-def _copy_regular_file(source: str, copy: str) -> None:
-    """Copy a file of a bundle; a FIFO or a device of somebody else's results is left out."""
-    if Path(source).is_file():
-        shutil.copy2(source, copy)
+def _name_with_shard(log: str, shard: int) -> str:
+    """Return the name of a copied console log: VM.log or VM.WORKER.log, with the shard before the suffix."""
+    worker = re.search(r"\.(gw\d+)\.log$", log)
+    return f"{log.removesuffix(worker[0] if worker else '.log')}.shard{shard}{worker[1] if worker else ''}.log"
 
 
 def _write(merged: MergedRun) -> None:
