@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
 def pinpoint(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     cache = project / "cache"
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "harness.cli", *arguments],
+        [sys.executable, "-P", "-m", "harness", *arguments],
         env={**os.environ, "PYTHONPATH": str(project), "PINPOINT_CACHE": str(cache)},
         cwd=project.parent,
         capture_output=True,

@@ -83,7 +83,7 @@ def make(root: Path) -> Project:
         (root / name).write_text("# nothing\n")
     (root / "harness").mkdir()
     (root / "harness" / "__init__.py").touch()
-    (root / "harness" / "cli.py").write_text(CLI)
+    (root / "harness" / "__main__.py").write_text(CLI)
     (root / "harness" / "core").mkdir()
     for name in ("doctor.py", "core/__init__.py", "core/child_privilege_drop.py", "core/paths.py"):
         shutil.copy(paths.PROJECT / "harness" / name, root / "harness" / name)

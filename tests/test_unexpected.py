@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -13,7 +14,7 @@ from harness import cli, cli_images
 from harness.core import exception_as_pinpoint_error, paths
 
 pytest_plugins = ["pytester"]
-_PROGRAM = [sys.executable, "-P", "-m", "harness.cli"]
+_PROGRAM = [sys.executable, "-P", "-m", "harness"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +64,52 @@ def test_without_a_cache_the_traceback_goes_elsewhere(tmp_path: Path, monkeypatc
         exception_as_pinpoint_error.as_pinpoint_error(ValueError())
     )
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    assert "no file" in str(exception_as_pinpoint_error.as_pinpoint_error(ValueError()))
+
+
+def started(
+    tmp_path: Path, *arguments: str, stderr: IO[bytes] | int = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the command line as the launcher starts it."""
+    return subprocess.run(
+        [*_PROGRAM, *arguments],
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT), "PINPOINT_CACHE": str(tmp_path), **environment},
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_an_error_that_cannot_be_printed_is_not_status_1(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert started(tmp_path, "compare", str(tmp_path / "a"), str(tmp_path / "b"), stderr=full).returncode == 3
+
+
+@pytest.mark.parametrize("variable", ["PINPOINT_RESULTS", "PINPOINT_CACHE"])
+def test_a_loop_of_links_in_a_directorys_place_is_no_traceback(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    command = {"PINPOINT_RESULTS": "history", "PINPOINT_CACHE": "frob"}[variable]
+    done = started(tmp_path, command, **{variable: str(tmp_path / "loop")})
+    assert b"Traceback" not in done.stderr
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+
+
+def test_a_damaged_environment_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise ImportError('no click')\n")
+    done = started(
+        tmp_path, "list", PYTHONPATH=f"{tmp_path}:{paths.PROJECT}", PINPOINT_ENVIRONMENT=str(tmp_path / "venv")
+    )
+    expected = f"pinpoint: {tmp_path}/venv: the Python environment is damaged: no click; remove it\n"
+    assert (done.returncode, done.stderr.decode()) == (3, expected)
+
+
+def test_without_a_temporary_directory_the_error_is_still_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setenv("PINPOINT_CACHE", "/dev/null/cache")
+    monkeypatch.setattr("tempfile.gettempdir", fail)
     assert "no file" in str(exception_as_pinpoint_error.as_pinpoint_error(ValueError()))
 
 

@@ -27,7 +27,7 @@ def cache() -> Path:
     """Return the cache directory: `$PINPOINT_CACHE`, else the platform's cache directory for Pinpoint."""
     named = os.environ.get("PINPOINT_CACHE")
     if named:
-        return Path(named).resolve()
+        return _without_links(named)
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("pinpoint"))
@@ -39,7 +39,12 @@ def results() -> Path:
     Without a source tree it is `results/` in the current directory.
     """
     named = os.environ.get("PINPOINT_RESULTS")
-    return Path(named).resolve() if named else (Path.cwd() if INSTALLED else PROJECT) / "results"
+    return _without_links(named) if named else (Path.cwd() if INSTALLED else PROJECT) / "results"
+
+
+def _without_links(named: str) -> Path:
+    """Resolve links. Path.resolve() raises RuntimeError for a loop of links; here the first use raises OSError."""
+    return Path(os.path.realpath(named))
 
 
 def store_entry_or_path(path: Path) -> Path:

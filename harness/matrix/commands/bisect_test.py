@@ -51,7 +51,7 @@ class CaseTest:
 
             words = ["run", f"--kernel={tree}", f"--vm={self.vm}", *self.options, "-n0", f"--into={into}"]
             finished = run(
-                [sys.executable, "-P", "-m", "harness.cli", *words, "-k", self.expression],
+                [sys.executable, "-P", "-m", "harness", *words, "-k", self.expression],
                 deadline=Deadline.after(_RUN_SECONDS),
                 env={"PYTHONPATH": str(paths.PROJECT)},
                 log=log,
