@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core import bounded_toml
 from harness.core.errors import UsageError
 from harness.core.files import read_regular_file
 from harness.images.recipe_files import files_by_name
@@ -53,10 +53,10 @@ def read() -> UserConfig:
         file = path()
         if not file.exists():
             return UserConfig()
-        return _parsed(tomllib.loads(read_regular_file(file, _LARGEST).decode()))
+        return _parsed(bounded_toml.loads(read_regular_file(file, _LARGEST).decode()))
     except (OSError, RuntimeError) as error:
         raise _wrong(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _wrong(f"is no TOML: {' '.join(str(error).split())[:200]}") from None
 
 

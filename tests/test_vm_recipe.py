@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -142,8 +143,44 @@ def test_bytes_that_are_no_text(recipes: Path) -> None:
 
 
 def test_a_recipe_that_is_not_there(recipes: Path) -> None:
-    with pytest.raises(RecipeError, match="is not a regular file"):
+    with pytest.raises(RecipeError, match="No such file"):
         load(recipes / "nonesuch.toml")
+
+
+@pytest.mark.parametrize("name", ["vm.toml", "config/base.config", "patches/fix.patch"])
+@pytest.mark.parametrize(
+    ("make", "reported"),
+    [
+        (os.mkfifo, "is not a regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
+        (lambda path: path.mkdir(), "[Ii]s a directory"),
+        (lambda path: (path.touch(), os.truncate(path, 1 << 40)), "is larger than"),
+        (lambda path: path.write_bytes(b"\xff"), "not UTF-8 at byte 0"),
+    ],
+    ids=["fifo", "device", "directory", "sparse", "bytes"],
+)
+def test_files_of_a_recipe_are_texts_of_bounded_size(
+    recipes: Path, name: str, make: Callable[[Path], object], reported: str
+) -> None:
+    written(recipes, GOOD)
+    (recipes / name).unlink()
+    make(recipes / name)
+    with pytest.raises(RecipeError, match=reported) as caught:
+        load(recipes / "vm.toml")
+    assert Path(name).name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[machine]", f"[machine]\nqemu = '>= {'9' * 5000}'"),
+        ("[kernel]", f"[kernel]\nsuite = '{'a' * 1500}'"),
+        ("[kernel]", f"[kernel]\nsuite = 'sid'\ncompiler = 'gcc-{'9' * 1500}'"),
+    ],
+    ids=["qemu", "suite", "compiler"],
+)
+def test_versions_and_suites_are_short(recipes: Path, old: str, new: str) -> None:
+    assert len(complaint(written(recipes, GOOD.replace(old, new, 1)))) < 400
 
 
 def test_an_empty_file_misses_its_first_key(recipes: Path) -> None:

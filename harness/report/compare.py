@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from harness.core import bounded_toml
 from harness.core.errors import UsageError
 from harness.core.files import read_regular_file
 from harness.report.pivot import Pivot
@@ -49,10 +49,10 @@ class FailureBaseline(BaseModel):
         """Read a TOML file. Raises UsageError with a message of one line."""
         mend = "see docs/comparing-runs.md"
         try:
-            return cls.model_validate(tomllib.loads(read_regular_file(path, _LARGEST_BASELINE).decode()))
+            return cls.model_validate(bounded_toml.loads(read_regular_file(path, _LARGEST_BASELINE).decode()))
         except OSError as error:
             raise UsageError(f"cannot be read: {error.strerror}", where=str(path), mend=mend) from None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             first = error.errors()[0] if isinstance(error, ValidationError) else None
             what = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first else " ".join(str(error).split())
             raise UsageError(f"is no baseline file: {what[:200]}", where=str(path), mend=mend) from None
