@@ -60,7 +60,8 @@ class Project:
             },
             capture_output=True,
             text=True,
-            timeout=600,
+            # Making an environment takes some seconds; a start that hangs does not end.
+            timeout=120,
             check=False,
         )
 
@@ -193,6 +194,16 @@ def test_only_the_packages_of_the_guests_asked_for_are_needed(
     listed = bare.start("doctor", *arguments[1:])
     assert listed.returncode == 3
     assert f"Missing, by Debian's names: {missing}\n" in listed.stdout
+
+
+@pytest.mark.parametrize("target", ["fifo", "/dev/zero"])
+@pytest.mark.parametrize("arguments", [("list",), ("run", "--vm", "theirs"), ("run", "--vm", "bad")])
+def test_a_recipe_that_is_no_regular_file_is_not_read(bare: Project, target: str, arguments: tuple[str, ...]) -> None:
+    add_recipes(bare)
+    os.mkfifo(bare.root / "fifo")
+    (bare.root / "my own" / "vm_images" / "bad.toml").symlink_to(bare.root / target)
+    refused = bare.start(*arguments, "--project", "my own", PINPOINT_NO_INSTALL="1")
+    assert (refused.returncode, refused.stderr.count("\n")) == (3, 1)
 
 
 def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:
