@@ -54,7 +54,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"12345678")
     assert read_regular_file(path, 8) == b"12345678"
-    with pytest.raises(OSError, match="is larger than 0 MiB"):
+    with pytest.raises(OSError, match="is larger than 0 KiB"):
         read_regular_file(path, 7)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from harness.core.files import read_regular_file
 Line = TypeVar("Line", bound=BaseModel)
 # The results of the full matrix, with the witnesses of every instruction, have some 50 MiB.
 _LARGEST = 512 << 20
+_ABOVE_ADDRESSES, _ABOVE_MEASUREMENTS = 1 << 64, 1e15
 
 
 def append(path: Path, line: BaseModel, reserve: Path | None = None) -> None:
@@ -81,8 +83,8 @@ def read(path: Path, model: type[Line]) -> list[Line]:
 def read_with_damage_count(path: Path, model: type[Line]) -> tuple[list[Line], int]:
     """Return every object of the file that can be read, and the number of lines that cannot.
 
-    Results may come from somebody else. Raises UsageError for a file that is not regular, is too large, or is not
-    readable.
+    Results may come from somebody else. Objects with an infinite or huge number count as lines that cannot be read.
+    Raises UsageError for a file that is not regular, is too large, or is not readable.
     """
     try:
         content = read_regular_file(path, _LARGEST)
@@ -93,7 +95,27 @@ def read_with_damage_count(path: Path, model: type[Line]) -> tuple[list[Line], i
     found, unreadable = [], 0
     for line in content.splitlines():
         try:
-            found.append(model.model_validate_json(line))
+            record = model.model_validate_json(line)
         except ValidationError:
             unreadable += 1
+            continue
+        if _numbers_are_ordinary(vars(record)):
+            found.append(record)
+        else:
+            unreadable += 1
     return found, unreadable
+
+
+def _numbers_are_ordinary(value: object) -> bool:
+    """Return False if a record has a number that no run measures: not finite, or too large to compute with it."""
+    if isinstance(value, str):
+        return True
+    if isinstance(value, int):
+        return abs(value) < _ABOVE_ADDRESSES
+    if isinstance(value, float):
+        return math.isfinite(value) and abs(value) < _ABOVE_MEASUREMENTS
+    if isinstance(value, Mapping):
+        return all(map(_numbers_are_ordinary, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_numbers_are_ordinary, value))
+    return not isinstance(value, BaseModel) or _numbers_are_ordinary(vars(value))

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
+from harness.core.errors import UsageError
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict_enum import Verdict
 
 LOST = "did not run"
+# The full matrix has some 60 VMs and 50,000 squares.
+_MOST_VMS, _MOST_SQUARES = 1000, 1 << 19
 
 
 class CaseName(NamedTuple):
@@ -96,7 +99,7 @@ class Pivot:
         selected = (*self.cells, *self.missing)
         self.cases = tuple(dict.fromkeys(CaseName(cell.file, cell.case) for cell in selected))
         self._files = Counter(name.case for name in self.cases)
-        self.vms = tuple(dict.fromkeys(cell.vm for cell in selected))
+        self._vms = tuple(dict.fromkeys(cell.vm for cell in selected))
         # For a cell that ran twice, because its guest was replaced, the last run counts.
         self._latest = {cell.key: cell for cell in self.cells}
         self._mutants: defaultdict[tuple[str, str, str], list[Cell]] = defaultdict(list)
@@ -104,6 +107,14 @@ class Pivot:
             if key.mutant:
                 self._mutants[key[:3]].append(cell)
         self._lost = Counter((each.file, each.case, each.vm) for each in self.missing)
+
+    @property
+    def vms(self) -> tuple[str, ...]:
+        """The VMs. Raises UsageError for a table larger than that of any run, of which most squares would be empty."""
+        if len(self._vms) > _MOST_VMS or len(self.cases) * len(self._vms) > _MOST_SQUARES:
+            what = f"{len(self.cases)} cases on {len(self._vms)} VMs are more than a table can show"
+            raise UsageError(what, mend="name fewer runs, or only runs that you trust")
+        return self._vms
 
     @property
     def latest_cells(self) -> tuple[Cell, ...]:

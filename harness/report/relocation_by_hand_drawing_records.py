@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class RecordedBytesAroundAddress(BaseModel):
@@ -19,7 +19,7 @@ class RecordedBytesAroundAddress(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     address: int
-    code: str
+    code: str = Field(pattern=r"^(?:[0-9a-f]{2})*$")
     kinds: Sequence[str]
     marked: int
     label: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.report.export.markdown import code_span, escape_table_text
+from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -40,11 +41,17 @@ class _Ended(NamedTuple):
 
 
 def results_by_vm_markdown(runs: Iterable[Run], claims: Mapping[str, str]) -> str:
-    """Return the page. `claims` maps a case file to its claim; a file that is missing there is shown by its name."""
+    """Return the page. `claims` maps a case file to its claim; a file that is missing there is shown by its name.
+
+    Raises UsageError for more VMs than a table can show.
+    """
     newest: dict[CellKey, _Ended] = {}
     for run in sorted(runs):
         newest |= {cell.key: _Ended(cell, run.date) for cell in run.cells}
-    vms = sorted({ended.cell.vm for ended in newest.values()})
+    vms = sorted(Pivot([ended.cell for ended in newest.values()]).vms)
+    counted: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for ended in newest.values():
+        counted[ended.cell.file, ended.cell.vm].append(ended.cell)
     files = sorted({ended.cell.file for ended in newest.values()})
     lines = [_INTRODUCTION, "## VMs", "", _row(_VMS), _row(["---"] * len(_VMS))]
     lines += [_row(_vm(vm, [ended for ended in newest.values() if ended.cell.vm == vm])) for vm in vms]
@@ -58,7 +65,7 @@ def results_by_vm_markdown(runs: Iterable[Run], claims: Mapping[str, str]) -> st
         _row(["---"] * (len(vms) + 1)),
     ]
     for file in files:
-        counts = [_verdicts([e.cell for e in newest.values() if (e.cell.file, e.cell.vm) == (file, vm)]) for vm in vms]
+        counts = [_verdicts(counted.get((file, vm), ())) for vm in vms]
         lines.append(_row([escape_table_text(claims.get(file, file)), *counts]))
     lines += ["", "A number without a word counts cells that passed. An empty field: no cell ran."]
     return "\n".join(lines) + "\n"

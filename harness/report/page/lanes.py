@@ -13,6 +13,8 @@ from harness.verdict.cell_verdict_enum import Verdict
 WIDTH = 1000.0
 # Steps inside a cell, which its own span covers.
 _INSIDE = frozenset({"armed", "resolved", "tracefs", "replace", "verify", "traits", "module"})
+# A timeline of another version can have other verdicts.
+_ACCEPTABLE = frozenset(verdict.value for verdict in Verdict if verdict.acceptable)
 # In the order in which they are drawn: a thaw lies in the time of the cell that waits for it.
 _KINDS = ("build", CELL, "failed", "boot", "thaw")
 
@@ -63,12 +65,12 @@ def _lane(worker: str, spans: Sequence[Span], seconds: float) -> WorkerLane:
 
 def _kind(span: Span) -> str:
     if span.kind == CELL:
-        return CELL if Verdict(span.verdict).acceptable else "failed"
+        return CELL if span.verdict in _ACCEPTABLE else "failed"
     return span.kind if span.kind in ("boot", "thaw") else "build"
 
 
 def _marks(seconds: float) -> list[tuple[float, str]]:
     """At most ten round times."""
     steps = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
-    step = next((each for each in steps if seconds / each <= 10), steps[-1])
+    step = next((each for each in steps if seconds / each <= 10), int(seconds / 10) or steps[-1])
     return [(round(WIDTH * at / seconds, 1), format_duration(at)) for at in range(0, int(seconds) + 1, step)]
