@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sample_runs
 
 from harness import cli
+from harness.report import history
 from harness.report.run_dir import RunDirectory
 
 SPAN = {"worker": "main", "vm": "parisc", "kind": "cell", "name": "a", "began": 1.0, "seconds": 1.0, "verdict": "pass"}
@@ -101,3 +104,34 @@ def test_a_table_of_empty_squares_is_refused(
     else:
         assert status == 2
         assert capsys.readouterr().err.endswith("name fewer runs, or only runs that you trust\n")
+
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"CREATE VIEW runs AS {ENDLESS} AS run, 1 AS bytes FROM c;",
+        f"{history._TABLES} CREATE TRIGGER t AFTER INSERT ON runs BEGIN INSERT INTO runs {ENDLESS}, 1 FROM c; END;",
+        f"{history._TABLES} CREATE VIEW more AS {ENDLESS} FROM c;",
+        f"{history._TABLES} INSERT INTO cells VALUES ('r', 'f', 'test_a', 'parisc', '', 'no verdict', '', 'x', '');",
+        f"{history._TABLES} INSERT INTO figures VALUES ('r', 'run.wall_s', '', 'no number');",
+    ],
+)
+def test_the_history_of_somebody_else_is_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    run = written(tmp_path, "figures.jsonl", FIGURE)
+    with closing(sqlite3.connect(run.path.parent / "history.sqlite")) as database:
+        database.executescript(f"{script} PRAGMA user_version = {history._VERSION};")
+    monkeypatch.setenv("PINPOINT_RESULTS", str(run.path.parent))
+    assert cli.main(["history"]) == 0
+    assert started(run, ["report"]) == 0
+
+
+def test_no_history_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = written(tmp_path, "figures.jsonl", FIGURE)
+    (run.path.parent / "history.sqlite").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("PINPOINT_RESULTS", str(run.path.parent))
+    assert started(run, ["report"]) == 0
+    assert cli.main(["history"]) == 0
+    assert not (tmp_path / "elsewhere").exists()

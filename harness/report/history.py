@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,9 +55,10 @@ def read_history(results: Path, case: str = "") -> list[CellHistory]:
     with _open(results) as database:
         _update(database, results)
         rows = database.execute(
-            "SELECT file, cell, vm, mutant, verdict, seconds, image_key FROM cells WHERE instr(cell, ?) "
+            "SELECT file, cell, vm, mutant, verdict, CAST(seconds AS REAL), image_key FROM cells "
+            f"WHERE instr(cell, ?) AND verdict IN ({', '.join('?' * len(Verdict))}) "
             "ORDER BY file, cell, vm, mutant, run",
-            (case,),
+            (case, *(verdict.value for verdict in Verdict)),
         ).fetchall()
     grouped: dict[tuple[str, str, str, str], list[tuple[str, float, str]]] = {}
     for file, name, vm, mutant, verdict, seconds, image_key in rows:
@@ -85,7 +87,7 @@ def past_values_by_figure(results: Path, until: str, most: int) -> Mapping[tuple
     with _open(results) as database:
         _update(database, results)
         rows = database.execute(
-            "SELECT figure, vm, value FROM figures WHERE run IN "
+            "SELECT figure, vm, CAST(value AS REAL) FROM figures WHERE run IN "
             "(SELECT run FROM runs WHERE run <= ? ORDER BY run DESC LIMIT ?) ORDER BY run",
             (until, most),
         ).fetchall()
@@ -109,6 +111,9 @@ def _past(key: tuple[str, str, str, str], runs: Sequence[tuple[str, float, str]]
 def _open(results: Path) -> Iterator[sqlite3.Connection]:
     path = results / _NAME
     try:
+        # SQLite would create the target of a link.
+        if path.is_symlink():
+            path.unlink()
         with closing(sqlite3.connect(path, timeout=_SECONDS)) as database:
             if _usable(database):
                 yield database
@@ -125,18 +130,33 @@ def _open(results: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _usable(database: sqlite3.Connection) -> bool:
-    """Create the tables of an empty file; False for a damaged file and for one of another version."""
+    """Create the tables of an empty file; False for a damaged file and for one of another version.
+
+    A file that came with other people's results may have views or triggers, whose SQL could run without end.
+    """
     try:
+        database.execute("PRAGMA trusted_schema = OFF")
         (version,) = database.execute("PRAGMA user_version").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if tables and version != _VERSION:
-            return False
+        tables = _schema(database)
+        if tables:
+            return bool(version == _VERSION and tables == _our_schema())
         database.executescript(f"{_TABLES}PRAGMA user_version = {_VERSION};")
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
         return False
     return True
+
+
+def _schema(database: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    return database.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name LIMIT 100").fetchall()
+
+
+@cache
+def _our_schema() -> list[tuple[str, str, str]]:
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(_TABLES)
+        return _schema(database)
 
 
 def _update(database: sqlite3.Connection, results: Path) -> None:
