@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.core import own_tree, private_files
-from harness.core.errors import PinpointError
+from harness.core.errors import PinpointError, UsageError
 from harness.matrix import conftest_files, run_loop
 from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
 from harness.matrix.cells.cell_record_on_pytest_report import attach_cell
@@ -55,8 +55,11 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.option.project:
             own_tree.use_own_tree(Path(config.option.project))
         run: MatrixRun = WorkerRun(config) if xdist_controller_and_worker.is_worker(config) else ControllerRun(config)
-    except PinpointError as error:
+    except UsageError as error:
         raise pytest.UsageError(str(error)) from None
+    except PinpointError as error:
+        # A failure of the host, such as results that cannot be written, is not wrong use.
+        pytest.exit(str(error), returncode=error.exit_status)
     config.stash[RUN] = run
     config.pluginmanager.register(run, "pinpoint-run")
     config.pluginmanager.register(OneLineInternalErrors(), "pinpoint-internal-errors")

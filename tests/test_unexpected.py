@@ -114,6 +114,13 @@ def test_without_a_temporary_directory_the_error_is_still_one_line(monkeypatch: 
 
 
 @pytest.mark.slow
+def test_results_that_cannot_be_written_are_a_failure_of_the_host(tmp_path: Path) -> None:
+    done = started(tmp_path, "run", "--vm", "parisc", "-n", "0", PINPOINT_RESULTS="/dev/null/results")
+    assert b"Exit: /dev/null/results: no results can be written: Not a directory; " in done.stderr
+    assert done.returncode == 3
+
+
+@pytest.mark.slow
 def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
