@@ -13,9 +13,11 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_parisc
+from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import (
     addresses_of_words_read,
     ftrace_site_offset,
+    instruction_at_function_start,
     instruction_boundaries,
     offsets_inside_instructions,
     once_per_call_boundaries,
@@ -230,6 +232,14 @@ def test_x86_32_call_back_of_fentry(tmp_path: Path) -> None:
 def test_compilers_own_fentry(tmp_path: Path, architecture: str) -> None:
     made = _compiled(tmp_path, architecture, _BRANCHY, "-pg", "-mfentry")
     assert Function(Elf.read(made), architecture).straight[:2] == (0, 5)
+
+
+def test_the_first_instruction_after_a_landing_pad(tmp_path: Path) -> None:
+    """A function that is only a BUG() has its trap after the pad."""
+    _assembled(tmp_path, "x86_64", "endbr64\nud2")
+    elf, decoder = Elf.read(tmp_path / "it.o"), ARCHITECTURES["x86_64"].kprobe_traits.decoder
+    found = [instruction_at_function_start(elf, elf.function("it"), decoder, landing_pad=pad) for pad in (0, 4, 6)]
+    assert [each and each.flow for each in found] == [Flow.PLAIN, Flow.ENDS, None]
 
 
 def test_unknown_bytes_are_refused(tmp_path: Path) -> None:

@@ -109,6 +109,30 @@ def test_the_next_function_is_not_one_that_was_freed() -> None:
     assert next_function(layout(stubs=True), SITE.at_offset(0)).name == "calls"
 
 
+@pytest.mark.parametrize(
+    ("offset", "lands"),
+    [
+        pytest.param(0, 0x1010, id="entry-without-a-pad"),
+        pytest.param(0x4, 0x1014, id="inside"),
+        pytest.param(0x70, 0x1084, id="entry-in-the-next-section"),
+        pytest.param(0x74, 0x1084, id="behind-its-pad"),
+        pytest.param(0x72, 0x1082, id="inside-its-pad"),
+    ],
+)
+def test_a_pad_moves_a_probe_on_the_entry_of_the_next_function(offset: int, lands: int) -> None:
+    """The kernel looks at what is at the address, and not at the section that the file has it in."""
+
+    class PaddedLayout(FakeLayout):
+        probe_address = Layout.probe_address
+        _entered_past_end = Layout._entered_past_end
+
+        def landing_pad_size_of(self, _: FakeElf, symbol: Symbol) -> int:
+            return 4 if symbol is CALLS else 0
+
+    padded = cast(Layout, PaddedLayout(**vars(layout(stubs=False))))
+    assert padded.probe_address(SITE.at_offset(offset)) == lands
+
+
 def test_in_a_function_or_not() -> None:
     assert is_in_any_function(layout(stubs=True), 0x1090)
     assert not is_in_any_function(layout(stubs=True), 0x1050)

@@ -135,9 +135,15 @@ class Layout:
         5.19).
         """
         elf, symbol = self.elf_and_symbol(site)
-        entered = [symbol] if not site.offset else _entries(elf, symbol, site.offset)
-        shift = max((self.landing_pad_size_of(elf, entry) for entry in entered), default=0)
-        return self.symbol_address(symbol, site.module) + site.offset + shift
+        address = self.symbol_address(symbol, site.module) + site.offset
+        entered = [symbol] if not site.offset else self._entered_past_end(site, symbol, address)
+        return address + max((self.landing_pad_size_of(elf, entry) for entry in entered), default=0)
+
+    def _entered_past_end(self, site: Site, symbol: Symbol, address: int) -> list[Symbol]:
+        """The functions whose entry is at the address of a site past the end of its function, in any section."""
+        if site.offset < symbol.size:
+            return []
+        return [each for each in self.functions(site.module) if self.symbol_address(each, site.module) == address]
 
     def symbol_confirmed_by(self, site: Site) -> tuple[str, ...] | None:
         """The other tables of the vmlinux that confirm the site's symbol; None for a module's site."""
@@ -273,14 +279,6 @@ class Layout:
         """The load addresses of the kernel's text, from `_stext` up to, but not including, `_etext`."""
         linked = self.kernel.text_range
         return range(linked.start + self.slide, linked.stop + self.slide)
-
-
-def _entries(elf: Elf, symbol: Symbol, offset: int) -> list[Symbol]:
-    """The functions whose entry is at an offset past the end of another function."""
-    if offset < symbol.size:
-        return []
-    place = (symbol.section, symbol.address + offset)
-    return [each for each in elf.symbols if each.kind == "func" and (each.section, each.address) == place]
 
 
 def preload_kernel_file(vmlinux: Path) -> None:

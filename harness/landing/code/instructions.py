@@ -184,9 +184,11 @@ def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: DecoderKind) 
     return tuple(offset for each in plain for offset in range(each.offset + 1, each.end))
 
 
-def instruction_at_function_start(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> Instruction | None:
-    """A function's first instruction as it is in the file; None for a function without bytes."""
-    return decode_first_instruction(elf.function_bytes(symbol)[:_LONGEST], decoder)
+def instruction_at_function_start(
+    elf: Elf, symbol: Symbol, decoder: DecoderKind, *, landing_pad: int = 0
+) -> Instruction | None:
+    """A function's first instruction after its `landing_pad`, in bytes; None for a function without bytes there."""
+    return decode_first_instruction(elf.function_bytes(symbol)[landing_pad : landing_pad + _LONGEST], decoder)
 
 
 def decode_first_instruction(code: bytes, decoder: DecoderKind) -> Instruction | None:

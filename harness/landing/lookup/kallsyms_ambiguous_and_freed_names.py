@@ -102,6 +102,7 @@ def _is_function(symbol: Symbol, inside: range) -> bool:
 
 
 def _traps(layout: Layout, symbol: Symbol) -> bool:
-    """True if a function begins with a trap."""
-    begins = instruction_at_function_start(layout.kernel, symbol, layout.decoder)
+    """True if a function has a trap where a probe on its entry lands."""
+    pad = layout.landing_pad_size_of(layout.kernel, symbol)
+    begins = instruction_at_function_start(layout.kernel, symbol, layout.decoder, landing_pad=pad)
     return begins is None or (begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER)
