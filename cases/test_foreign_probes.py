@@ -27,6 +27,11 @@ Tools = Callable[..., AbstractContextManager[ForeignProbes]]
 LANDED, DISABLED, GONE = ProbeVerdict.LANDED, ProbeVerdict.DISABLED, ProbeVerdict.GONE
 
 
+def _listed(layout: Layout, site: Site) -> str:
+    """Where the kernel lists a probe on a site: after the landing pad (arch_adjust_kprobe_addr(), since 5.19)."""
+    return str(site.at_offset(layout.probe_address(site) - layout.symbol_start(site)))
+
+
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("list-left-out", "registers-elsewhere")
 def test_plain(foreign_probes: ForeignProbes) -> None:
@@ -68,9 +73,7 @@ def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -
 def test_by_address(foreign_probes: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
     outcome = foreign_probes.judge_module(MODULE, SITE, "address")
-    # The kernel lists the address after a landing pad (arch_adjust_kprobe_addr(), since 5.19).
-    listed = SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))
-    outcome.prove_exactly_these_probes(("version_proc_show+0x0", GONE), (str(listed), LANDED))
+    outcome.prove_exactly_these_probes(("version_proc_show+0x0", GONE), (_listed(layout, SITE), LANDED))
     figure("foreign.probes", len(outcome.probes), "probes")
 
 
@@ -107,7 +110,8 @@ def test_script_by_a_symbol_table(foreign_probes: ForeignProbes) -> None:
     """A script that looks the address up in a table of symbols lands, and is missed with a table that is wrong."""
     _demand_kprobe_events(foreign_probes.guest)
     look_up = "place=$(grep ' {symbol}$' {table}) && place=0x${{place%% *}} || exit"
-    foreign_probes.judge_command(_tracefs("$place", look_up), SITE).prove_at((str(SITE), LANDED))
+    outcome = foreign_probes.judge_command(_tracefs("$place", look_up), SITE)
+    outcome.prove_at((_listed(Layout(foreign_probes.guest), SITE), LANDED))
 
 
 @pytest.mark.deep
@@ -122,7 +126,8 @@ def test_script_by_a_symbol_table(foreign_probes: ForeignProbes) -> None:
 )
 def test_kernel_sample(foreign_probes: ForeignProbes, sample: str, parameter: str) -> None:
     """The kernel's own samples/kprobes, built from the source of the kernel that runs, land at their parameter."""
-    foreign_probes.judge_kernel_sample(sample, parameter, SITE, OTHER).prove_at((str(SITE), LANDED))
+    outcome = foreign_probes.judge_kernel_sample(sample, parameter, SITE, OTHER)
+    outcome.prove_at((_listed(Layout(foreign_probes.guest), SITE), LANDED))
 
 
 # perf record leaves the kprobe that perf probe added, so the script removes it when it is interrupted.
@@ -136,9 +141,7 @@ def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
     """The command's probe must land on the first or the second instruction that a probe can stand on."""
     site = Layout(foreign.guest).once_per_call_sites(SITE, 2)[1] if second else SITE
     outcome = foreign.judge_command(command, site, OTHER, tools=True)
-    layout = Layout(foreign.guest)
-    # The kernel lists the place behind a landing pad.
-    outcome.prove_at((str(SITE.at_offset(layout.probe_address(site) - layout.symbol_start(site))), LANDED))
+    outcome.prove_at((_listed(Layout(foreign.guest), site), LANDED))
 
 
 @pytest.mark.deep
@@ -185,8 +188,7 @@ def test_systemtap(foreign_probes_with_packages: Tools) -> None:
         if reason := systemtap.reason_not_to_compile(foreign.guest.image):
             pytest.skip(reason)
         outcome = foreign.judge_systemtap('probe kprobe.function("{symbol}") {{ next }}', SITE, OTHER)
-        layout = Layout(foreign.guest)
-        outcome.prove_at((str(SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))), LANDED))
+        outcome.prove_at((_listed(Layout(foreign.guest), SITE), LANDED))
 
 
 @pytest.mark.full
@@ -202,5 +204,4 @@ def test_systemtap_by_debug_information(foreign_probes_with_packages: Tools, gue
     script = 'global n probe kernel.function("{symbol}") {{ n += $m }} probe end {{ println(n) }}'
     with foreign_probes_with_packages(*systemtap_run.PACKAGES, suite=systemtap.SUITE) as foreign:
         outcome = foreign.judge_systemtap(script, SITE, OTHER)
-        layout = Layout(foreign.guest)
-        outcome.prove_at((str(SITE.at_offset(layout.probe_address(SITE) - layout.symbol_start(SITE))), LANDED))
+        outcome.prove_at((_listed(Layout(foreign.guest), SITE), LANDED))
