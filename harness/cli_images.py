@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from harness.core.files import replacing
 from harness.images import external_build, own_tree_modules, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
+from harness.images.shared_builds import SharedBuilds, shared_builds
 from harness.images.vm_recipe import Recipe, Tier, load_all, select
 from harness.report.live_or_plain_progress_board import Board
 
@@ -41,7 +43,7 @@ from harness.report.live_or_plain_progress_board import Board
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all.")
 @click.option("--shards", type=click.IntRange(1, 100), metavar="N", help="For a CI system: N jobs for each VM.")
 def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None) -> int:
-    """List the VMs, their traits, and which of their images are built; by default, all VMs.
+    """List the VMs, their traits, which images are built, and which VMs share a kernel; by default, all VMs.
 
     --format github and --format gitlab print the jobs of a CI system for the VMs of --vm or --matrix, by default the
     core VMs; see docs/ci.md.
@@ -57,8 +59,11 @@ def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None
         raise UsageError("--shards is for --format github or gitlab", mend="leave it out")
     chosen = select(vms, matrix=matrix) if vms or matrix else load_all().values()
     recipes = {recipe: prepare.is_built(recipe, build_context) for recipe in chosen}
+    shared = shared_builds(load_all().values())
     if form == "json":
-        click.echo(json.dumps([_row(recipe, built) for recipe, built in recipes.items()], indent=2))
+        click.echo(
+            json.dumps([_row(recipe, built, shared[recipe.name]) for recipe, built in recipes.items()], indent=2)
+        )
         return 0
     for recipe, built in recipes.items():
         traits = ", ".join(name for name, has in recipe.traits if has)
@@ -66,6 +71,12 @@ def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None
         click.echo(f"{click.style(recipe.name, bold=True)}  {'built' if built else 'not built'}{core}")
         click.echo(f"    {one_line_without_control_codes(recipe.describe)}")
         click.echo(f"    traits: {traits}")
+        for relation, others in (
+            ("same kernel as", shared[recipe.name].same_kernel),
+            ("same objects as", shared[recipe.name].same_objects),
+        ):
+            if others:
+                click.echo(f"    {relation}: {', '.join(others)}")
     return 0
 
 
@@ -155,10 +166,10 @@ def _prepared(recipes: Sequence[Recipe]) -> list[Image]:
     return board.run_calls_then_close(*(partial(prepare.prepare, recipe, context) for recipe in recipes))
 
 
-def _row(recipe: Recipe, built: bool) -> dict[str, object]:
+def _row(recipe: Recipe, built: bool, shared: SharedBuilds) -> dict[str, object]:
     """A VM as an object of `list --format json`."""
-    about = recipe.model_dump(include={"name", "arch", "describe", "core", "traits"})
-    return {**about, "built": built}
+    about = recipe.model_dump(include={"name", "arch", "describe", "tier", "traits"})
+    return {**about, "built": built, **asdict(shared)}
 
 
 def _report(name: str, image: Future[Image]) -> int:

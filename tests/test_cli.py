@@ -109,6 +109,10 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert "parisc  built\n" in text
     assert "x86_64-debian  not built\n" in text
+    assert rows["x86_64-fdpin"]["same_kernel"] == ["x86_64-fsections", "x86_64-ibt", "x86_64-mutants"]
+    assert "    same kernel as: x86_64-fsections, x86_64-ibt, x86_64-mutants\n" in text
+    assert "    same objects as: x86_64-relinked\n" in text
+    assert rows["x86_64-debian"]["same_kernel"] == rows["x86_64-debian"]["same_objects"] == []
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,18 @@ def test_runs_in_one_process(arguments: list[str]) -> None:
         kernel_mutant_run.run_kernel_mutants_from_options([], "1", arguments)
 
 
+def test_a_shared_kernel_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --vm the bugs run on the VM that its recipe names for them, not on each VM with the patch."""
+    tried: list[str] = []
+    monkeypatch.setattr(
+        kernel_mutant_run, "run_kernel_mutants", lambda recipes, *_: tried.extend(each.name for each in recipes) or 0
+    )
+    assert kernel_mutant_run.run_kernel_mutants_from_options([], "1", []) == 0
+    assert tried == ["x86_64-mutants"]
+    assert kernel_mutant_run.run_kernel_mutants_from_options(["x86_64-fsections"], "1", []) == 0
+    assert tried == ["x86_64-mutants", "x86_64-fsections"]
+
+
 def test_vm_without_the_patch() -> None:
     with pytest.raises(UsageError, match="kernel-mutants"):
         kernel_mutant_run.run_kernel_mutants_from_options(["x86_64-debian"], "1", [])

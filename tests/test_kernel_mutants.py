@@ -71,19 +71,30 @@ def test_chosen() -> None:
 
 
 def test_demand() -> None:
-    """Only a kernel built with the patch has mutants."""
+    """Only a kernel built with the patch has mutants, and only one at a time."""
     recipes = load_all()
-    mutants = [recipe for recipe in recipes.values() if kernel_mutant_table.takes_mutants(recipe)]
-    assert mutants
+    mutants = [recipe for recipe in recipes.values() if recipe.kernel_mutants]
+    assert [recipe.name for recipe in mutants] == ["x86_64-mutants"]
     for recipe in mutants:
         kernel_mutant_table.demand_takes_mutants(recipe)
     with pytest.raises(UsageError, match="kernel-mutants"):
         kernel_mutant_table.demand_takes_mutants(recipes["x86_64-debian"])
+    with pytest.raises(UsageError, match="x86_64-fdpin is booted with kernel_mutant=201"):
+        kernel_mutant_table.demand_takes_mutants(recipes["x86_64-fdpin"])
+
+
+def test_older_kernel_rules_of_recipes() -> None:
+    """A recipe sets only the rule of an older kernel at boot: with a bug, its cases could not pass."""
+    rules = {mutant.number for mutant in TABLE if mutant.is_older_kernel_rule}
+    words = [word for recipe in load_all().values() for word in recipe.machine.append.split()]
+    numbers = {int(word.partition("=")[2]) for word in words if word.startswith(f"{kernel_mutant_table.PARAMETER}=")}
+    assert numbers
+    assert numbers <= rules
 
 
 def test_why_equivalent() -> None:
     """A mutant is equivalent by architecture, for a reason of its own, or because the VM lacks a trait."""
-    recipe = load_all()["x86_64-fdpin"]
+    recipe = load_all()["x86_64-ibt"]
     row = {"number": 1, "name": "a", "kind": "b", "claim": "c", "files": ["d"], "arch": ["x86_64", "arm64"]}
     assert KernelMutant.model_validate(row).why_equivalent(recipe) == ""
     assert "arm64" not in KernelMutant.model_validate(row | {"arch": ["arm64"]}).why_equivalent(recipe)

@@ -91,6 +91,7 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ("memory_mib = 256", "memory_mib = 1", "`machine.memory_mib` should be greater than or equal to 64"),
         ("kaslr = true", "kaslr = 1", "`traits.kaslr` should be a valid boolean; it is 1 now"),
         ('config = ["base"]', 'config = "base"', "`kernel.config` should be a valid tuple; it is 'base' now"),
+        ('["base"]', '["base"]\nnot_for_trees = ["ibt"]', "`kernel`: not_for_trees names what is not in config"),
         ('config = ["base"]', "config = [1]", "`kernel.config.0` should be a valid string; it is 1 now"),
         ('source = "debian-source"', 'source = "ubuntu"', "`kernel.source` should be 'debian-binary', 'debian-source'"),
         ('source = "debian-source"', 'source = "debian-binary"', "`kernel`: a binary kernel takes no config"),

@@ -127,9 +127,11 @@ def takes_mutants(recipe: Recipe) -> bool:
 
 
 def demand_takes_mutants(recipe: Recipe) -> None:
-    """Raise UsageError for a VM whose kernel has no mutants."""
+    """Raise UsageError for a VM whose kernel has no mutants, or whose recipe sets a number itself."""
     if not takes_mutants(recipe):
         raise UsageError(f"{recipe.name} is built without the patch {PATCH}", mend="name a VM that has it with --vm")
+    if own := [word for word in recipe.machine.append.split() if word.startswith(f"{PARAMETER}=")]:
+        raise UsageError(f"{recipe.name} is booted with {own[-1]}, and a kernel has one mutant", mend="name another VM")
 
 
 def files_by_number(patch: str) -> dict[int, set[str]]:

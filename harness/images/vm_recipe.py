@@ -42,17 +42,17 @@ class _Table(BaseModel):
 class Kernel(_Table):
     """Where the kernel comes from and how it is made.
 
-    `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`.
-    With `version`, the package is a source package such as `linux`, of exactly that version: Debian keeps the
-    sources of releases whose `linux-source-*` is gone. `suite` is the Debian suite of the package if that is not
-    the host's release: another release, or a `RELEASE-backports`. `tree` is the user's own kernel source. `config`
-    and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order. `sibling` names the VM
-    whose kernel has the same functions at other addresses; values computed for that kernel are tried on this one.
-    `compiler` builds the modules, such as `gcc-14` from the release of `suite`, if the kernel was configured with a
-    newer compiler than the host has. `debug_symbols` also fetches the package with the debug symbols of a binary
-    kernel, and `--debug-symbols` sets it for all of them.
-    `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the files of a kernel that
-    was built elsewhere (source `given`), and the whole configuration of a tree.
+    `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`. With
+    `version`, the package is a source package such as `linux`, of exactly that version: Debian keeps the sources of
+    releases whose `linux-source-*` is gone. `suite` is the Debian suite of the package if that is not the host's
+    release: another release, or a `RELEASE-backports`. `tree` is the user's own kernel source. `config` and `patches`
+    name files under `vm_images/config/` and `vm_images/patches/`, in order. `not_for_trees` are those of `config` whose
+    options other versions lack: a tree of --kernel is built without them. `sibling` names the VM whose kernel has the
+    same functions at other addresses; values computed for that kernel are tried on this one. `compiler` builds the
+    modules, such as `gcc-14` from the release of `suite`, if the kernel was configured with a newer compiler than the
+    host has. `debug_symbols` also fetches the package with the debug symbols of a binary kernel, and `--debug-symbols`
+    sets it for all of them. `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the
+    files of a kernel that was built elsewhere (source `given`), and the whole configuration of a tree.
     """
 
     source: Literal["debian-binary", "debian-source", "tree", "given"]
@@ -63,6 +63,7 @@ class Kernel(_Table):
     given: tuple[Line, ...] = Field(default=(), strict=False)
     config_file: Line = ""
     config: tuple[FileName, ...] = Field(default=(), strict=False)
+    not_for_trees: tuple[FileName, ...] = Field(default=(), strict=False)
     patches: tuple[FileName, ...] = Field(default=(), strict=False)
     cflags: Flags = ""
     compiler: Line = ""
@@ -78,6 +79,8 @@ class Kernel(_Table):
             raise ValueError("a binary kernel takes no config, patches or cflags")
         if self.debug_symbols and self.source != "debian-binary":
             raise ValueError("debug_symbols is for source 'debian-binary'; other kernels have the linker's symbols")
+        if not set(self.not_for_trees) <= set(self.config):
+            raise ValueError("not_for_trees names what is not in config")
         if self.version and self.source != "debian-source":
             raise ValueError("version is for source 'debian-source'; another source has one version")
         if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
@@ -156,8 +159,9 @@ class BootNoise(_Table):
 class Recipe(_Table):
     """One VM; `tier` is `core` for a VM of every run, `full` for a VM that runs only on request.
 
-    `test_cells` are the cases that `./pinpoint test` runs on a VM of the tier `full`, with their mutants: a file of
-    `cases/` as `FILE.py`, one test in it as `FILE.py::TEST`, or one case of a test as `FILE.py::TEST[PARAMETER]`.
+    `test_cells` are the cases that `./pinpoint test` runs on a VM of the tier `full`, with their mutants: `FILE.py` for
+    a file of `cases/`, `FILE.py::TEST` for one test in it, `FILE.py::TEST[PARAMETER]` for one case of a test. If no VM
+    is named, `run --kernel-mutants` runs on each with `kernel_mutants`.
     """
 
     name: FileName
@@ -165,6 +169,7 @@ class Recipe(_Table):
     describe: Line
     tier: Tier = "core"
     test_cells: tuple[CaseName, ...] = Field(default=(), strict=False)
+    kernel_mutants: bool = False
     kernel: Kernel
     machine: MachineOptions = MachineOptions()
     traits: Traits = Traits()
@@ -193,9 +198,8 @@ class Recipe(_Table):
 
 def with_debug_symbols(recipe: Recipe) -> Recipe:
     """Return the recipe with `kernel.debug_symbols`; only a binary kernel lacks the linker's symbols."""
-    if recipe.kernel.source != "debian-binary":
-        return recipe
-    return recipe.model_copy(update={"kernel": recipe.kernel.model_copy(update={"debug_symbols": True})})
+    wanted = recipe.kernel.source == "debian-binary"
+    return recipe.model_copy(update={"kernel": recipe.kernel.model_copy(update={"debug_symbols": wanted})})
 
 
 def load(path: Path) -> Recipe:
@@ -219,15 +223,15 @@ def load(path: Path) -> Recipe:
         raise RecipeError("unknown key `machine.emulator`", where=path.name, mend="name a version: qemu = '>= 11'")
     if recipe.name != path.stem:
         raise RecipeError(f"name is {recipe.name!r}", where=path.name, mend=f"make it {path.stem!r}, the file's name")
-    for kind, parts in (("config", recipe.kernel.config), ("patches", recipe.kernel.patches)):
-        for name in parts:
+    for kind in ("config", "patches"):
+        for name in getattr(recipe.kernel, kind):
             _demand_file(path, kind, name)
     _demand_sibling(path, recipe.kernel.sibling)
     _demand_path(path, recipe.kernel.tree)
     if not recipe.kernel.tree:
         return recipe
-    tree = str(tree_of(path) / Path(recipe.kernel.tree).expanduser())
-    return recipe.model_copy(update={"kernel": recipe.kernel.model_copy(update={"tree": tree})})
+    tree = tree_of(path) / Path(recipe.kernel.tree).expanduser()
+    return recipe.model_copy(update={"kernel": recipe.kernel.model_copy(update={"tree": str(tree)})})
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -309,12 +313,8 @@ def select(
         raise UsageError("--vm names VMs, --arch and --matrix choose some", mend="give one or the other")
     if not chosen:
         tiers = {"core"} if (matrix or ("full" if archs else "core")) == "core" else {"core", "full"}
-        recipes = load_all(directory).values()
-        found = [
-            each
-            for each in recipes
-            if (each.tier in tiers or (test_cells and each.test_cells)) and (not archs or each.arch in archs)
-        ]
+        recipes = [each for each in load_all(directory).values() if not archs or each.arch in archs]
+        found = [each for each in recipes if each.tier in tiers or (test_cells and each.test_cells)]
         if not found:
             raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend=f"see {paths.PROGRAM} list")
         return found

@@ -27,6 +27,8 @@ _PVH = "CONFIG_PVH"
 _UPROBES = "CONFIG_UPROBE_EVENTS"
 # Traits that a VM has by kernel.cflags: each is a patched linker script and -ffunction-sections.
 _BY_CFLAGS = ("kernel_function_sections",)
+# Traits that a VM has by a fragment of kernel.config.
+_BY_FRAGMENT = {"ibt": "entry_landing_pad"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class GivenKernel:
         if self.config_file:
             return Kernel(source="tree", tree=str(tree.resolve()), config_file=str(self.config_file.resolve()))
         others = [each for each in load_all().values() if each.arch == base.arch and each.tier == "core"]
-        fragments = base.kernel.config or next((each.kernel.config for each in others if each.kernel.config), ())
+        configured = next((each.kernel for each in (base, *others) if each.kernel.config), base.kernel)
+        fragments = tuple(name for name in configured.config if name not in configured.not_for_trees)
         if not fragments:
             raise UsageError(
                 f"no VM of {base.arch} has a kernel configuration", where=str(tree), mend="give one with --config FILE"
@@ -143,7 +146,10 @@ def with_booted_kernel_traits(recipe: Recipe, context: BuildContext, accelerator
 def lost_traits(base: Recipe, given: Recipe) -> list[str]:
     """Return the traits of the VM that the given kernel lacks; cells that need one are skipped.
 
-    A tree is built without the VM's cflags, so what they cause is not lost.
+    A tree is built without the VM's cflags and without `not_for_trees`, so what they cause is not lost.
     """
-    caused = _BY_CFLAGS if given.kernel.source == "tree" and base.kernel.cflags else ()
+    caused: list[str] = []
+    if given.kernel.source == "tree":
+        caused += _BY_CFLAGS if base.kernel.cflags else ()
+        caused += [trait for name, trait in _BY_FRAGMENT.items() if name in base.kernel.not_for_trees]
     return [name for name, has in base.traits if has and name not in caused and not getattr(given.traits, name)]

@@ -131,15 +131,15 @@ def _place(cell: Cell) -> str:
 
 
 def run_kernel_mutants_from_options(vms: Sequence[str], numbers: str, arguments: Sequence[str]) -> int:
-    """Call `run_kernel_mutants` with VMs and numbers from the command line; without a VM, on all that have the patch.
+    """Call `run_kernel_mutants` with VMs and numbers from the command line; without a VM, on all with `kernel_mutants`.
 
-    Raises UsageError for a number that is no bug, for a VM without the patch, and for pytest-xdist's options, because
-    the first failed cell must end the run.
+    VMs may share one kernel, so not each VM with the patch is meant. Raises UsageError for a number that is no bug, for
+    a VM that takes no mutants, and for pytest-xdist's options, because the first failed cell must end the run.
     """
     if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
         raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")
     mutants = kernel_mutant_table.parse_mutants(numbers)
-    recipes = select(vms) if vms else [each for each in load_all().values() if kernel_mutant_table.takes_mutants(each)]
+    recipes = select(vms) if vms else [each for each in load_all().values() if each.kernel_mutants]
     for recipe in recipes:
         kernel_mutant_table.demand_takes_mutants(recipe)
     return run_kernel_mutants(recipes, mutants, arguments)
