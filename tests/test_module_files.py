@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -88,11 +89,15 @@ def test_parameters_go_to_the_module_that_has_them(tmp_path: Path) -> None:
     elf = Elf.read(module)
     assert modinfo_and_load_checks.parameters(elf) == {"site": "string, the function to probe"}
     assert modinfo_and_load_checks.assign_parameters_to_modules({"site": "a b"}, {"my_probe": elf}) == {
-        "my_probe": ["site=a b"]
+        "my_probe": ['site="a b"']
     }
     assert modinfo_and_load_checks.assign_parameters_to_modules({"my_probe.site": "x"}, {"my_probe": elf}) == {
         "my_probe": ["site=x"]
     }
+    given = {"site": '"a b" c'}
+    assert modinfo_and_load_checks.assign_parameters_to_modules(given, {"my_probe": elf})["my_probe"] == [
+        'site="a b" c'
+    ]
     with pytest.raises(UsageError, match="no parameter is named 'sight'; it has site"):
         modinfo_and_load_checks.assign_parameters_to_modules({"sight": "x"}, {"my_probe": elf})
     with pytest.raises(UsageError, match="no parameter"):
@@ -113,6 +118,30 @@ def test_a_tree_that_was_built_in_is_told_how_to_be_cleaned(tmp_path: Path) -> N
     assert caught.value.exit_status == 2
     assert str(caught.value).startswith("/home/someone/linux: ")
     assert "run `make ARCH=x86_64 mrproper` there" in str(caught.value)
+
+
+CALLBACK = """
+#define IN_PARAM __attribute__((section("__param"), used, aligned(8)))
+struct kernel_param { const char *name; void *module; const void *ops; long permissions; void *argument; };
+static const char __param_str_where[] = "where", __param_str_level[] = "level";
+static struct kernel_param IN_PARAM where = { __param_str_where, 0, &where };
+static struct kernel_param IN_PARAM level = { __param_str_level, 0, &where };
+"""
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_parameter_without_a_type_is_known_by_its_name(tmp_path: Path, *, stripped: bool) -> None:
+    module = compiled(tmp_path, MODULE + MODINFO["parm"] + MODINFO["type"] + CALLBACK)
+    if stripped:
+        subprocess.run(["x86_64-linux-gnu-strip", "--strip-unneeded", module], check=True)
+    elf = Elf.read(module)
+    assert modinfo_and_load_checks.parameters(elf) == {
+        "site": "string, the function to probe",
+        "where": "",
+        "level": "",
+    }
+    words = modinfo_and_load_checks.assign_parameters_to_modules({"where": "x"}, {"my_probe": elf})
+    assert words == {"my_probe": ["where=x"]}
 
 
 @pytest.mark.parametrize("made", ["nothing", "empty", "file"])

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from harness.core import paths
 from harness.core.elf import Elf
+from harness.core.elf_pointed_text import pointed_text
 from harness.core.errors import PinpointError, UsageError
 from harness.images.image import Image
 
 # MODULE_NAME_LEN is 64 minus an unsigned long (include/linux/moduleparam.h, 6.1). A name is a word of a command line.
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,55}")
 _SHOWN = 6
+# struct kernel_param: name, mod, ops, one word of permissions, level and flags, and a pointer.
+_PARAM_WORDS = 5
 
 
 def _modinfo(elf: Elf) -> Mapping[str, Sequence[str]]:
@@ -36,10 +39,24 @@ def module_name(elf: Elf, file: Path) -> str:
 
 
 def parameters(elf: Elf) -> dict[str, str]:
-    """Return the module's parameters: name to type and description, if the file has them."""
+    """Return the module's parameters: name to type and description, if the file has them.
+
+    A parameter of module_param_cb() has no type in .modinfo (include/linux/moduleparam.h, 6.1).
+    """
     types = dict(value.partition(":")[::2] for value in _modinfo(elf).get("parmtype", ()))
     described = dict(value.partition(":")[::2] for value in _modinfo(elf).get("parm", ()))
-    return {each: ", ".join(filter(None, (types.get(each), described.get(each)))) for each in [*types, *described]}
+    names = dict.fromkeys([*types, *described, *_names_in_param_section(elf)])
+    return {each: ", ".join(filter(None, (types.get(each), described.get(each)))) for each in names}
+
+
+def _names_in_param_section(elf: Elf) -> list[str]:
+    """Return the names that the kernel compares: the first word of each struct kernel_param points to one."""
+    size = _PARAM_WORDS * elf.word_bytes
+    try:
+        pointers = [each for each in elf.relocations("__param") if each.offset % size == 0]
+        return [name.decode("ascii") for each in pointers if (name := pointed_text(elf, each))]
+    except (PinpointError, UnicodeDecodeError):
+        raise UsageError("its section __param is damaged", where=elf.path.name, mend="build it again") from None
 
 
 def depends(elf: Elf) -> list[str]:
@@ -119,5 +136,13 @@ def assign_parameters_to_modules(given: Mapping[str, str], elves: Mapping[str, E
             mend = f"it has {', '.join(known)}" if known else "it has none"
             raise UsageError(f"no parameter is named {key!r}", where=", ".join(elves), mend=mend)
         for each in having:
-            words[each].append(f"{parameter}={value}")
+            words[each].append(f"{parameter}={_quoted(value)}")
     return words
+
+
+def _quoted(value: str) -> str:
+    """Return a value as the kernel parses it: quotes keep one with spaces whole (next_arg(), lib/cmdline.c, 6.1).
+
+    A value that has quotes is quoted by the user already.
+    """
+    return f'"{value}"' if '"' not in value and any(map(str.isspace, value)) else value

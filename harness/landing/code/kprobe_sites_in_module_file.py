@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.core.elf import Elf, Relocation
+from harness.core.elf_pointed_text import pointed_text
 from harness.landing.site import Site
 
 # Words before symbol_name and offset in struct kprobe: hlist, list, nmissed, addr (include/linux/kprobes.h, 2.6.30 to
@@ -56,11 +57,5 @@ def _site(name: str, offset: int) -> Site:
 
 def _string(elf: Elf, pointer: Relocation) -> str:
     """The identifier that a pointer points to; "" if it points to no identifier."""
-    section = elf.sections_by_name.get(pointer.symbol.section)
-    place = pointer.symbol.address + pointer.addend
-    if section is None or section.executable or not 0 <= place < section.size:
-        return ""
-    if section.name in elf.duplicated_section_names:
-        return ""
-    text, end, _ = elf.section_bytes(section.name, place, min(256, section.size - place)).partition(b"\0")
-    return text.decode() if end and _NAME.fullmatch(text) else ""
+    text = pointed_text(elf, pointer)
+    return text.decode() if _NAME.fullmatch(text) else ""

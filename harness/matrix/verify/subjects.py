@@ -147,7 +147,7 @@ class Modules:
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
         known = modinfo_and_load_checks.parameters(module.elf)
-        options = "; ".join(f"--param {name}=... ({about})" for name, about in known.items())
+        options = "; ".join(f"--param {name}=... ({about or 'its type is not known'})" for name, about in known.items())
         message = f"the kernel printed {logged[-1]!r}; " if logged else ""
         mend = f"{message}{f'its parameters: {options}' if options else 'see its initializer'}"
         return SubjectRefused(refusal.what, where=refusal.where, mend=mend)
