@@ -57,6 +57,13 @@ def test_a_modules_own_line_is_no_complaint() -> None:
     assert own(LINE + TRACE, "WARNING: seen ") == [True]
 
 
+def test_a_modules_own_line_behind_its_own_backtrace_is_no_complaint() -> None:
+    assert own(TRACE + LINE, "WARNING: seen ") == [True]
+    assert own(TRACE + LINE + TRACE, "WARNING: seen ") == [True]
+    assert own(TRACE.replace("who_calls", "other") + LINE, "WARNING: seen ") == [False]
+    assert own(f"[    0.900000] ------------[ cut here ]------------\n{TRACE}{LINE}", "WARNING: seen ") == [False]
+
+
 def test_a_line_that_no_module_has_is_a_complaint() -> None:
     assert own(LINE) == [False]
     assert own(LINE, "WARNING: heard ") == [False]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from harness.core.elf import Elf
 from harness.verdict import deliberate_dump_stack
-from harness.verdict.complaint_kinds import ComplaintKind, Opening, opening_of
+from harness.verdict.complaint_kinds import ComplaintKind, opening_of
 from harness.verdict.complaints import Complaint
 
 # A string of the module's data, behind KERN_SOH and the level (include/linux/kern_levels.h) if it has one.
@@ -31,20 +31,16 @@ def warning_texts_in_module_file(module: Elf) -> frozenset[str]:
 def is_warning_printed_by_module(
     complaint: Complaint, texts: Collection[str], backtrace_printing_modules: Collection[str]
 ) -> bool:
-    """Return True if the complaint is one line that a module with these formats prints, and no form of a WARN.
+    """Return True if the complaint is a line that a module with these formats prints, and no form of a WARN.
 
-    Backtraces behind it must be intended ones of `backtrace_printing_modules`. A WARN begins with `[ cut here ]`, and
-    its line shows the processor.
+    Backtraces before it and behind it must be intended ones of `backtrace_printing_modules`. A WARN begins with
+    `[ cut here ]`, and its line shows the processor.
     """
-    if complaint.kind is not ComplaintKind.WARNING or complaint.headline != complaint.lines[0]:
+    if complaint.kind is not ComplaintKind.WARNING:
         return False
-    if _WARN.match(complaint.headline) or not complaint.headline.startswith(tuple(texts)):
+    openings = [(opening, line) for line in complaint.lines if (opening := opening_of(line))]
+    traces = [opening for opening, _ in openings if opening.kind is ComplaintKind.TRACE]
+    others = [line for opening, line in openings if opening.kind is not ComplaintKind.TRACE]
+    if not all(line.startswith(tuple(texts)) and not _WARN.match(line) for line in others):
         return False
-    openings = [opening for opening in map(opening_of, complaint.lines[1:]) if opening]
-    return all(map(_is_trace, openings)) and (
-        not openings or deliberate_dump_stack.traces_are_intended(complaint, backtrace_printing_modules)
-    )
-
-
-def _is_trace(opening: Opening) -> bool:
-    return opening.kind is ComplaintKind.TRACE
+    return not traces or deliberate_dump_stack.traces_are_intended(complaint, backtrace_printing_modules)
