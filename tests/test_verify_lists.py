@@ -81,6 +81,16 @@ def test_traced_functions_are_known_by_what_traces_them() -> None:
     assert shared.tracer_count == 2
 
 
+def test_a_traced_function_has_the_module_of_its_callback() -> None:
+    line = "f (1) tramp: 0xffffffffc0227000 (cb+0x0/0xa [my_tracer]) ->cb+0x0/0xa [my_tracer]\n"
+    (traced,) = traced_functions.parse_enabled_functions(line)
+    assert (traced.callbacks, traced.callback_modules) == (("cb",), ("my_tracer",))
+    (traced,) = traced_functions.parse_enabled_functions("f (1) ->cb+0x0/0xa [my_tracer]\n")
+    assert (traced.callbacks, traced.callback_modules) == (("cb",), ("my_tracer",))
+    (traced,) = traced_functions.parse_enabled_functions(TRACED.splitlines()[0])
+    assert traced.callback_modules == ()
+
+
 def test_an_x86_site_calls_what_its_distance_says() -> None:
     assert (
         call_target(FtraceCallInstruction.X86_CALL, 0xFFFFFFFF81411C80, bytes.fromhex("e87b23e43e"))

@@ -69,7 +69,7 @@ class FtraceJudge:
                 JudgedProbe(str(traced), traced.kind, ProbeVerdict.NOT_JUDGED, at, means, memory, notes=note),
                 "the list shows no trampoline",
             )
-        owner = traced.direct_trampoline or ", ".join(traced.callbacks[:1])
+        owner = traced.direct_trampoline or next(iter((*traced.callback_modules, *traced.callbacks)), "")
         return JudgedProbe(str(traced), traced.kind, ProbeVerdict.LANDED, at, means, memory, owner, notes=note)
 
     def ftrace_sites_of(self, traced: TracedFunction) -> list[int]:

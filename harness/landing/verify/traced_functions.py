@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.guest.result import parsing_guest_text
 
@@ -13,8 +13,10 @@ FILE = "/sys/kernel/tracing/enabled_functions"
 # t_show(), kernel/trace/ftrace.c, 6.1: `name [module] (count) R I D  tramp: address (function) ->function`, then
 # perhaps a line `direct-->function+0x0/0x0`. Later kernels add flags, and `ops: ... ->` instead of `tramp:`.
 _LINE = re.compile(r"(?P<name>[^\s(]+)(?: \[(?P<module>[^\]]+)\])? \((?P<count>\d+)\)(?P<flags>(?: [A-Z ])*)")
-_TRAMPOLINE = re.compile(r"tramp: (?:0x)?(?P<address>[0-9a-f]{8,16}|\S+) \((?P<function>[^)\s]+)")
-_CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)")
+_TRAMPOLINE = re.compile(
+    r"tramp: (?:0x)?(?P<address>[0-9a-f]{8,16}|\S+) \((?P<function>[^)\s]+)(?: \[(?P<module>\w+)[^\]]*\])?"
+)
+_CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)(?:\+\S+ \[(?P<module>\w+)[^\]]*\])?")
 # What is listed here alone: a kprobe on an ftrace site is in the list of kprobes, too.
 TRACED_KINDS = frozenset({"fentry", "fprobe", "ftrace"})
 _DIRECT = re.compile(r"direct(?:\(jmp\))?-->(?P<function>\S+)")
@@ -25,8 +27,8 @@ class TracedFunction:
     """One function of `enabled_functions`.
 
     `trampolines` are the addresses that its site may call, as far as the list shows them; `callbacks` are the names of
-    the functions that are called in the end; `direct_trampoline` is the trampoline of a BPF fentry probe, by its
-    symbol.
+    the functions that are called in the end, and `callback_modules` the modules that those are in; `direct_trampoline`
+    is the trampoline of a BPF fentry probe, by its symbol.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TracedFunction:
     trampolines: tuple[int, ...] = ()
     callbacks: tuple[str, ...] = ()
     direct_trampoline: str = ""
+    callback_modules: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -61,14 +64,15 @@ def parse_enabled_functions(text: str) -> tuple[TracedFunction, ...]:
             found.append(_traced(match, line))
         if direct and found:
             last = found.pop()
-            found.append(_with_direct(last, direct["function"].partition("+")[0]))
+            found.append(replace(last, direct_trampoline=direct["function"].partition("+")[0]))
     return tuple(found)
 
 
 def _traced(match: re.Match[str], line: str) -> TracedFunction:
-    ways = list(_TRAMPOLINE.finditer(line))
+    ways, called = list(_TRAMPOLINE.finditer(line)), list(_CALLED.finditer(line))
     addresses = (_address(way["address"]) for way in ways)
-    names = [way["function"].partition("+")[0] for way in ways] + [each["function"] for each in _CALLED.finditer(line)]
+    names = [each["function"].partition("+")[0] for each in (*ways, *called)]
+    modules = [each["module"] for each in (*ways, *called) if each["module"]]
     return TracedFunction(
         name=match["name"],
         module=match["module"] or "",
@@ -76,12 +80,7 @@ def _traced(match: re.Match[str], line: str) -> TracedFunction:
         flags="".join(match["flags"].split()),
         trampolines=tuple(address for address in addresses if address),
         callbacks=tuple(dict.fromkeys(names)),
-    )
-
-
-def _with_direct(traced: TracedFunction, direct: str) -> TracedFunction:
-    return TracedFunction(
-        traced.name, traced.module, traced.tracer_count, traced.flags, traced.trampolines, traced.callbacks, direct
+        callback_modules=tuple(dict.fromkeys(modules)),
     )
 
 
