@@ -35,7 +35,11 @@ _PATH = click.Path(path_type=Path)
 @kernel_options
 @click.option("--param", "parameters", multiple=True, metavar="[MODULE.]NAME=VALUE", help="A module parameter.")
 @click.option(
-    "--with", "also", multiple=True, metavar="MODULE", help="Load this first: a module of the kernel, or a file."
+    "--with",
+    "also",
+    multiple=True,
+    metavar="MODULE",
+    help="Load this first: a module of the kernel, or the path of a file, of a .c file or of a directory.",
 )
 @click.option(
     "--loader", default="insmod", metavar="COMMAND", help="What loads a module; pinned: see docs/pinning.md. [insmod]"

@@ -7,15 +7,18 @@ import lzma
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import zstandard
 from test_verify import MODULE, compiled
 
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import RecipeError, UsageError
 from harness.images import external_build, kbuild, modinfo_and_load_checks
 from harness.images.external_ko_decompressed_copy import private_copy
+from harness.matrix.verify import plan
 
 MODINFO = {
     "parm": 'INFO(parm, "site:the function to probe"); ',
@@ -66,6 +69,27 @@ def test_a_pipe_does_not_hold_us(tmp_path: Path, place: Path) -> None:
     os.mkfifo(tmp_path / "a.ko")
     with pytest.raises(UsageError, match="not a regular file"):
         private_copy(tmp_path / "a.ko", place)
+
+
+@pytest.mark.parametrize(
+    ("word", "is_path"),
+    [("ext4", False), ("./a", True), ("src/a", True), ("a.ko", True), ("a.ko.xz", True), ("a.c", True)],
+)
+def test_a_word_of_with_is_a_path_or_a_name(word: str, *, is_path: bool) -> None:
+    assert (plan._path(word) is not None) == is_path
+
+
+def test_a_module_to_load_first_is_checked_before_anything_is_built(tmp_path: Path, place: Path) -> None:
+    module = compiled(tmp_path)
+    recipe = SimpleNamespace(architecture=ARCHITECTURES["parisc"])
+    wanted = plan.VerifyRequest([tmp_path], modules_loaded_first=[str(module), "ext4"])
+    with pytest.raises(UsageError, match="EM_PARISC"):
+        plan.demand_architecture(wanted, recipe, place)  # type: ignore[arg-type]
+
+
+def test_a_directory_is_no_module(tmp_path: Path, place: Path) -> None:
+    with pytest.raises(UsageError, match="is a directory; give the path of a kernel module"):
+        private_copy(tmp_path, place)
 
 
 @pytest.mark.slow

@@ -41,12 +41,11 @@ def _content(file: Path) -> bytes:
         raise UsageError(str(error.strerror), where=str(file), mend=mend) from None
     except ValueError as error:
         raise UsageError(str(error), where=repr(str(file)), mend=mend) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        what = "is a directory" if file.is_dir() else "is not a regular file"
+        raise UsageError(what, where=str(file), mend=mend)
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise UsageError("is a directory without a Kbuild or Makefile", where=str(file), mend=mend)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError("is not a regular file", where=str(file), mend=mend)
         content = stream.read(_MOST_BYTES + 1)
     return _within(content, file)
 

@@ -87,7 +87,8 @@ def demand_architecture(wanted: VerifyRequest, recipe: Recipe, directory: Path) 
 
     Raises UsageError with a message of one line.
     """
-    for file in wanted.files:
+    first = [path for word in wanted.modules_loaded_first if (path := _path(word))]
+    for file in [*wanted.files, *first]:
         if not (file.is_dir() or file.suffix == ".c"):
             _read(file, private_copy(file, directory), recipe)
 
@@ -186,12 +187,21 @@ def _read(file: Path, copy: Path, recipe: Recipe) -> Elf:
 
 
 def _also(word: str, image: Image, build_context: BuildContext, directory: Path) -> list[ModuleToLoad]:
-    """Return a module to load first, and the modules that it needs; `word` is a file or the name of a kernel module."""
-    path = Path(word)
-    if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz"):
-        return [_checked(path, image, directory, judged=False)]
+    """Return a module to load first and the modules that it needs.
+
+    `word` is the path of a file or a directory, which is built, or the name of a kernel module.
+    """
+    if path := _path(word):
+        built = _built(path, image, build_context, directory)
+        return [replace(_checked(each, image, directory, judged=False), file=_named(each, path)) for each in built]
     found = packaged_kernel_module_by_name.obtain_module_with_dependencies(word, image, build_context)
     return [_checked(file, image, directory, judged=False) for file in found]
+
+
+def _path(word: str) -> Path | None:
+    """Return the path of a word of --with; None for the name of a kernel module."""
+    path = Path(word)
+    return path if "/" in word or path.suffix in (".ko", ".xz", ".zst", ".gz", ".c") else None
 
 
 def _each_once(found: Sequence[ModuleToLoad]) -> list[ModuleToLoad]:
