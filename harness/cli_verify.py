@@ -6,6 +6,8 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +15,16 @@ import click
 
 from harness.cli_common import example_epilog, kernel_options, project_option, vms_option
 from harness.core import paths
-from harness.core.errors import UsageError
+from harness.core.errors import PinpointError, UsageError
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
+from harness.images.image import Image
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select, with_debug_symbols
 from harness.matrix.commands import prepare_given_kernel_with_board
 from harness.matrix.verify import plan, run
 from harness.matrix.verify import report as report_forms
-from harness.matrix.verify.plan import VerifyRequest
+from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest
 from harness.matrix.verify.report import Report
 from harness.report.live_or_plain_progress_board import Board
 
@@ -110,10 +113,14 @@ def verify_foreign_probes(
         if kernels or config
         else [with_debug_symbols(recipe) if debug_symbols else recipe for recipe in select(vms)]
     )
-    reports = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
-    if junit:
+    reports, error = _on_all(wanted, given, sys.stderr if as_json else sys.stdout)
+    if reports and junit:
         report_forms.write_reports_as_junit(reports, junit)
-    click.echo(report_forms.reports_as_json(reports) if as_json else "\n\n".join(report.text() for report in reports))
+    if reports:
+        text = report_forms.reports_as_json(reports) if as_json else "\n\n".join(each.text() for each in reports)
+        click.echo(text)
+    if error:
+        raise error
     return max(report.exit_status for report in reports)
 
 
@@ -127,21 +134,52 @@ def _pairs(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _on_all(wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object) -> list[Report]:
-    """Verify on one VM after the other, with the board on the terminal."""
+@dataclass(frozen=True)
+class _Planned:
+    """What was checked for one VM before any guest is started."""
+
+    image: Image
+    modules: Sequence[ModuleToLoad]
+    script: ModuleToLoad | None
+
+
+def _on_all(
+    wanted: VerifyRequest, recipes: Sequence[Recipe], stream: object
+) -> tuple[list[Report], PinpointError | None]:
+    """Verify on one VM after the other, with the board on the terminal.
+
+    Returns the reports, and the first error of a VM that has no report. Raises, before any guest is started, what is
+    wrong on any VM.
+    """
     bus = Bus()
     terminal = sys.stdout.isatty() and stream is sys.stdout
     board = Board(bus, terminal, lambda line: print(line, file=sys.stderr))
-    build_context = BuildContext.in_cache(bus)
-    return board.run_calls_then_close(*(partial(_on, wanted, recipe, build_context) for recipe in recipes))
+    (outcome,) = board.run_calls_then_close(partial(_plan_then_verify, wanted, recipes, BuildContext.in_cache(bus)))
+    return outcome
 
 
-def _on(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext) -> Report:
-    log = paths.cache() / "logs" / f"verify-{recipe.name}.log"
-    with tempfile.TemporaryDirectory(prefix="pinpoint-verify-") as directory:
-        place = Path(directory)
-        plan.demand_architecture(wanted, recipe, place)
-        image = prepare(recipe, build_context)
-        modules = plan.modules_to_load(wanted, image, build_context, place)
-        script = plan.compile_systemtap_script(wanted, image, build_context, place)
-        return run.verify_on_vm(image, wanted, modules, build_context, log, script)
+def _plan_then_verify(
+    wanted: VerifyRequest, recipes: Sequence[Recipe], build_context: BuildContext
+) -> tuple[list[Report], PinpointError | None]:
+    reports: list[Report] = []
+    first: PinpointError | None = None
+    with ExitStack() as stack:
+        places = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pinpoint-verify-"))) for _ in recipes]
+        for recipe, place in zip(recipes, places, strict=True):
+            plan.demand_architecture(wanted, recipe, place)
+        planned = [
+            _planned(wanted, recipe, build_context, place) for recipe, place in zip(recipes, places, strict=True)
+        ]
+        for each in planned:
+            log = paths.cache() / "logs" / f"verify-{each.image.recipe.name}.log"
+            try:
+                reports.append(run.verify_on_vm(each.image, wanted, each.modules, build_context, log, each.script))
+            except PinpointError as error:
+                first = first or error
+    return reports, first
+
+
+def _planned(wanted: VerifyRequest, recipe: Recipe, build_context: BuildContext, place: Path) -> _Planned:
+    image = prepare(recipe, build_context)
+    modules = plan.modules_to_load(wanted, image, build_context, place)
+    return _Planned(image, modules, plan.compile_systemtap_script(wanted, image, build_context, place))

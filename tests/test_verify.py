@@ -27,6 +27,7 @@ from harness.landing.verify.judged import JudgedProbe, ProbeVerdict, judged_tabl
 from harness.matrix.verify import guest_start_and_kernel_complaints as guests
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import VerifyRequest, parse_expected_site
+from harness.matrix.verify.report import Report
 
 X86 = ARCHITECTURES["x86_64"]
 RELEASE = "6.1.0-test"
@@ -283,6 +284,40 @@ def test_a_good_module_gets_as_far_as_the_guest(
     assert cli.main(["verify", str(module), "--vm", "x86_64-debian"]) == 3
     assert len(booted.images) == 1
     assert "this test boots nothing" in capsys.readouterr().err
+
+
+def test_a_module_that_one_vm_refuses_starts_no_guest(
+    booted: Booted, module: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, image: Image
+) -> None:
+    images = iter([image, replace(image, release="6.12.0-other")])
+    monkeypatch.setattr(cli_verify, "prepare", lambda *_, **__: next(images))
+    assert cli.main(["verify", str(module), "--vm", "x86_64-debian", "--vm", "x86_64-debian-6.12"]) == 2
+    assert booted.images == []
+    assert "is built for the kernel" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("booted")
+def test_a_vm_that_fails_does_not_hide_the_reports_of_others(
+    module: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    good = Report(
+        "vm", RELEASE, "my-probe.ko", (JudgedProbe("f+0x0", "kprobe", ProbeVerdict.LANDED),), (), (), {}, tmp_path
+    )
+    outcomes = iter([BootError("it does not boot", where="vm"), good])
+
+    def verify(*_: object) -> Report:
+        outcome = next(outcomes)
+        if isinstance(outcome, BootError):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(cli_verify.run, "verify_on_vm", verify)
+    arguments = ["verify", str(module), "--vm", "x86_64-debian", "--vm", "x86_64-debian-6.12"]
+    assert cli.main([*arguments, "--junit", str(tmp_path / "junit.xml")]) == 3
+    printed = capsys.readouterr()
+    assert "my-probe.ko on vm" in printed.out
+    assert "it does not boot" in printed.err
+    assert (tmp_path / "junit.xml").is_file()
 
 
 def own_module(image: Image, tmp_path: Path, magic: str) -> Image:
