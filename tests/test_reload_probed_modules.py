@@ -153,6 +153,16 @@ def test_the_pinned_loaders_last_line_is_the_refusal(tmp_path: Path) -> None:
         Modules(cast("Guest", guest), [ModuleToLoad("my_probe", file, file)], PINNED, None).start()
 
 
+def test_a_loader_that_the_guest_lacks_is_named(tmp_path: Path) -> None:
+    guest = FakeGuest({"nosuch": answer(127, b"1.0 1.0\n", b"sh: eval: line 25: nosuch: not found\n")})
+    file = compiled(tmp_path, MODULE)
+    modules = Modules(cast("Guest", guest), [ModuleToLoad("my_probe", file, file)], "nosuch -f", None)
+    with pytest.raises(SubjectRefused) as caught:
+        modules.start()
+    assert str(caught.value) == "--loader nosuch -f: the guest has no such program; give another command"
+    assert modules.refusal_with_explanation(caught.value, []) is caught.value
+
+
 def test_a_command_whose_modules_were_refused_is_not_ended() -> None:
     guest = FakeGuest({"insmod": answer(1, b"", b"insmod: no\n")})
     modules = Modules(cast("Guest", guest), [target()], "insmod", None)

@@ -7,9 +7,11 @@ from typing import Literal, cast
 import pytest
 
 from harness.core.architecture import FtraceCallInstruction
+from harness.core.elf import Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import Result
+from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, listed_probes_and_modules, registrations, traced_functions
@@ -18,6 +20,7 @@ from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
 from harness.landing.verify.loaded_modules import LoadedModuleFinder
 from harness.landing.verify.registrations import Registration
+from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
 from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
@@ -242,3 +245,19 @@ def test_each_module_has_its_sections_and_build_id(order: Literal["little", "big
 def test_notes_of_a_module_that_has_gone_are_not_another_ones() -> None:
     guest = Answering("/sys/module/a/sections/.text:0x1\n--pinpoint-cut--\na\n--pinpoint-cut--\n\n")
     assert LoadedModuleFinder(cast(Guest, guest), {})._ask(["a"]) == {"a": ({".text": 1}, "")}
+
+
+@pytest.mark.parametrize(
+    ("site", "places", "why"),
+    [
+        (Site("f"), SitePlaces(), "no file at hand has a symbol f"),
+        (Site("f", 0, "m"), SitePlaces(), "the file of m has no symbol f"),
+        (Site("f", 0, "m"), SitePlaces(missing_reason="the module m is not loaded"), "the module m is not loaded"),
+        (Site("f"), SitePlaces((SitePlace(16, cast("Symbol", None)),)), ""),
+    ],
+)
+def test_a_site_without_a_place_has_a_reason(
+    site: Site, places: SitePlaces, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoadedFiles, "find_places", lambda *_: places)
+    assert LoadedFiles(cast("Layout", None), {}).reason_without_places(site) == why

@@ -87,6 +87,15 @@ class LoadedFiles:
         missing = "" if places else self.modules[having[0]].missing_reason if having else ""
         return SitePlaces(tuple(sorted(places, key=_by_address)), missing)
 
+    def reason_without_places(self, site: Site) -> str:
+        """Why a site means no address, empty when it means one."""
+        named = self.find_places(site)
+        if named.places or named.missing_reason:
+            return "" if named.places else named.missing_reason
+        if site.module:
+            return f"the file of {site.module} has no symbol {site.symbol}"
+        return f"no file at hand has a symbol {site.symbol}"
+
     def reason_missing_at(self, address: int) -> str:
         """Why nothing can be compared at an address of a module, empty when no loaded module can have it."""
         bases = sorted(

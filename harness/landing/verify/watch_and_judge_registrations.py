@@ -182,6 +182,10 @@ class WatchedGuest:
         """Return whether one of these probes stands, or stood, where a site is by the files at hand."""
         return probe_stands_at(site, self._judged_files.find_places(site).addresses, probes)
 
+    def reason_not_to_stand_at(self, site: Site) -> str:
+        """Why no probe can stand at a site, by the files at hand; empty if one can."""
+        return self._judged_files.reason_without_places(site)
+
     def may_have_symbol(self, site: Site) -> bool:
         """Return whether a file at hand has the symbol of a site, or is missing."""
         named = self._judged_files.find_places(site)

@@ -159,16 +159,13 @@ class SubjectRun:
         ]
         if judgement.lost_count:
             self.notes.append(f"{judgement.lost_count} registrations were not recorded")
-        self.probes += [self._absent(site) for site in self._expected if not watched.probe_stands_at(site, self.probes)]
+        absent = [site for site in self._expected if not watched.probe_stands_at(site, self.probes)]
+        self.probes += [_absent(site, watched.reason_not_to_stand_at(site)) for site in absent]
         if not self.probes:
             self.wrongs.append(
                 "no probe was registered: there is nothing to judge; give --settle SECONDS if one is registered later"
             )
         self._hints(judgement, watched)
-
-    @staticmethod
-    def _absent(site: Site) -> JudgedProbe:
-        return JudgedProbe(site.spec, "kprobe", ProbeVerdict.MISSED, reason="it is expected, and no probe stands there")
 
     def _hints(self, judgement: Judgement, watched: WatchedGuest) -> None:
         """Add a note for each kprobe in a file's data on a function for which no registration is known.
@@ -203,6 +200,12 @@ class SubjectRun:
             yield
         finally:
             self.seconds_by_phase[phase] = self.seconds_by_phase.get(phase, 0.0) + time.monotonic() - began
+
+
+def _absent(site: Site, why: str) -> JudgedProbe:
+    """The verdict on an expected probe that is not there; `why` is empty or shows why none can be."""
+    reason = "it is expected, and no probe stands there"
+    return JudgedProbe(site.spec, "kprobe", ProbeVerdict.MISSED, reason=f"{reason}: {why}" if why else reason)
 
 
 def _asked(site: Site) -> str:

@@ -32,6 +32,8 @@ _ATTACHING = 180.0
 _ENDING = {"INT": 20.0, "TERM": 5.0, "KILL": 5.0}
 _PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
 _OUTPUT = "/tmp/pinpoint-command.out"
+# The shell's status for a program that is not there.
+_NO_PROGRAM = 127
 
 
 class SubjectRefused(UsageError):
@@ -106,6 +108,12 @@ class Modules:
             self._guest.put(module.copied_file, module_path_in_guest(module))
             load = f"{self._loading(module)} {path_and_parameters_for_shell(module)}"
             result = self._guest.run_script(f"{load}; rc=$?; cat /proc/uptime; exit $rc")
+            if result.rc == _NO_PROGRAM and self._loader not in ("insmod", PINNED):
+                raise SubjectRefused(
+                    "the guest has no such program",
+                    where=f"--loader {self._loader}",
+                    mend="give another command",
+                )
             if not result.ok:
                 reason = " ".join((result.stderr or _failed(result.stdout)).split()).replace(_PREFIX, "")
                 raise SubjectRefused(f"was refused: {reason or f'status {result.rc}'}", where=str(module.file))
@@ -144,6 +152,8 @@ class Modules:
 
     def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
         """Return the refusal with the kernel's last message about the module, and the module's parameters."""
+        if refusal.mend:
+            return refusal
         module = next((each for each in self._modules if str(each.file) == refusal.where), self._modules[0])
         logged = [line.partition("] ")[2] for line in log if f"{module.name}:" in line and "taint" not in line]
         known = modinfo_and_load_checks.parameters(module.elf)
