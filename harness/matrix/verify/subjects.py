@@ -13,6 +13,7 @@ from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images import modinfo_and_load_checks
 from harness.landing.code import kprobe_sites_in_module_file
+from harness.landing.probe_module import ListedProbe
 from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
 from harness.matrix.verify import guest_chroot_of_debian_packages
@@ -28,6 +29,8 @@ _PREFIX = "/tmp/pinpoint-verify-"
 _QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
 # Seconds in which a command must have registered something: under emulation bpftrace needs ten on an idle host.
 _ATTACHING = 180.0
+# Seconds in which it must have enabled what it registered disabled: `perf record` needs five after `perf probe`.
+_ENABLING = 20.0
 # Signals that end a command, with the seconds in which it must end: SIGINT is what a user would type.
 _ENDING = {"INT": 20.0, "TERM": 5.0, "KILL": 5.0}
 _PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
@@ -201,6 +204,8 @@ class Command:
         self._settle = settle
         self._chroot = chroot
         self._pid = 0
+        self._disabled: frozenset[ListedProbe] = frozenset()
+        self._enabling = guest.scaled_deadline(_ENABLING)
 
     def start(self) -> None:
         """Start it; its output goes to a file of the guest."""
@@ -215,7 +220,10 @@ class Command:
             self._pid = int(line or "0")
 
     def wait_until_registered(self, watched: WatchedGuest) -> None:
-        """Wait until something is registered, none of it is disabled, and nothing changes for a second."""
+        """Wait until something is registered, none of it is disabled, and nothing changes for a second.
+
+        What is still disabled when the command has ended, or after a while, is judged as it is.
+        """
         if self._settle is not None:
             watched.await_settled_lists(self._settle, self._settle, lambda _: True)
         else:
@@ -253,9 +261,11 @@ class Command:
         return refusal
 
     def _ready(self, watched: WatchedGuest, lists: GuestLists) -> bool:
-        came = watched.newly_listed(lists)
-        if any("[DISABLED]" in each.flags for each in came):
-            return False
+        disabled = frozenset(each for each in watched.newly_listed(lists) if "[DISABLED]" in each.flags)
+        if disabled != self._disabled:
+            self._disabled, self._enabling = disabled, self._guest.scaled_deadline(_ENABLING)
+        if disabled:
+            return self._enabling.expired or not self._runs()
         return watched.has_new_registrations(lists) or not self._runs()
 
     def _runs(self) -> bool:
