@@ -76,6 +76,19 @@ def test_what_a_command_that_ended_left_disabled_is_judged_at_once() -> None:
     assert ready(FakeGuest(runs=False), FakeWatched([DISABLED])) == [True]
 
 
+def test_a_program_that_registers_nothing_has_a_limit_of_its_own() -> None:
+    """The script of systemtap whose module is absent: stapio runs, and there is no probe."""
+    guest = FakeGuest()
+
+    def expire(index: int) -> None:
+        guest.deadlines[-1].expired = index == 1
+
+    command = Command(cast("Guest", guest), "staprun", None, chroot=True, running_program="stapio")
+    watched = FakeWatched([], [], [], after=expire)
+    command.wait_until_registered(cast("WatchedGuest", watched))
+    assert watched.ready == [False, False, True]
+
+
 @pytest.mark.parametrize(("last", "is_ready"), [([DISABLED], True), ([DISABLED, OTHER], False)])
 def test_probes_that_stay_disabled_are_judged_after_a_while(last: list[ListedProbe], *, is_ready: bool) -> None:
     """Another disabled probe begins the wait anew."""

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from harness.core.errors import UsageError
 from harness.guest.guest import Guest
+from harness.guest.guest_run_deadline import GuestRunDeadline
 from harness.guest.result import parsing_guest_text
 from harness.images import modinfo_and_load_checks
 from harness.landing.code import kprobe_sites_in_module_file
@@ -31,6 +32,8 @@ _QUICK, _PATIENT, _LATER = 3.0, 10.0, 5.0
 _ATTACHING = 180.0
 # Seconds in which it must have enabled what it registered disabled: `perf record` needs five after `perf probe`.
 _ENABLING = 20.0
+# Seconds in which it must have registered something since the process that registers runs: stapio needs one.
+_REGISTERING = 10.0
 # Signals that end a command, with the seconds in which it must end: SIGINT is what a user would type.
 _ENDING = {"INT": 20.0, "TERM": 5.0, "KILL": 5.0}
 _PATH = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
@@ -193,7 +196,12 @@ def module_path_in_guest(module: ModuleToLoad) -> str:
 class Command:
     """A command in a guest, in a session of its own; with `chroot` it runs in the tree of its packages."""
 
-    def __init__(self, guest: Guest, command: str, settle: float | None, *, chroot: bool) -> None:
+    def __init__(
+        self, guest: Guest, command: str, settle: float | None, *, chroot: bool, running_program: str = ""
+    ) -> None:
+        """`running_program` is the name of a process that begins to register when it begins to run, if one is known."""
+        self._running_program = running_program
+        self._registering: GuestRunDeadline | None = None
         self.display_name = f"`{command}`"
         self.backtrace_printing_modules: frozenset[str] = frozenset()
         self.warning_texts_in_module_files: frozenset[str] = frozenset()
@@ -266,7 +274,16 @@ class Command:
             self._disabled, self._enabling = disabled, self._guest.scaled_deadline(_ENABLING)
         if disabled:
             return self._enabling.expired or not self._runs()
-        return watched.has_new_registrations(lists) or not self._runs()
+        return watched.has_new_registrations(lists) or not self._runs() or self._registered_nothing()
+
+    def _registered_nothing(self) -> bool:
+        """Return True if the program that registers has run for so long that it must have registered something."""
+        if self._registering:
+            return self._registering.expired
+        look = f"grep -qsx {shlex.quote(self._running_program)} /proc/[0-9]*/comm"
+        if self._running_program and self._guest.run_script(look).ok:
+            self._registering = self._guest.scaled_deadline(_REGISTERING)
+        return False
 
     def _runs(self) -> bool:
         """Return True if a process of its session is alive; zombies do not count."""

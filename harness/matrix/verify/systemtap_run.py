@@ -28,6 +28,10 @@ _CLOSED = re.compile(r"(?P<process>\d+) +close\((?P<descriptor>\d+)<")
 _LOADED = re.compile(r"\d+ +f?init_module\(")
 
 
+# staprun executes it after it has loaded the module; it starts the probes and runs until it is interrupted.
+_STAPIO = "stapio"
+
+
 class SystemtapRun:
     """A Subject: the module of a script, with staprun, stapio and strace among the guest's packages."""
 
@@ -42,7 +46,7 @@ class SystemtapRun:
         self._module = module
         self._path = f"/tmp/{module.name}.ko"
         words = shlex.join([*_STRACE, *_CALLS, "staprun", self._path])
-        self._command = Command(guest, words, settle, chroot=True)
+        self._command = Command(guest, words, settle, chroot=True, running_program=_STAPIO)
 
     def start(self) -> None:
         """Copy the module, and start staprun."""
