@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.core import paths
+from harness.landing.prove_recipe_traits import TraitContradictedError
 from harness.report import bundle
 
 pytestmark = pytest.mark.slow
@@ -223,6 +224,10 @@ fleet.Fleet._prepare_and_start = contradict
     assert run(matrix, case, "--vm", "arm64-debian").ret == 3
     assert [cell["verdict"] for cell in cells(matrix)] == ["harness-error"] * 2
     assert all("the recipe says kaslr" in str(cell["reason"]) for cell in cells(matrix))
+
+
+def test_a_command_that_boots_one_vm_takes_a_contradicted_trait_for_a_wrong_recipe() -> None:
+    assert TraitContradictedError("kaslr", "what", where="vm", mend="mend").exit_status == 2
 
 
 def test_a_guests_words_reach_neither_terminal_nor_report_as_control_codes(matrix: pytest.Pytester) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from harness.core.elf import Elf
-from harness.core.errors import GuestError
+from harness.core.errors import WRONG_USE, GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.user_targets import COMPAT, FIRST_LIBRARY, KIND, RUNNER, SECOND_LIBRARY
@@ -27,7 +27,13 @@ _FUNCTION = "clock_t_to_jiffies"
 
 
 class TraitContradictedError(GuestError):
-    """The booted kernel contradicts its recipe about `trait`, or several that are separated by commas."""
+    """The booted kernel contradicts its recipe about `trait`, or several that are separated by commas.
+
+    A command that boots one VM ends as for any other mistake in a recipe; in a run, the cells of the VM are
+    harness errors.
+    """
+
+    exit_status = WRONG_USE
 
     def __init__(self, trait: str, what: str, *, where: str, mend: str) -> None:
         self.trait = trait
