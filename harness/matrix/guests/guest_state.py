@@ -13,8 +13,8 @@ _UPROBES = "/sys/kernel/tracing/uprobe_events"
 _MOUNTS = "/proc/mounts"
 _TAINT = "/proc/sys/kernel/tainted"
 _MEMORY = "/proc/meminfo"
-# How often the kernel warned and oopsed: unlike the taint, a second warning is counted, too. Since 6.2 and in stable
-# kernels since 6.1.8 and 5.10.166 (kernel/panic.c, kernel/exit.c); older kernels have neither file.
+# How often the kernel warned and oopsed: unlike the taint, a second warning is counted, too. Since 6.2, and in Debian's
+# 6.1.192 (kernel/panic.c, kernel/exit.c). A kernel that has neither file shows only new taint.
 _CRASH_COUNTS = {"/sys/kernel/warn_count": "warn_count", "/sys/kernel/oops_count": "oops_count"}
 # The kernel's own threads have empty command lines, so grep prints nothing for them.
 READ_STATE_COMMAND = (
