@@ -67,6 +67,21 @@ def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -
     assert refused == (["ENOENT"] if kind == "fallback" else [])
 
 
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("owner-left-out")
+@pytest.mark.parametrize(
+    "kind", ["return", pytest.param("bare", marks=pytest.mark.deep), pytest.param("plain", marks=pytest.mark.deep)]
+)
+def test_owner(foreign_probes: ForeignProbes, kind: str) -> None:
+    """The owner of a probe is the module that has its handler, and without a handler the one that has its kprobe.
+
+    The pre-handler of a kretprobe's kprobe is the kernel's own (register_kretprobe(), kernel/kprobes.c, 6.1).
+    """
+    outcome = foreign_probes.judge_module(MODULE, SITE, kind)
+    outcome.prove_exactly_these_probes(("version_proc_show+0x0", LANDED))
+    outcome.prove_owned_by(MODULE)
+
+
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-elsewhere")

@@ -60,7 +60,7 @@ LISTINGS: dict[str, tuple[str, Callable[[str], object]]] = {
         traced_functions.parse_enabled_functions,
     ),
     "registrations": (
-        "time=1 errno=0 address=ffffffff81000000 symbol=leaf offset=4 handler=0 command=a\\040b disabled=0\n"
+        "time=1 errno=0 address=ffffffff81000000 symbol=leaf offset=4 handler=0 kprobe=0 command=a\\040b disabled=0\n"
         "time=1 errno=0 device=8:1 inode=7 offset=1f file=/tmp/x command=sh\nlost=0 now=2\n",
         registrations.parse_registrations,
     ),

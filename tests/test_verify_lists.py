@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Literal, cast
 
 import pytest
 
 from harness.core.architecture import FtraceCallInstruction
-from harness.core.elf import Symbol
+from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import Result
@@ -18,14 +20,14 @@ from harness.landing.verify import changed_settings, listed_probes_and_modules, 
 from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
-from harness.landing.verify.loaded_modules import LoadedModuleFinder
+from harness.landing.verify.loaded_modules import LoadedModule, LoadedModuleFinder, module_with_code, module_with_data
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
 from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
 
-RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=uptime_proc_show command=insmod
-time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 pid=179 symbol=no\040such command=kworker/0:1\040x
-time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=0x0 pid=1 symbol=- command=sh
+RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 kprobe=0xffffffffc024c0a0 pid=179 symbol=uptime_proc_show command=insmod
+time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 kprobe=0xffffffffc024c0a0 pid=179 symbol=no\040such command=kworker/0:1\040x
+time=72950504000 errno=0 address=0xffffffff81411c84 offset=0 disabled=1 handler=0x0 kprobe=0xffffc90000123000 pid=1 symbol=- command=sh
 lost=3 now=71033445908
 """  # noqa: E501
 
@@ -44,6 +46,16 @@ nonsense that no kernel prints
 """
 
 
+MODULE_WITH_DATA = """\
+        .text
+f:      ret
+        .section .init.data, "aw"
+        .quad 0
+        .data
+        .zero 64
+"""
+
+
 def call(address: int, *, disabled: bool = False, symbol: str = "f", error: int = 0) -> Registration:
     return Registration(1, error, address, symbol, 0, 0, "insmod", disabled)
 
@@ -59,6 +71,8 @@ def test_registrations_are_read_with_what_was_refused() -> None:
     )
     assert (refused.symbol, refused.command, refused.refusal) == ("no such", "kworker/0:1 x", "ENOENT")
     assert (by_address.asked_symbol_offset, by_address.disabled) == ("", True)
+    assert (landed.handler, landed.kprobe) == (0xFFFFFFFFC024A000, 0xFFFFFFFFC024C0A0)
+    assert (by_address.handler, by_address.kprobe) == (0, 0xFFFFC90000123000)
 
 
 def test_registrations_of_uprobes_are_read_with_their_files() -> None:
@@ -131,6 +145,18 @@ def test_a_disabled_kprobe_may_share_its_place_with_an_armed_one() -> None:
     disabled, gone = ListedProbe(0x10, "f+0x0", ("[DISABLED]",)), ListedProbe(0x20, "g+0x0", ("[GONE]",))
     assert armed_addresses([disabled, gone]) == frozenset()
     assert armed_addresses([disabled, ListedProbe(0x10, "f+0x0", ("[FTRACE]",))]) == {0x10}
+
+
+def test_the_owner_is_the_module_with_the_handler_or_the_kprobe(tmp_path: Path) -> None:
+    source, built = tmp_path / "m.s", tmp_path / "m.o"
+    source.write_text(MODULE_WITH_DATA)
+    subprocess.run(["aarch64-linux-gnu-as", "-o", built, source], check=True)
+    sections = {".text": 0x1000, ".data": 0x9000, ".init.data": 0xA000}
+    # The extent of the first module reaches over the code of the second one, whose parts stand apart.
+    modules = [LoadedModule("wide", 0x800, 0x1000), LoadedModule("m", 0x1000, 0x200, Elf.read(built), sections)]
+    assert [module_with_code(modules, at) for at in (0x1000, 0x900, 0x17FF, 0, 0x9000)] == ["m", "wide", "wide", "", ""]
+    assert [module_with_data(modules, at) for at in (0x9000, 0x903F, 0x9040, 0xA000, 0)] == ["m", "m", "", "", ""]
+    assert module_with_data(modules[:1], 0x900) == "wide"
 
 
 @pytest.mark.parametrize(

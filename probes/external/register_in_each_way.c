@@ -10,6 +10,8 @@
  * kind=fallback by a name that no kernel has, then by `symbol`
  * kind=disabled by symbol and offset, not armed
  * kind=later    by symbol and offset, from a workqueue, one second later
+ * kind=return   a kretprobe, by symbol and offset
+ * kind=bare     by symbol and offset, without a handler
  */
 #include <linux/kprobes.h>
 #include <linux/module.h>
@@ -30,6 +32,7 @@ module_param(offset, uint, 0444);
 MODULE_PARM_DESC(offset, "the offset in it, in bytes");
 
 static int pinpoint_state = -EAGAIN;
+static bool pinpoint_returns;
 
 static int pinpoint_hit(struct kprobe *kp, struct pt_regs *regs)
 {
@@ -38,6 +41,15 @@ static int pinpoint_hit(struct kprobe *kp, struct pt_regs *regs)
 
 static struct kprobe pinpoint_kprobe = {
 	.pre_handler = pinpoint_hit,
+};
+
+static int pinpoint_return(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	return 0;
+}
+
+static struct kretprobe pinpoint_kretprobe = {
+	.handler = pinpoint_return,
 };
 
 static void pinpoint_register(struct work_struct *work)
@@ -70,6 +82,13 @@ static int __init pinpoint_external_init(void)
 		pinpoint_state = pinpoint_by_address();
 		return pinpoint_state;
 	}
+	if (!strcmp(kind, "return")) {
+		pinpoint_returns = true;
+		pinpoint_kretprobe.kp.symbol_name = symbol;
+		pinpoint_kretprobe.kp.offset = offset;
+		pinpoint_state = register_kretprobe(&pinpoint_kretprobe);
+		return pinpoint_state;
+	}
 	if (!strcmp(kind, "fallback")) {
 		pinpoint_kprobe.symbol_name = "pinpoint_no_such_function";
 		if (register_kprobe(&pinpoint_kprobe) != -ENOENT)
@@ -77,6 +96,8 @@ static int __init pinpoint_external_init(void)
 		pinpoint_kprobe.addr = NULL;
 	} else if (!strcmp(kind, "disabled")) {
 		pinpoint_kprobe.flags = KPROBE_FLAG_DISABLED;
+	} else if (!strcmp(kind, "bare")) {
+		pinpoint_kprobe.pre_handler = NULL;
 	} else if (strcmp(kind, "plain")) {
 		return -EINVAL;
 	}
@@ -88,7 +109,11 @@ module_init(pinpoint_external_init);
 static void __exit pinpoint_external_exit(void)
 {
 	cancel_delayed_work_sync(&pinpoint_later);
-	if (!pinpoint_state)
+	if (pinpoint_state)
+		return;
+	if (pinpoint_returns)
+		unregister_kretprobe(&pinpoint_kretprobe);
+	else
 		unregister_kprobe(&pinpoint_kprobe);
 }
 module_exit(pinpoint_external_exit);

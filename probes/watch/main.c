@@ -41,14 +41,7 @@ static int pinpoint_entered(struct kretprobe_instance *instance, struct pt_regs 
 }
 NOKPROBE_SYMBOL(pinpoint_entered);
 
-static int pinpoint_returned(struct kretprobe_instance *instance, struct pt_regs *regs)
-{
-	struct pinpoint_call *call = (void *)instance->data;
-
-	pinpoint_record(call->asked, call->began, (int)regs_return_value(regs));
-	return 0;
-}
-NOKPROBE_SYMBOL(pinpoint_returned);
+static int pinpoint_returned(struct kretprobe_instance *instance, struct pt_regs *regs);
 
 static struct kretprobe pinpoint_calls = {
 	.kp.symbol_name = "register_kprobe",
@@ -57,6 +50,32 @@ static struct kretprobe pinpoint_calls = {
 	.data_size = sizeof(struct pinpoint_call),
 	.maxactive = 32,
 };
+
+/*
+ * The kprobe of every kretprobe has the kernel's own pre-handler, whose name
+ * is not exported. register_kretprobe() has put it into this kretprobe, too.
+ * The owner's handlers are in the struct kretprobe around the kprobe.
+ */
+static unsigned long pinpoint_handler(const struct kprobe *kp)
+{
+	const struct kretprobe *around = container_of(kp, struct kretprobe, kp);
+
+	if (!kp->pre_handler)
+		return (unsigned long)kp->post_handler;
+	if (kp->pre_handler != pinpoint_calls.kp.pre_handler)
+		return (unsigned long)kp->pre_handler;
+	return around->handler ? (unsigned long)around->handler : (unsigned long)around->entry_handler;
+}
+NOKPROBE_SYMBOL(pinpoint_handler);
+
+static int pinpoint_returned(struct kretprobe_instance *instance, struct pt_regs *regs)
+{
+	struct pinpoint_call *call = (void *)instance->data;
+
+	pinpoint_record(call->asked, pinpoint_handler(call->asked), call->began, (int)regs_return_value(regs));
+	return 0;
+}
+NOKPROBE_SYMBOL(pinpoint_returned);
 
 static int __init pinpoint_watch_init(void)
 {

@@ -4,12 +4,14 @@
  * register_kprobe() that returned, in the order of return. The last line has the
  * number of calls that did not fit, and the time of reading.
  *
- * time=123 errno=0 address=0x... offset=0 disabled=0 handler=0x... pid=1 symbol=f command=insmod
+ * time=123 errno=0 address=0x... offset=0 disabled=0 handler=0x... kprobe=0x... pid=1 symbol=f command=insmod
  * lost=0 now=456
  *
  * Times are nanoseconds of ktime_get_ns() at the call; errno is positive, 0
  * for a kprobe that was registered; address is kp.addr, 0 for a refused one;
- * symbol is "-" for a kprobe that was requested by address. Blanks, newlines and
+ * symbol is "-" for a kprobe that was requested by address; kprobe is the address
+ * of the struct kprobe, which is in its owner's data if the owner is a module.
+ * On parisc a handler is the address of a descriptor in its owner's memory. Blanks, newlines and
  * backslashes in names are printed in octal.
  */
 #include <linux/sched.h>
@@ -25,7 +27,8 @@
  * struct pinpoint_registration - one call of register_kprobe()
  * @began: when it was called, in nanoseconds
  * @address: kp.addr, 0 for a refused kprobe
- * @handler: the pre-handler
+ * @handler: the pre-handler or the post-handler; of a kretprobe one of its handlers; or 0
+ * @kprobe: the address of the struct kprobe
  * @offset: as the caller requested it
  * @error: what the kernel returned
  * @pid: the caller's process
@@ -38,6 +41,7 @@ struct pinpoint_registration {
 	u64 began;
 	unsigned long address;
 	unsigned long handler;
+	unsigned long kprobe;
 	unsigned int offset;
 	int error;
 	pid_t pid;
@@ -80,10 +84,11 @@ NOKPROBE_SYMBOL(pinpoint_copy);
 /**
  * pinpoint_record() - record a call that has returned
  * @kp: the kprobe of the request; its owner still has it
+ * @handler: the owner's handler, 0 if it has none
  * @began: when the call began, in nanoseconds
  * @error: what the kernel returned
  */
-void pinpoint_record(const struct kprobe *kp, u64 began, int error)
+void pinpoint_record(const struct kprobe *kp, unsigned long handler, u64 began, int error)
 {
 	unsigned int index = (unsigned int)atomic_inc_return(&pinpoint_taken) - 1;
 	struct pinpoint_registration *entry;
@@ -93,7 +98,8 @@ void pinpoint_record(const struct kprobe *kp, u64 began, int error)
 	entry = &pinpoint_registrations[index];
 	entry->began = began;
 	entry->address = error ? 0 : (unsigned long)kp->addr;
-	entry->handler = (unsigned long)kp->pre_handler;
+	entry->handler = handler;
+	entry->kprobe = (unsigned long)kp;
 	entry->offset = kp->offset;
 	entry->error = error;
 	entry->pid = current->pid;
@@ -115,9 +121,10 @@ static int pinpoint_records_show(struct seq_file *out, void *at)
 
 		if (!smp_load_acquire(&entry->done))
 			continue;
-		seq_printf(out, "time=%llu errno=%d address=0x%lx offset=%u disabled=%d handler=0x%lx pid=%d symbol=",
-			   entry->began, -entry->error, entry->address, entry->offset,
-			   entry->disabled, entry->handler, entry->pid);
+		seq_printf(out, "time=%llu errno=%d address=0x%lx offset=%u disabled=%d",
+			   entry->began, -entry->error, entry->address, entry->offset, entry->disabled);
+		seq_printf(out, " handler=0x%lx kprobe=0x%lx pid=%d symbol=",
+			   entry->handler, entry->kprobe, entry->pid);
 		seq_escape(out, entry->symbol[0] ? entry->symbol : "-", " \t\n\\");
 		seq_puts(out, " command=");
 		seq_escape(out, entry->command, " \t\n\\");

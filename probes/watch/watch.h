@@ -13,7 +13,7 @@ extern const struct file_operations pinpoint_records_fops;
 
 int pinpoint_open_records(void);
 void pinpoint_close_records(void);
-void pinpoint_record(const struct kprobe *kp, u64 began, int error);
+void pinpoint_record(const struct kprobe *kp, unsigned long handler, u64 began, int error);
 
 int pinpoint_watch_uprobes(unsigned int file, unsigned int offset);
 void pinpoint_forget_uprobes(void);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -54,6 +54,13 @@ class LoadedModule:
                 return name
         return ""
 
+    def has_data_at(self, address: int) -> bool:
+        """Is this an address in a section that stays after initialization? Without a file: in the whole module."""
+        if self.elf is None:
+            return self.contains(address)
+        own = {each.name: each.size for each in self.elf.allocated_sections if not each.name.startswith(_NOT_CODE)}
+        return any(start <= address < start + own.get(name, 0) for name, start in self.sections.items())
+
     def code_sections(self) -> list[tuple[str, int, int]]:
         """Name, loaded address and size of each section of code that stays after initialization."""
         if self.elf is None:
@@ -72,6 +79,22 @@ class LoadedModule:
             return self.elf.sections_by_name[name].size
         end = min((other for other in self.sections.values() if other > start), default=start + _PAGE)
         return min(arm64_module_plt.largest_section_size(self.elf, name), end - start)
+
+
+def module_with_code(modules: Iterable[LoadedModule], address: int) -> str:
+    """The module that has a function, or on parisc its descriptor, at an address; empty if none has.
+
+    A descriptor is behind the sections of the file. The extent of a module may cover another one's code since 6.4, so
+    sections are looked at first.
+    """
+    several = list(modules)
+    exact = (each.module for each in several if each.section_at(address))
+    return next(exact, "") or next((each.module for each in several if each.contains(address)), "")
+
+
+def module_with_data(modules: Iterable[LoadedModule], address: int) -> str:
+    """The module that has data at an address; empty if none has."""
+    return next((each.module for each in modules if each.has_data_at(address)), "")
 
 
 class LoadedModuleFinder:

@@ -21,7 +21,8 @@ class Registration:
 
     `nanoseconds` is the guest's monotonic time at the call; `errno` is positive, 0 for a kprobe that was registered;
     `address` is `kp.addr`, 0 when refused; `symbol` is empty for a kprobe that was asked for by address, else `SYM` or
-    `MOD:SYM`; `handler` is the address of the pre-handler; `command` is the name of the calling process.
+    `MOD:SYM`; `handler` is a handler of the probe's owner, 0 if it has none: on parisc the address of its descriptor;
+    `command` is the name of the calling process; `kprobe` is the address of the `struct kprobe`.
     """
 
     nanoseconds: int
@@ -32,6 +33,7 @@ class Registration:
     handler: int
     command: str
     disabled: bool
+    kprobe: int = 0
 
     @property
     def refusal(self) -> str:
@@ -118,6 +120,7 @@ def _call(fields: dict[str, str]) -> Registration:
         handler=int(fields["handler"], 16),
         command=_plain(fields["command"]),
         disabled=fields["disabled"] == "1",
+        kprobe=int(fields["kprobe"], 16),
     )
 
 

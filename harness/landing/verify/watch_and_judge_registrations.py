@@ -22,7 +22,7 @@ from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
 from harness.landing.verify.listed_probes_and_modules import GuestLists, ListsAndModules
-from harness.landing.verify.loaded_modules import LoadedModuleFinder
+from harness.landing.verify.loaded_modules import LoadedModuleFinder, module_with_code, module_with_data
 from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.traced_functions import TRACED_KINDS, TracedFunction
@@ -298,11 +298,9 @@ class WatchedGuest:
         return replace(judged, seconds_since_start=seconds, notes=notes)
 
     def _owner(self, files: LoadedFiles, call: Registration) -> str:
-        """The module whose handler it is, else the program that registered it."""
-        for name, module in files.modules.items():
-            if module.section_at(call.handler) or module.contains(call.handler):
-                return name
-        return call.command
+        """The module that has the probe's handler or its `struct kprobe`, else the program that registered it."""
+        modules = files.modules.values()
+        return module_with_code(modules, call.handler) or module_with_data(modules, call.kprobe) or call.command
 
     def _now(self) -> ListsAndModules:
         return self._moment(self._read(self.guest))

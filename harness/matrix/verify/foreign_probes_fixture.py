@@ -19,7 +19,7 @@ from harness.landing.target import loaded_targets
 from harness.landing.verify import listed_probes_and_modules
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict, judged_table
 from harness.landing.verify.listed_probes_and_modules import GuestLists
-from harness.landing.verify.mutants import LIST_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
+from harness.landing.verify.mutants import LIST_LEFT_OUT, OWNER_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify import plan
@@ -59,6 +59,12 @@ class ForeignOutcome:
         How its owner asked for it does not matter.
         """
         self._prove([(each.symbol_offset, each.verdict) for each in self.probes], expected)
+
+    def prove_owned_by(self, owner: str) -> None:
+        """Raise Missed unless there are probes and each one's owner is this module or this program."""
+        if {each.owner for each in self.probes} != {owner}:
+            found = ", ".join(sorted({each.owner or "nobody" for each in self.probes})) or "no probe"
+            raise Missed("\n".join([f"the owner is {found}; expected {owner}", "", judged_table(self.probes)]))
 
     def _prove(self, probes: Sequence[Found], expected: Sequence[Found]) -> None:
         found = Counter(probes)
@@ -178,8 +184,11 @@ class ForeignProbes:
         return ForeignOutcome(judgement, tuple(late), tuple(standing), tuple(changed))
 
     def _read(self, guest: Guest) -> GuestLists:
-        """Read all lists; in the cell of the mutant LIST_LEFT_OUT, return them without additions."""
+        """Read all lists; in the cells of two mutants, return them without additions or without what shows an owner."""
         lists = listed_probes_and_modules.read_lists(guest)
+        if self._mutant == OWNER_LEFT_OUT:
+            calls = tuple(replace(call, handler=0, kprobe=0) for call in lists.records.registrations)
+            return replace(lists, records=replace(lists.records, registrations=calls))
         before = self._before
         if self._mutant != LIST_LEFT_OUT or before is None:
             return lists
