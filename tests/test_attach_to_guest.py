@@ -97,6 +97,39 @@ def test_commands_piped_in_are_run_and_the_status_is_the_shells() -> None:
     assert (done.returncode, done.stdout) == (7, b"ran uname -r\n"), done.stderr.decode()
 
 
+FLOODED = """
+import sys
+from harness.guest.terminal import interact
+from ssh_server import Server, end
+
+def behave(channel, command):
+    for _ in range(128):
+        channel.sendall(b"x" * 65536)
+    read = 0
+    while more := channel.recv(65536):
+        read += len(more)
+    channel.sendall(str(read).encode())
+    end(channel, 0)
+
+server = Server()
+server.behaviour = behave
+sys.exit(interact(server.link()))
+"""
+
+
+def test_a_shell_that_writes_before_it_reads_is_read() -> None:
+    """It reads its input only after its output, of which each is more than the channel's window, has been read."""
+    done = subprocess.run(
+        [sys.executable, "-c", FLOODED],
+        input=b"y" * (8 << 20),
+        env={**os.environ, "PYTHONPATH": f"{paths.PROJECT}:{Path(__file__).parent}"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.lstrip(b"x")) == (0, b"%d" % (8 << 20)), done.stderr.decode()
+
+
 @pytest.fixture
 def module(tmp_path: Path) -> Path:
     """Return an object file with code, data and a build-id, like a module."""

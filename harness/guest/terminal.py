@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import os
 import re
 import select
@@ -25,6 +26,8 @@ _OPEN_SECONDS = 60.0
 # A shell that has closed its output sends its exit status at once; a broken connection sends none.
 _STATUS_SECONDS = 5.0
 _STDIN, _STDOUT = 0, 1
+# How often a shell that does not read its input is tried again.
+_SEND_LAP_SECONDS = 0.05
 # Sequences for line editing and colors (ECMA-48): cursor, erase, insert, delete, graphic rendition, bracketed paste.
 # Other sequences could change the title or the clipboard, or make the terminal reply; the host's shell reads replies.
 _HARMLESS = re.compile(r"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
@@ -80,34 +83,43 @@ def interact(link: SshConnection) -> int:
     On a terminal it is a login shell with its own pseudo-terminal. Otherwise it is a plain shell that reads commands,
     so that a script can be piped in. Raises GuestLost.
     """
-    deadline = Deadline.after(_OPEN_SECONDS)
-    with link.as_guest_errors(("sh",), deadline), link.open_channel(deadline) as channel:
+    # The session itself lasts as long as its user likes.
+    with link.as_guest_errors(("sh",), Deadline(math.inf)), _opened(link) as channel:
         if os.isatty(_STDIN):
-            width, height = shutil.get_terminal_size()
-            with link.close_channel_at_deadline(channel, deadline):
-                channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
-                channel.invoke_shell()
             with _raw(), _resized(channel):
                 return _carry(channel)
-        channel.set_combine_stderr(True)
-        with link.close_channel_at_deadline(channel, deadline):
-            channel.exec_command("sh")
         return _carry(channel)
 
 
-def _carry(channel: paramiko.Channel) -> int:
-    """Copy bytes both ways until the shell ends; at the end of standard input, close the shell's input."""
-    harmless = Filter()
-    waiting = [_STDIN, channel]
-    while True:
-        ready, _, _ = select.select(waiting, [], [])
-        if _STDIN in ready:
-            typed = os.read(_STDIN, _CHUNK)
-            if typed:
-                channel.sendall(typed)
+def _opened(link: SshConnection) -> paramiko.Channel:
+    """Return a channel with a shell in it, on a terminal with a pseudo-terminal."""
+    deadline = Deadline.after(_OPEN_SECONDS)
+    with link.as_guest_errors(("sh",), deadline):
+        channel = link.open_channel(deadline)
+        with link.close_channel_at_deadline(channel, deadline):
+            if os.isatty(_STDIN):
+                width, height = shutil.get_terminal_size()
+                channel.get_pty(os.environ.get("TERM", "vt100"), width, height)
+                channel.invoke_shell()
             else:
-                channel.shutdown_write()
-                waiting.remove(_STDIN)
+                channel.set_combine_stderr(True)
+                channel.exec_command("sh")
+    return channel
+
+
+def _carry(channel: paramiko.Channel) -> int:
+    """Copy bytes both ways until the shell ends; at the end of standard input, close the shell's input.
+
+    Output is read while input waits for the shell: a shell whose output is not read does not read its input either.
+    """
+    harmless = Filter()
+    open_input, unsent = True, b""
+    while True:
+        waiting = [channel, *([_STDIN] if open_input and not unsent else [])]
+        ready, _, _ = select.select(waiting, [], [], _SEND_LAP_SECONDS if unsent else None)
+        if _STDIN in ready and not (unsent := os.read(_STDIN, _CHUNK)):
+            channel.shutdown_write()
+            open_input = False
         if channel in ready:
             output = channel.recv(_CHUNK)
             if not output:
@@ -115,6 +127,8 @@ def _carry(channel: paramiko.Channel) -> int:
                 return max(0, int(channel.exit_status))
             sys.stdout.flush()
             os.write(_STDOUT, harmless.feed(output))
+        if unsent and channel.send_ready():
+            unsent = unsent[channel.send(unsent) :]
 
 
 @contextmanager
