@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +16,7 @@ from ssh_server import SOON, Dropbear, Server
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest.keys import RunKeys
 from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.resident_shell_over_ssh import Shell
 from harness.guest.ssh import SshConnection
@@ -123,3 +126,69 @@ def test_an_honest_server_is_not_cut_later(server: Server) -> None:
         channel.exec_command("sh")
     time.sleep(1)
     assert not channel.closed
+
+
+def talking(talk: Callable[[socket.socket], Any]) -> SshConnection:
+    """Return a connection to a server that talks as a test wants, before any login."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, contextlib.suppress(OSError), listener.accept()[0] as connection:
+            talk(connection)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return SshConnection("a-vm", listener.getsockname()[1], RunKeys.make())
+
+
+def drip_banner(connection: socket.socket) -> None:
+    while True:
+        connection.sendall(b"x")
+        time.sleep(0.05)
+
+
+def send_huge_packet(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-x\r\n\x7f\xff\xff\xfc" + b"\x04" * 12)
+    while True:
+        connection.sendall(b"x" * (1 << 20))
+
+
+def stall(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-x\r\n")
+    time.sleep(SOON)
+
+
+@pytest.mark.parametrize("talk", [drip_banner, send_huge_packet, stall])
+def test_a_login_that_fails_leaves_nothing_that_reads_on(talk: Callable[[socket.socket], Any]) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    threads = {each for each in threading.enumerate() if isinstance(each, paramiko.Transport)}
+    link = talking(talk)
+    began = time.monotonic()
+    with pytest.raises(GuestLost, match="no SSH server answers"):
+        link.connect(Deadline.after(2))
+    assert time.monotonic() - began < 12
+    deadline = Deadline.after(SOON)
+    while {each for each in threading.enumerate() if isinstance(each, paramiko.Transport)} - threads:
+        deadline.require_time_left("the end of the thread that reads")
+        time.sleep(0.05)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+def test_a_server_that_ignores_the_window_between_commands(server: Server) -> None:
+    """Nobody reads the shell's output between two commands."""
+    stop = threading.Event()
+
+    def flood(channel: paramiko.Channel, _: str) -> None:
+        channel.out_window_size = 1 << 40
+        with contextlib.suppress(OSError):
+            while not channel.closed and not stop.is_set():
+                channel.sendall(b"x" * 65536)
+
+    server.behaviour = flood
+    link = server.link()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    channel = link.open_channel(Deadline.after(SOON))
+    channel.exec_command("sh")
+    time.sleep(3)
+    stop.set()
+    assert not link.alive
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
