@@ -16,6 +16,7 @@ from ssh_server import SOON, Dropbear, Server
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
+from harness.guest import overdue_ssh_waits
 from harness.guest.keys import RunKeys
 from harness.guest.pexpect_over_ssh import Dialogue
 from harness.guest.resident_shell_over_ssh import Shell
@@ -192,3 +193,51 @@ def test_a_server_that_ignores_the_window_between_commands(server: Server) -> No
     stop.set()
     assert not link.alive
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+
+
+@pytest.mark.parametrize("name", ["input", "dialogue"])
+def test_a_server_that_stops_reading(server: Server, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It opens the window wide, and then reads nothing from its socket: paramiko waits in send() of the socket."""
+    monkeypatch.setattr(overdue_ssh_waits, "_MOST_LAPS", 1)
+
+    class Unread:
+        def __init__(self, connection: socket.socket) -> None:
+            self._connection = connection
+
+        def __getattr__(self, attribute: str) -> object:
+            return getattr(self._connection, attribute)
+
+        def recv(self, _: int) -> bytes:
+            time.sleep(SOON)
+            return b""
+
+    def stop_reading(channel: paramiko.Channel, _: str) -> None:
+        adjust = paramiko.Message()
+        adjust.add_byte(paramiko.common.cMSG_CHANNEL_WINDOW_ADJUST)
+        adjust.add_int(channel.remote_chanid)
+        adjust.add_int(1 << 30)
+        channel.transport._send_user_message(adjust)
+        channel.transport.packetizer._Packetizer__socket = Unread(channel.transport.sock)
+
+    server.behaviour = stop_reading
+    link = server.link()
+
+    def speak() -> None:
+        dialogue = Dialogue("a-vm", link, ("cat",), Deadline.after(SOON))
+        while dialogue._channel.out_window_size < 1 << 29:
+            time.sleep(0.01)
+        dialogue.send_line("x" * (64 << 20), Deadline.after(1))
+
+    errors: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            speak() if name == "dialogue" else REQUESTS["input"](link, Deadline.after(1))
+        except (GuestLost, DeadlineExceeded) as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert "stopped reading" in str(errors[0])

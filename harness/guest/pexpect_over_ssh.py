@@ -104,7 +104,7 @@ class Dialogue:
         with self._link.as_guest_errors(self._argv, deadline):
             unsent = memoryview(f"{line}\n".encode())
             while unsent:
-                unsent = unsent[send_within_lap(self._channel, unsent.tobytes(), deadline) :]
+                unsent = unsent[send_within_lap(self._channel, unsent[:_CHUNK].tobytes(), deadline) :]
                 if unsent and deadline.expired:
                     raise TimeoutError("deadline")
 

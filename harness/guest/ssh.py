@@ -20,6 +20,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, GuestNotRun
 from harness.guest.bounded_ssh_transport import BoundedTransport
 from harness.guest.keys import RunKeys
+from harness.guest.overdue_ssh_waits import OverdueWaits
 from harness.guest.result import Result, as_typed_command
 
 _LOOPBACK = "127.0.0.1"
@@ -60,6 +61,7 @@ class SshConnection:
         self._client.get_host_keys().add(f"[{_LOOPBACK}]:{port}", keys.guest_host_key.get_name(), keys.guest_host_key)
         self._connection = socket.socket()
         self._cut = ""
+        self._overdue = OverdueWaits(name, lambda: self.alive, self._break_late)
         self.handshake_seconds = 0.0
         self.waiting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
@@ -142,7 +144,7 @@ class SshConnection:
     def as_guest_errors(self, argv: Sequence[str], deadline: Deadline) -> Iterator[None]:
         """Convert exceptions of the connection during this command into GuestLost or DeadlineExceeded."""
         try:
-            with self.waiting():
+            with self.waiting(), self._overdue.limit(deadline):
                 yield
         except (paramiko.SSHException, OSError, EOFError) as loss:
             raise self._failure(argv, deadline, loss) from None
@@ -187,6 +189,9 @@ class SshConnection:
         self._cut = reason
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _break_late(self) -> None:
+        self.break_connection("the SSH server stopped reading")
 
     def close(self) -> None:
         """Close the connection."""
