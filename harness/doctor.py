@@ -89,7 +89,11 @@ def main() -> int:
         print(_line(each, versions, "absent", "./pinpoint test installs it"))
     missing = [each.package for each in needed if not each.found_path]
     print()
+    if wrong := _cache_defect():
+        print(f"The cache cannot be used: {wrong}; check its owner, or set PINPOINT_CACHE to another directory")
     if not missing:
+        if wrong:
+            return _SOMETHING_MISSING
         print("Everything Pinpoint needs of this host is there.")
         return _ALL_THERE
     print(f"Missing, by Debian's names: {' '.join(missing)}")
@@ -133,6 +137,19 @@ def _kvm() -> str:
     if not child_privilege_drop.qemu_may_open(Path("/dev/kvm")):
         return "no access; guests are emulated (give a group access, such as kvm, and join it unless you are root)"
     return "can be opened; each run tries whether guests run under it"
+
+
+def _cache_defect() -> str:
+    """Return why nothing can be written to the cache; empty if it can, or if no launcher named the environment."""
+    environment = os.environ.get(_ENVIRONMENT)
+    if not environment:
+        return ""
+    cache = Path(environment).parent
+    # A link that leads nowhere, or in a loop, is there but does not exist.
+    there = next(each for each in (cache, *cache.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        return f"{there} is no directory" if there.exists() else f"{there} is a link to nothing"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written"
 
 
 def _existing(path: Path) -> Path:

@@ -261,6 +261,22 @@ def test_doctor_works_where_nothing_may_be_installed(bare: Project) -> None:
 
 
 @debian
+@pytest.mark.parametrize("kind", ["loop", "dangling", "file", "below a file"])
+def test_doctor_reports_a_cache_that_cannot_be_made(bare: Project, kind: str) -> None:
+    bare.script("needed-program", "true")
+    place = bare.root / "place"
+    if kind in ("loop", "dangling"):
+        place.symlink_to("place" if kind == "loop" else "nowhere")
+    else:
+        place.touch()
+    cache = place / "cache" if kind == "below a file" else place
+    assert bare.start("doctor").returncode == 0
+    done = bare.start("doctor", PINPOINT_CACHE=str(cache))
+    assert done.returncode == 3
+    assert f"The cache cannot be used: {place} is" in done.stdout
+    assert "Everything Pinpoint needs" not in done.stdout
+
+
 def test_a_completion_installs_and_prints_nothing(bare: Project) -> None:
     bare.script("sudo", f"echo sudo >>{bare.root}/calls")
     bare.script("id", "echo 1000")
