@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -68,6 +69,18 @@ def using(path: Path) -> subprocess.Popen[str]:
     assert child.stdout is not None
     assert child.stdout.readline() == "used\n"
     return child
+
+
+def test_an_entry_used_while_another_process_removed_it_is_held_when_used_again(cache: Path) -> None:
+    """The mark of the first use could not be made; a run that counted it as made would lose the entry built again."""
+    path = next(path for path in (cache / "store").iterdir() if not path.name.startswith("."))
+    ours, others = Store(cache / "store", Bus()), Store(cache / "store", Bus())
+    with ours._use_path(path.name).open("a") as removing:
+        fcntl.flock(removing, fcntl.LOCK_EX)
+        ours.hold_until_exit(path)
+    ours.hold_until_exit(path)
+    assert not others.remove_unless_in_use(path)
+    assert path.is_dir()
 
 
 @pytest.mark.parametrize(

@@ -139,8 +139,14 @@ class Store:
         with suppress(OSError):
             os.utime(path)
             if path.name not in self._used:
-                self._used[path.name] = handle = _open_lock(self._use_path(path.name))
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                handle = _open_lock(self._use_path(path.name))
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except OSError:
+                    # Another process is removing the entry. It is not held, and a later call must try again.
+                    os.close(handle)
+                    raise
+                self._used[path.name] = handle
 
     def remove_unless_in_use(self, path: Path) -> bool:
         """Remove an entry; return False if a process uses it, builds it, or has removed it."""
