@@ -111,6 +111,9 @@ def alter_the_record(entry: Path) -> None:
         (lambda entry: (entry / "manifest.json").unlink(), "manifest.json is damaged"),
         (lambda entry: (entry / "vmlinux").unlink(), "vmlinux is missing"),
         (lambda entry: (entry / "tree/include/a.h").write_text(""), "tree/include/a.h has changed"),
+        (lambda entry: (entry / "tree/GNUmakefile").touch(), "tree/GNUmakefile was added"),
+        (lambda entry: (entry / "tree/b.h").symlink_to("/etc/passwd"), "tree/b.h was added"),
+        (lambda entry: (entry / "a.so").touch(), "a.so was added"),
     ],
 )
 def test_damage_is_found_reported_and_repaired(

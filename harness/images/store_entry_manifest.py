@@ -60,7 +60,10 @@ def read(directory: Path) -> Manifest | None:
 
 
 def find_damage(directory: Path, manifest: Manifest) -> str:
-    """Return the damage of an entry, `FILE is missing` or `FILE has changed`; empty if every file is as recorded."""
+    """Return the damage of an entry, `FILE is missing`, `has changed` or `was added`; empty if all is as recorded.
+
+    An added file is damage: make reads a GNUmakefile before the recorded Makefile, and a compiler finds a header.
+    """
     files, tree = _stock(directory)
     for recorded, found in ((manifest.files, files), (manifest.tree, tree)):
         if recorded == found:
@@ -70,6 +73,7 @@ def find_damage(directory: Path, manifest: Manifest) -> str:
                 return f"{name} is missing"
             if found[name] != value:
                 return f"{name} has changed"
+        return f"{min(found.keys() - recorded.keys())} was added"
     return ""
 
 
