@@ -37,6 +37,9 @@ HARMFUL = {
     "reset": b"\x1bc",
     "charset": b"\x1b(0",
     "shift-out": b"\x0e",
+    "lines-without-end": b"\x1b[99999999999L",
+    "second-number": b"\x1b[1;2147483647H",
+    "numbers-without-end": b"\x1b[" + b"1;" * 100 + b"m",
     "private-message": b"\x1b^x\x1b\\",
 }
 

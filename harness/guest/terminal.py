@@ -30,7 +30,8 @@ _STDIN, _STDOUT = 0, 1
 _SEND_LAP_SECONDS = 0.05
 # Sequences for line editing and colors (ECMA-48): cursor, erase, insert, delete, graphic rendition, bracketed paste.
 # Other sequences could change the title or the clipboard, or make the terminal reply; the host's shell reads replies.
-_HARMLESS = re.compile(r"\x1b\[[0-9;]*[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
+# Numbers have at most four digits: terminals have spent minutes on, and kept memory for, the insertion of 2^31 lines.
+_HARMLESS = re.compile(r"\x1b\[(?:[0-9]{0,4};){0,31}[0-9]{0,4}[ABCDEFGHJKLMPSTX@dfmr]|\x1b\[\?(?:25|2004)[hl]")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 _BEGUN = re.compile(r"\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b]*\x1b?|[ -/]*)?\Z")
 # Bell, backspace, tab and line ends. All other control codes, of seven or eight bits, are removed.
