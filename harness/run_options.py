@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from typing import Any
 
 from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix.commands import attach_shell_or_gdb
+
+# `./pinpoint repro` takes a bundle's options only in these bounds.
+_MOST_RACES = 999_999
+
+
+def _races(text: str) -> int:
+    """Parse the number of loads and removals in a race. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and int(text[:20]) <= _MOST_RACES):
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no number from 0 to {_MOST_RACES}")
+    return int(text)
+
 
 _DEPTHS = [depth.value for depth in Depth]
 
@@ -47,7 +59,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": 'play this schedule, for example "open remove read"; repeat for more',
     },
     "--stress": {
-        "type": int,
+        "type": _races,
         "default": 40,
         "metavar": "N",
         "help": "number of loads and removals in a race (default: 40)",

@@ -120,6 +120,7 @@ def test_only_a_case_file_is_collected(
         {"items": [f"{ITEM}\x1b]52;c;AA\x07"]},
         {"items": [f"{ITEM}\n"]},
         {"options": ["--stress=1\x1b[2J"]},
+        {"options": ["--stress=99999999999999999999"]},
         {"options": ["--hypothesis-seed=x"]},
         {"options": ["--schedule=\u202eabc"]},
         {"schedule": "open\nread"},

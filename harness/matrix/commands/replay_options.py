@@ -15,7 +15,7 @@ _SEED = "hypothesis_seed"
 # Each option that `options` returns; no run writes any other option into a bundle.
 _OURS = re.compile(
     r"--(?:schedules|sweep|crash-triggers|accel)=[a-z-]{1,20}|--schedule=[\x20-\x7e]{0,4096}"
-    r"|--loader=[\x20-\x7e]{1,4096}|--(?:stress|hypothesis-seed)=[0-9]{1,20}|--as-honest|--debug-symbols"
+    r"|--loader=[\x20-\x7e]{1,4096}|--stress=[0-9]{1,6}|--hypothesis-seed=[0-9]{1,20}|--as-honest|--debug-symbols"
 )
 
 
