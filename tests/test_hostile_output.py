@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +35,7 @@ from harness.userspace.ways import UprobesByModule, UprobesByTracefs
 from harness.verdict import complaint_kinds, complaints, printk, traces
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_complaints
-from harness.verdict.printk import read_records
+from harness.verdict.printk import read_records, without_control_codes
 
 OOPS = (
     b"[    9.000000] BUG: unable to handle page fault for address: ffff8880\r\n[    9.000001] Oops: 0002 [#1] SMP\r\n"
@@ -324,3 +326,12 @@ def test_text_passes_however_it_is_cut() -> None:
     text = "grün \x1b[1;31mrot\x1b[0m 終 \x1b[K\r\n"
     terminal = Filter()
     assert b"".join(terminal.feed(bytes([byte])) for byte in text.encode()).decode() == text
+
+
+def test_no_character_without_a_shape_is_printed() -> None:
+    """Text of a guest or a bundle that is printed in a line has no code that hides or reorders what is around it."""
+    hidden = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    found = [chr(code) for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code)) in hidden]
+    assert len(found) > 100_000
+    assert set(without_control_codes("".join(found))) == {"\t", "\n"}
+    assert without_control_codes("gr\xfc\xdf \u7d42 a\u0301") == "gr\xfc\xdf \u7d42 a\u0301"

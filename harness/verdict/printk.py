@@ -16,9 +16,14 @@ _LEVEL = re.compile(r"<(?P<level>\d{1,3})>")
 _LEVEL_BEFORE = re.compile(r"<(?P<level>\d{1,3})>$")
 _LONGEST_LEVEL = len("<123>")
 # ECMA-48 control sequences and strings, as an init or firmware that prints colors uses them. Then other control codes:
-# those of seven and of eight bits, and those of Unicode that end a line or change the direction of text.
+# those of seven and of eight bits, and those of Unicode that end a line, change the direction of text or have no shape,
+# among them tags and private codes.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202e"
+    r"\u2060-\u206f\ud800-\uf8ff\ufeff\ufff9-\ufffb\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001345f"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U0010ffff]"
+)
 _USER_FACILITY = 8
 # A record's text is at most this long (PRINTK_MESSAGE_MAX, kernel/printk/internal.h, 6.6; LOG_LINE_MAX is 1 KiB, 6.1).
 # Anything after it on its line was written by a program.
