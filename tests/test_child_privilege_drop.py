@@ -173,6 +173,40 @@ cat /proc/self/status >status.ko"""
     assert [pid for pid in running() if b"sleep\x0010001" in command_line(pid)] == []
 
 
+FORKS = """
+import os
+count = 0
+try:
+    while count < 200:
+        if not os.fork():
+            os.execlp("sleep", "sleep", "100020")
+        count += 1
+except OSError:
+    pass
+with open("count.ko", "w") as out:
+    out.write(str(count))
+"""
+
+
+@only_root
+def test_a_build_cannot_use_up_process_numbers_or_write_a_file_without_end(
+    kernel: Image, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_privilege_drop, "_MOST_PROCESSES_OF_BUILDS", 50)
+    monkeypatch.setattr(child_privilege_drop, "_LONGEST_FILE_OF_BUILDS", 1 << 20)
+    recipe = """\
+head -c 8M /dev/zero >big || true
+stat -c %s big >it.ko
+/usr/bin/python3 forks.py"""
+    (directory / "foreign").mkdir()
+    (directory / "foreign" / "forks.py").write_text(FORKS)
+    built = {path.name: path.read_text() for path in build(kernel, directory, recipe)}
+    assert int(built["it.ko"]) == 1 << 20
+    assert int(built["count.ko"]) < 50
+    # The limit does not stop what kills them.
+    assert [pid for pid in running() if b"sleep\x00100020" in command_line(pid)] == []
+
+
 def running() -> list[int]:
     return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 

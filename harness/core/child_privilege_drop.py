@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import os
+import resource
 import stat
 import subprocess
 import tempfile
@@ -22,6 +23,9 @@ from pathlib import Path
 # Unused numbers: Debian reserves 65000-65533 (policy, 9.2.2). Builds have another user than QEMU, so that neither can
 # signal or trace the other. The group may read what both need.
 QEMU_USER, BUILD_USER, GROUP = 65530, 65531, 65530
+# Builds could use up the process numbers of the host, and then nothing could be started to kill them. make starts about
+# five processes for each core.
+_MOST_PROCESSES_OF_BUILDS, _LONGEST_FILE_OF_BUILDS = 4096, 1 << 30
 # If this variable is set, every child keeps root's rights.
 KEEP_ROOT = "PINPOINT_KEEP_ROOT"
 # All variables that such a child inherits; the others can hold passwords. Children are found by the directories.
@@ -43,6 +47,7 @@ class Rights:
     hidden_directories: tuple[Path, ...] = ()
     visible_paths: tuple[Path, ...] = ()
     writable_paths: tuple[Path, ...] = ()
+    limits: tuple[tuple[int, int], ...] = ()  # of resources, by their numbers in setrlimit(2)
 
     def apply_in_child(self, cwd: Path | None = None) -> None:
         """Give up all other rights; runs in the child, before it executes its program. Raises OSError."""
@@ -50,6 +55,8 @@ class Rights:
             self._hide()
             if cwd:
                 os.chdir(cwd)
+        for number, most in self.limits:
+            resource.setrlimit(number, (most, most))
         os.setgroups(self.groups)
         os.setresgid(GROUP, GROUP, GROUP)
         os.setresuid(self.user, self.user, self.user)
@@ -106,7 +113,12 @@ def grant_restricted_rights(
     hidden = {path: _blocked(path) for path in paths}
     shown = tuple(path for path in _outermost(path for path in paths if hidden[path]))
     writable = tuple(form for path in writes for form in (path.absolute(), path.resolve()))
-    return Rights(user, tuple(groups), _outermost(filter(None, hidden.values())), shown, writable)
+    limits = (
+        ((resource.RLIMIT_NPROC, _MOST_PROCESSES_OF_BUILDS), (resource.RLIMIT_FSIZE, _LONGEST_FILE_OF_BUILDS))
+        if user == BUILD_USER
+        else ()
+    )
+    return Rights(user, tuple(groups), _outermost(filter(None, hidden.values())), shown, writable, limits)
 
 
 @functools.cache
