@@ -32,6 +32,18 @@ def test_a_child_that_closed_its_output_is_ended_at_the_deadline() -> None:
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.parametrize("to_log", [True, False])
+@pytest.mark.parametrize("script", ["yes", "cat /dev/zero"])
+def test_output_without_end_fills_neither_disk_nor_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, to_log: bool
+) -> None:
+    monkeypatch.setattr(process, "_MOST_OUTPUT", 4 << 20)
+    log = tmp_path / "log" if to_log else None
+    with pytest.raises(HostError, match="printed more than 4 MiB"):
+        process.run(["sh", "-c", f"exec {script}"], deadline=Deadline.after(20), log=log)
+    assert log is None or log.stat().st_size <= 4 << 20
+
+
 def test_what_a_child_writes_just_before_its_end_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """A child is silent for a while, writes, and ends while this thread does not run."""
 

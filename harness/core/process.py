@@ -36,6 +36,8 @@ _IDLE_SECONDS = 1.0
 _CHUNK = 1 << 16
 # A longer line is passed on in pieces, so that a child cannot use up the memory.
 _LONGEST_LINE = 1 << 20
+# No build prints as much. Without a limit a foreign Makefile could fill the disk with a log that root writes.
+_MOST_OUTPUT = 256 << 20
 # The rights of the children of run() in this thread. A parameter of the build steps would change their code, whose hash
 # is in the keys of kernels.
 _given = threading.local()
@@ -226,7 +228,8 @@ def run(
 
     Output (stdout and stderr together) is appended to `log` if it is set, else returned. `on_line` is called with each
     line. The child gets SIGTERM if this process dies: make passes SIGTERM on to its own children, whereas SIGKILL would
-    orphan them. Raises HostDeadlineExceeded after the child was ended, and HostError when the program is not installed.
+    orphan them. Raises HostDeadlineExceeded after the child was ended, and HostError when the program is not installed
+    or prints without end.
     """
     began = time.monotonic()
     child = spawn(
@@ -277,9 +280,13 @@ def _drain(
     """
     assert child.stdout is not None
     kept: list[str] = []
+    left = _MOST_OUTPUT
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(log.open("ab")) if log else None
         for raw in _lines(child, expired):
+            left -= len(raw)
+            if left < 0:
+                raise HostError(f"a program printed more than {_MOST_OUTPUT >> 20} MiB", where=str(log) if log else "")
             line = raw.decode(errors="replace")
             if sink:
                 sink.write(raw)
