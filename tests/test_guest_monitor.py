@@ -168,6 +168,41 @@ def test_an_earlier_end_is_reported_too(qemu: Qemu, monitor: Monitor) -> None:
     assert reported == ["the guest stopped: SHUTDOWN guest-shutdown"]
 
 
+@pytest.mark.parametrize(
+    "said",
+    [b"[" * 100_000 + b"\r\n", b"x" * (20 << 20), b"\xff\xfe\r\n", b"[1]\r\n"],
+    ids=["nested", "no end of line", "no UTF-8", "a list"],
+)
+def test_a_monitor_that_talks_nonsense_is_gone(qemu: Qemu, monitor: Monitor, said: bytes) -> None:
+    over = threading.Event()
+    monitor.call_when_guest_stops(lambda _: over.set())
+
+    def talk() -> None:
+        with contextlib.suppress(OSError):
+            qemu._theirs.sendall(said)
+
+    threading.Thread(target=talk, daemon=True).start()
+    assert over.wait(20)
+    with pytest.raises(GuestLost):
+        monitor.wait_event("NEVER", deadline=Deadline.after(20))
+    with pytest.raises(GuestLost):
+        monitor.execute("query-status", deadline=Deadline.after(20))
+
+
+def test_events_without_end_take_no_memory_without_end(
+    qemu: Qemu, monitor: Monitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_EVENTS", 100)
+    over: list[str] = []
+    monitor.call_when_guest_stops(over.append)
+    for _ in range(300):
+        qemu.event("RTC_CHANGE")
+    with pytest.raises(GuestLost):
+        monitor.wait_event("NEVER", deadline=Deadline.after(20))
+    assert over == ["QEMU sent more than 100 events"]
+    assert len(monitor.events()) == 101
+
+
 def test_nobody_at_the_other_end() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()

@@ -30,6 +30,8 @@ _COMMAND_SECONDS = 30.0
 # After these events a guest never continues: it has no watchdog, and -no-shutdown keeps it stopped.
 _LAST_EVENTS = ("SHUTDOWN", "GUEST_PANICKED")
 
+# The limit of events that are kept. Each takes 1.2 KiB of memory.
+_MOST_EVENTS = 200_000
 # The library also logs the errors that it raises.
 logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
 
@@ -188,6 +190,10 @@ class Monitor:
             with self._news:
                 self._events.append(news)
                 self._news.notify_all()
+            if len(self._events) > _MOST_EVENTS:
+                self._end(f"QEMU sent more than {_MOST_EVENTS} events")
+                self._flood = asyncio.create_task(self._hang_up())
+                return
             if news.name in _LAST_EVENTS:
                 self._end(f"the guest stopped: {news.name} {news.data.get('reason', '')}".rstrip())
             elif news.name == "STOP" and await self._broken():
@@ -219,7 +225,9 @@ class Monitor:
         async with self._leaving:
             if self._gone:
                 return
-            with contextlib.suppress(QMPError, EOFError, OSError):
+            # It raises whatever ended the connection, which can be any error: ValueError for a line that is too long,
+            # RecursionError for one that is nested too deeply. The connection is gone in every case.
+            with contextlib.suppress(Exception):
                 await self._client.disconnect()
             self._listener.cancel()
             with self._news:
