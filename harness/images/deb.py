@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,7 @@ from harness.core.process import spawn, stop
 from harness.images import disk_full_errors
 
 _UNPACKING = 300.0
+_CHUNK = 1 << 16
 # The largest number of links from one file to another.
 _LINKS = 8
 
@@ -29,18 +31,18 @@ def unpack(deb: Path, into: Path) -> None:
     words: list[str | Path] = ["tar", "--extract", "--no-same-owner", "--warning=no-timestamp", "--directory", into]
     # Checked here, before a caller removes its scratch directory and the disk is no longer full.
     with disk_full_errors.as_host_errors(into), _contents(deb) as archive, tempfile.TemporaryFile() as complaints:
-        tar = spawn(words, stdin=archive, stderr=complaints)
-        watchdog = threading.Timer(_UNPACKING, stop, [tar])
-        watchdog.start()
+        tar = spawn(words, stdin=archive.stream, stderr=complaints)
         try:
-            rc = tar.wait()
+            rc = tar.wait(_UNPACKING)
+        except subprocess.TimeoutExpired:
+            raise HostError("cannot unpack: tar did not end in time", where=deb.name, mend="run again") from None
         finally:
-            watchdog.cancel()
             stop(tar)
         complaints.seek(0)
         messages = complaints.read().decode(errors="replace").strip().splitlines()
         if rc:
             raise HostError(f"cannot unpack: {messages[0] if messages else rc}", where=deb.name, mend="run again")
+        archive.demand_complete()
 
 
 def read_first_file_named(debs: Sequence[Path], names: Collection[str]) -> bytes:
@@ -70,10 +72,11 @@ def files_in_order(deb: Path) -> Iterator[tuple[str, IO[bytes]]]:
     The caller may stop anywhere. Raises HostError when the package cannot be read.
     """
     try:
-        with _contents(deb) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for found in archive:
-                if content := archive.extractfile(found):
+        with _contents(deb) as archive, tarfile.open(fileobj=archive.stream, mode="r|") as members:
+            for found in members:
+                if content := members.extractfile(found):
                     yield found.name.removeprefix("./"), content
+            archive.demand_complete()
     except tarfile.TarError as error:
         raise HostError(f"cannot unpack: {error}", where=deb.name, mend="run again") from None
 
@@ -92,8 +95,32 @@ def follow_in_tree(path: Path, tree: Path) -> Path | None:
     return resolved if resolved.is_relative_to(tree.resolve()) and resolved.exists() else None
 
 
+@dataclass(frozen=True)
+class _Archive:
+    """A package's files as a stream of one tar archive, and the dpkg-deb that writes it."""
+
+    deb: Path
+    child: subprocess.Popen[bytes]
+    stream: IO[bytes]
+
+    def demand_complete(self) -> None:
+        """Raise HostError if dpkg-deb did not write the whole archive; the reader must have read it to its end.
+
+        tar and tarfile do not report an archive that ends between two files.
+        """
+        try:
+            # dpkg-deb may still write the padding at the end of the archive.
+            while self.stream.read(_CHUNK):
+                pass
+            rc = self.child.wait(_UNPACKING)
+        except subprocess.TimeoutExpired:
+            raise HostError("cannot unpack: dpkg-deb did not end in time", where=self.deb.name) from None
+        if rc:
+            raise HostError(f"cannot unpack: dpkg-deb ended with status {rc}", where=self.deb.name, mend="run again")
+
+
 @contextmanager
-def _contents(deb: Path) -> Iterator[IO[bytes]]:
+def _contents(deb: Path) -> Iterator[_Archive]:
     """Yield the package's files as a stream of one tar archive; the reader may stop anywhere."""
     child = spawn(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE)
     watchdog = threading.Timer(_UNPACKING, stop, [child])
@@ -101,7 +128,7 @@ def _contents(deb: Path) -> Iterator[IO[bytes]]:
     assert child.stdout is not None
     try:
         with child.stdout as stream:
-            yield stream
+            yield _Archive(deb, child, stream)
     finally:
         watchdog.cancel()
         stop(child)
