@@ -16,6 +16,7 @@ import resource
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ QEMU_USER, BUILD_USER, GROUP = 65530, 65531, 65530
 # Builds could use up the process numbers of the host, and then nothing could be started to kill them. make starts about
 # five processes for each core.
 _MOST_PROCESSES_OF_BUILDS, _LONGEST_FILE_OF_BUILDS = 4096, 1 << 30
+_KILLING_SECONDS = 10.0
 # If this variable is set, every child keeps root's rights.
 KEEP_ROOT = "PINPOINT_KEEP_ROOT"
 # All variables that such a child inherits; the others can hold passwords. Children are found by the directories.
@@ -154,18 +156,35 @@ def describe_child_rights() -> str:
 
 
 def kill_processes_of_user(user: int) -> None:
-    """Kill every process of an unprivileged user: what a build leaves behind. Only for a user of this module."""
+    """Kill every process of an unprivileged user: what a build leaves behind. Only for a user of this module.
+
+    Returns when none of them is alive, or after some seconds: a busy host takes its time to end many processes.
+    """
     if os.geteuid() or user not in (QEMU_USER, BUILD_USER):
         return
+    until = time.monotonic() + _KILLING_SECONDS
     # kill(2): -1 means every process that the caller may signal. The child may signal only those of its own user.
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(
-            ["/bin/sh", "-c", "kill -9 -1"],
-            preexec_fn=Rights(user).apply_in_child,
-            timeout=30,
-            check=False,
-            env={"PATH": "/usr/bin:/bin"},
-        )
+    while True:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run(
+                ["/bin/sh", "-c", "kill -9 -1"],
+                preexec_fn=Rights(user).apply_in_child,
+                timeout=30,
+                check=False,
+                env={"PATH": "/usr/bin:/bin"},
+            )
+        if not _has_live_process(user) or time.monotonic() > until:
+            return
+        time.sleep(0.05)
+
+
+def _has_live_process(user: int) -> bool:
+    """Return True if a process of a user is alive; a zombie is not."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if path.stat().st_uid == user and (path / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                return True
+    return False
 
 
 def temporary_directory_qemu_may_enter() -> str:
