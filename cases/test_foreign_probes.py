@@ -11,10 +11,11 @@ import pytest
 
 from harness.guest.guest import Guest
 from harness.images import systemtap
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
-from harness.landing.verify.judged import ProbeVerdict
+from harness.landing.verify.judged import ProbeVerdict, judged_table
 from harness.matrix.verify import systemtap_run
 from harness.matrix.verify.foreign_probes_fixture import ForeignProbes
 
@@ -192,6 +193,24 @@ def test_fentry(foreign_probes_with_packages: Tools) -> None:
     """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
     with foreign_probes_with_packages("bpftrace") as foreign:
         _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)
+
+
+@pytest.mark.full
+@pytest.mark.requires("kprobes", "ftrace_kprobes", "uprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_kprobe_multi(foreign_probes_with_packages: Tools) -> None:
+    """bpftrace's probe with a wildcard, an fprobe that no list of kprobes has, is found at its ftrace site.
+
+    bpftrace uses kprobe.multi for a wildcard where the kernel has it (bpf_kprobe_multi_link_attach(),
+    kernel/trace/bpf_trace.c, 5.18, with CONFIG_FPROBE).
+    """
+    with foreign_probes_with_packages("bpftrace") as foreign:
+        if not foreign.guest.run("grep", "-qw", "fprobe_handler", "/proc/kallsyms").ok:
+            pytest.skip(f"{foreign.guest.name} has no fprobes")
+        outcome = foreign.judge_command("bpftrace -e 'kprobe:{symbol}* {{ @ = count(); }}'", SITE, OTHER, tools=True)
+        outcome.prove_at((_listed(Layout(foreign.guest), SITE), LANDED))
+        if (kinds := [each.kind for each in outcome.probes]) != ["fprobe"]:
+            raise Missed(f"the probe is {kinds[0]}, not an fprobe\n\n{judged_table(outcome.probes)}")
 
 
 @pytest.mark.full
