@@ -39,6 +39,17 @@ def test_module_data(target: Target, data_reader: DataReader, kind: str) -> None
 
 
 @pytest.mark.mutants("next-data-symbol", "reads-next-word")
+def test_module_code_and_data(target: Target, data_reader: DataReader) -> None:
+    """A module's code has the addresses of its variables, and what it writes is there in the guest's memory.
+
+    The code is relocated when the module is loaded (apply_relocate_add(), arch/*/kernel/module.c, 6.1).
+    """
+    for kind, value in WORDS.items():
+        datum = Datum(f"pinpoint_{kind}_word", 4, module=target.module)
+        data_reader.prove_datum_of_code(datum, data_reader.encode_number(value, 4))
+
+
+@pytest.mark.mutants("next-data-symbol", "reads-next-word")
 def test_module_per_cpu_data(target: Target, data_reader: DataReader) -> None:
     """A module's per-CPU word has its known value.
 

@@ -189,6 +189,13 @@ def test_an_optimized_probe_has_no_instruction_pointer_of_its_own() -> None:
     assert (optimized.address, optimized.contradicts) == (None, False)
 
 
+def test_an_optimized_probe_shows_its_handler_what_a_breakpoint_would() -> None:
+    hit = SiteReport("leaf", 0, 0x1004, 3, 0x1004)
+    wrong = five_address_witnesses.hit_address_statement(hit, X86, optimized=True)
+    assert (wrong.address, wrong.contradicts) == (None, True)
+    assert wrong.detail == "optimized: ip 0x1004 is not kp.addr + 1"
+
+
 @pytest.mark.parametrize(
     ("confirmed_by", "detail"),
     [(None, ""), ((), "symbol confirmed by 0: nothing"), (("exports", "btf"), "symbol confirmed by 2: exports, btf")],

@@ -65,12 +65,15 @@ def hit_address_statement(report: SiteReport, kprobes: KprobeTraits, *, optimize
     """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it.
 
     For an `optimized` probe the kernel computes that pointer from `kp.addr` (optimized_callback(),
-    arch/x86/kernel/kprobes/opt.c, 5.10 to 7.3), so the statement has no address.
+    arch/x86/kernel/kprobes/opt.c, 5.10 to 7.3), so the statement has no address. It contradicts if the pointer is not
+    where the breakpoint of an ordinary probe would leave it: a handler cannot know which of the two called it.
     """
     if not report.hits:
         return Statement("trapped", None, "not hit")
     if optimized:
-        return Statement("trapped", None, f"optimized: ip {report.ip:#x} is computed from kp.addr")
+        wrong = report.ip - kprobes.trap_offset != report.address
+        detail = f"is not kp.addr + {kprobes.trap_offset}" if wrong else "is computed from kp.addr"
+        return Statement("trapped", None, f"optimized: ip {report.ip:#x} {detail}", contradicts=wrong)
     return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
 
 

@@ -56,10 +56,27 @@ class DataReader:
         `inside` and `outside` read at the ELF file's address, so they confirm the value and not the address: a witness
         other than these three must find the datum. Raises Missed with the witness table.
         """
-        holds = known if callable(known) else partial(operator.eq, known)
+        self._prove(datum, self._statements(datum, known if callable(known) else partial(operator.eq, known)))
+
+    def prove_datum_of_code(self, datum: Datum, known: bytes) -> None:
+        """As `prove_datum`, for a module's datum, without a module that reads it: the module's code writes the datum.
+
+        A kernel that relocates modules wrongly breaks the module that reads, too.
+        """
+        address = self._address(datum)
+        outside = self._outside(address + datum.size if self.mutant.reads_after_datum else address, datum.size)
+        statements = (
+            Statement("elf", address),
+            data_symbol_address.kallsyms_statement(self.layout, datum),
+            data_symbol_address.target_parameter_statement(self.layout, datum),
+            _by_value("outside", address, outside, partial(operator.eq, known)),
+        )
+        self._prove(datum, statements)
+
+    def _prove(self, datum: Datum, statements: Sequence[Statement]) -> None:
         landing = Landing(
             site=Site(datum.symbol, datum.offset, module=datum.module),
-            statements=self._statements(datum, holds),
+            statements=statements,
             hits=0,
             describe_address=self.layout.describe_address,
         )
@@ -68,8 +85,12 @@ class DataReader:
         if complaint := landing.complaint or alone:
             raise Missed(f"{datum}: {complaint}\n\n{landing.format_witness_table()}")
 
+    def _address(self, datum: Datum) -> int:
+        """The datum's address by the ELF file, or where the mutant has it."""
+        return (self.mutant.compute_datum_address or data_symbol_address.address_by_elf)(self.layout, datum)
+
     def _statements(self, datum: Datum, holds: ContentTest) -> Sequence[Statement]:
-        address = (self.mutant.compute_datum_address or data_symbol_address.address_by_elf)(self.layout, datum)
+        address = self._address(datum)
         place = address + datum.size if self.mutant.reads_after_datum else address
         named, read = data_module.read_data(
             self.guest, [AddressReadRequest(address), AddressReadRequest(place, datum.size, datum.cpu)]
