@@ -25,6 +25,7 @@ from harness.matrix.exit_status_and_counts import (
     exit_status,
     record_cell_figures,
     record_false_complaint_figures,
+    record_foreign_probe_figures,
     record_mutant_figures,
 )
 from harness.matrix.guests.fleet import Fleet
@@ -210,6 +211,7 @@ class ControllerRun(MatrixRun):
         if not self._config.option.as_honest:
             record_mutant_figures(self.figures, self._cells)
             record_only_killer_figures(self.figures, self._cells)
+            record_foreign_probe_figures(self.figures, self._cells)
         cell_duration_cache.save_seconds(_durations(), self._cells)
         self._phases.record_figures(self.figures)
         record_cell_figures(self.figures, self._cells, self._missing())

@@ -16,6 +16,20 @@ from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import read_sorted_complaints
 from harness.verdict.printk import read_raw_log_lines
 
+FOREIGN_PROBE_CASES = "test_foreign_probes.py"
+# Its cases in which a program of the guest registers the probes; in the others a module does.
+TOOL_CASES = frozenset(
+    {
+        "test_fentry",
+        "test_kprobe_multi",
+        "test_script_by_a_symbol_table",
+        "test_systemtap",
+        "test_systemtap_by_debug_information",
+        "test_tool",
+        "test_tracefs_script",
+    }
+)
+
 
 def exit_status(of_pytest: int, cells: Sequence[Cell], *, complete: bool) -> int:
     """Return 0 when all cells held, 1 when a cell failed, 3 when the harness or the host failed.
@@ -41,6 +55,23 @@ def record_mutant_figures(figures: Figures, cells: Sequence[Cell]) -> None:
         figures.add("mutants.survived", len(mutants) - caught, "mutants", vm=vm, goal="0")
         idle = sum(cell.reason.startswith(NOT_IN_FORCE) for cell in mutants)
         figures.add("mutants.not_in_force", idle, "mutants", vm=vm, goal="0")
+
+
+def record_foreign_probe_figures(figures: Figures, cells: Sequence[Cell]) -> None:
+    """Add the figures of how many foreign modules and tools were tried on each VM, and how many were judged right."""
+    tried = [
+        cell
+        for cell in cells
+        if cell.file == FOREIGN_PROBE_CASES and not cell.mutant and cell.verdict is not Verdict.SKIP
+    ]
+    for vm in {cell.vm for cell in tried}:
+        of_vm = [cell for cell in tried if cell.vm == vm]
+        tools = [cell for cell in of_vm if cell.case.partition("[")[0] in TOOL_CASES]
+        modules = [cell for cell in of_vm if cell not in tools]
+        for name, unit, group in (("foreign.modules", "modules", modules), ("tools", "tools", tools)):
+            figures.add(f"{name}.tried", len(group), unit, vm=vm)
+            right = sum(cell.verdict.acceptable for cell in group)
+            figures.add(f"{name}.right", right, unit, vm=vm, goal=str(len(group)))
 
 
 def record_cell_figures(figures: Figures, cells: Sequence[Cell], missing: Sequence[CellSelectedToRun]) -> None:
