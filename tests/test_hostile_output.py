@@ -227,6 +227,30 @@ def test_a_taint_without_a_complaint_fails_the_cell(line: Line, monkeypatch: pyt
     assert verdict_of_error(caught.value) is Verdict.OOPS
 
 
+def test_a_process_that_ends_on_the_guests_clock_is_waited_for(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline has expired at once, as on a host that takes its processors away while the guest's clock stands."""
+    monkeypatch.setattr(check_after_cell.loaded_targets, "names_of_kept_modules", lambda _: ())
+    monkeypatch.setattr(check_after_cell, "GONE_SECONDS", 0.0)
+    left = STATE.format(taint=0) + "/proc/97/cmdline:timeout\0005\n"
+    clean, ends, stays = fenceable(line, STATE.format(taint=0)), fenceable(line, left), fenceable(line, left)
+    check_after_cell.record_state_before_first_cell(clean)
+    for guest in (ends, stays):
+        check_after_cell._clean[guest] = check_after_cell._clean[clean]
+    commands: list[str] = []
+
+    def run_script(text: str, *_: object, **__: object) -> SimpleNamespace:
+        commands.append(text)
+        mark = re.search("pinpoint: fence [0-9a-f]+", text)
+        line.send(b"[   10.000000] " + (mark[0] if mark else "").encode() + b"\r\n")
+        return SimpleNamespace(stdout=left if len(commands) < 10 else STATE.format(taint=0), ok=False, out=b"")
+
+    ends.__dict__["run_script"] = run_script
+    assert check_after_cell.check_after_cell(ends) == ""
+    assert sum("sleep 0.1" in text for text in commands) >= 5
+    with pytest.raises(check_after_cell.GuestStateChanged, match="process timeout"):
+        check_after_cell.check_after_cell(stays)
+
+
 def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_after_cell.loaded_targets, "names_of_kept_modules", lambda _: ())
     clean, forced = (fenceable(line, STATE.format(taint=taint)) for taint in (0, 1 << guest_state._TAINTS.index("R")))
