@@ -12,7 +12,7 @@ from harness.landing.landing_judgment import Missed
 from harness.matrix.upstream import ftrace_selftest, kunit
 from harness.matrix.upstream.ftrace_selftest import read_end
 from harness.matrix.upstream.kunit import read_result
-from harness.matrix.upstream.outcome import End
+from harness.matrix.upstream.outcome import End, Outcome
 
 TEST = "kprobe/profile.tc"
 LOG = ["execute: profile.tc", "+ echo p vfs_read", "Required feature interface error_log doesn't exist."]
@@ -144,3 +144,11 @@ def test_a_module_of_one_source_file_finds_our_headers_first(tmp_path: Path) -> 
     ]
     assert (tmp_path / "module" / "headers" / "kunit" / "test.h").is_file()
     assert (tmp_path / "module" / "test_kprobes.c").read_text() == "/* suite */\n"
+
+
+def test_a_documented_failure_is_exactly_that() -> None:
+    why = f"{kunit.WRONG_RETURN_VALUE} at test_kprobes.c:156"
+    Outcome("test_kretprobe", End.FAIL, "not ok", why).demand_failure(kunit.WRONG_RETURN_VALUE, "a cause")
+    for other in (Outcome("t", End.PASS, "ok"), Outcome("t", End.FAIL, "not ok", "t: EXPECTATION FAILED at x.c:1")):
+        with pytest.raises(Missed, match="a cause"):
+            other.demand_failure(kunit.WRONG_RETURN_VALUE, "a cause")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.elf import Elf
 from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -16,6 +17,7 @@ from harness.images.kernel_source_files import obtain_source_files
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.matrix.upstream import ftrace_selftest, kunit
 from harness.matrix.upstream.mutants import put_in_force
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 _SAMPLES = tuple(dict.fromkeys(directory for directory, _ in ftrace_selftest.MODULES.values()))
 
@@ -64,10 +66,15 @@ class UpstreamTests:
             module = self._built(source, Path(scratch), headers=runner, preincluded=kunit.AS_MODULE)
             put_in_force(guest, self._mutant)
             outcome = kunit.read_result(test, kunit.run_suite(guest, module))
-            if outcome:
+            defect = kunit.documented_defect(test, Elf.read(module), guest.architecture)
+            if outcome and defect:
+                outcome.demand_failure(kunit.WRONG_RETURN_VALUE, defect.cause)
+            elif outcome:
                 outcome.raise_failure()
         if outcome is None:
             pytest.skip(f"{test} is not in the {source.name} of {self._image.release}, or not in its module")
+        if defect:
+            end_as_known_fail(f"{test}: {defect.cause}")
         outcome.end_cell(self._image.release)
 
     def _files(self, wanted: Sequence[str]) -> Path:

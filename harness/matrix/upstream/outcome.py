@@ -39,6 +39,12 @@ class Outcome:
         if self.end is End.FAIL:
             raise Missed("\n".join([f"{self.test}: {self._text}", *self.log[-_SHOWN_LINES:]]))
 
+    def demand_failure(self, beginning: str, cause: str) -> None:
+        """Raise Missed unless the test failed as a documented defect of the kernel makes it fail."""
+        if self.end is not End.FAIL or not self.why.startswith(beginning):
+            wanted = f"{self.test}: {self._text}, not {beginning!r}, as it fails by {cause}"
+            raise Missed("\n".join([wanted, *self.log[-_SHOWN_LINES:]]))
+
     def end_cell(self, release: str) -> None:
         """Skip if the test decided nothing, end as known-fail if its author expects its failure."""
         if self.end is End.NOT_DECIDED:
