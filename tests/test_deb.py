@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import tarfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from calls_in_threads import error_of_call_that_ends
 
 from harness.core.errors import HostError
 from harness.images import deb
@@ -63,16 +63,5 @@ def test_a_program_that_does_not_end_is_ended(
     monkeypatch.setattr(deb, "_UNPACKING", 0.5)
     program("dpkg-deb", f"cat {archive(tmp_path / 'whole.tar')}")
     program(late, f"{'cat >/dev/null;' if late == 'tar' else ''} {script}")
-    errors: list[BaseException] = []
-
-    def unpack() -> None:
-        try:
-            deb.unpack(tmp_path / "a.deb", tmp_path / "unpacked")
-        except HostError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=unpack, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert "cannot unpack" in str(errors[0])
+    error = error_of_call_that_ends(lambda: deb.unpack(tmp_path / "a.deb", tmp_path / "unpacked"), HostError)
+    assert "cannot unpack" in str(error)

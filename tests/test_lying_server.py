@@ -12,6 +12,7 @@ from typing import Any
 
 import paramiko
 import pytest
+from calls_in_threads import error_of_call_that_ends
 from ssh_server import SOON, Dropbear, Server
 
 from harness.core.deadline import Deadline
@@ -228,16 +229,5 @@ def test_a_server_that_stops_reading(server: Server, monkeypatch: pytest.MonkeyP
             time.sleep(0.01)
         dialogue.send_line("x" * (64 << 20), Deadline.after(1))
 
-    errors: list[BaseException] = []
-
-    def send() -> None:
-        try:
-            speak() if name == "dialogue" else REQUESTS["input"](link, Deadline.after(1))
-        except (GuestLost, DeadlineExceeded) as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    thread.join(30)
-    assert not thread.is_alive()
-    assert "stopped reading" in str(errors[0])
+    send = speak if name == "dialogue" else lambda: REQUESTS["input"](link, Deadline.after(1))
+    assert "stopped reading" in str(error_of_call_that_ends(send, GuestLost, DeadlineExceeded))

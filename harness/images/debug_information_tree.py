@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
-from harness.core.errors import BuildError, HostError
+from harness.core.errors import HostError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.images import deb, debug_symbols
@@ -28,12 +28,10 @@ _FETCHING = 1800.0
 def obtain(image: Image, build_context: BuildContext) -> Path:
     """Return the tree of an image whose recipe has `debug_symbols`, from the store or made now.
 
-    It has the debug information of the kernel and of the modules that the guest loads. Raises BuildError when the
-    package belongs to another build, HostError when the image has no tree for module builds or when the package cannot
-    be fetched.
+    It has the debug information of the kernel and of the modules that the guest loads. The image has a tree for module
+    builds. Raises BuildError when the package belongs to another build, HostError when it cannot be fetched.
     """
-    if image.headers is None:
-        raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
+    assert image.headers is not None
     context = build_context.with_suite(image.recipe.kernel.suite)
     name, architecture = debug_symbols.package(image.recipe, context)
     source, objects = image.headers.source, image.headers.objects
@@ -47,13 +45,7 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
         (tree / "Makefile").write_text(f"include {source}/Makefile\n")
         step.publish_progress(f"unpacking {name}", 0.2)
         found = _unpack(fetched, debug_symbols.vmlinux_places(image.release), image.drivers.keys(), tree)
-        build_id = Elf.read(tree / _VMLINUX).build_id
-        if build_id != image.build_id:
-            raise BuildError(
-                f"the debug package has build-id {build_id}, the kernel {image.build_id}",
-                where=image.recipe.name,
-                mend="run without --debug-symbols until Debian has both packages of one build",
-            )
+        debug_symbols.demand_build_id(Elf.read(tree / _VMLINUX).build_id, image.build_id, image.recipe)
         step.set_final_detail(f"the kernel and {len(found)} modules")
         return {"modules": sorted(found)}
 

@@ -62,13 +62,18 @@ def obtain(recipe: Recipe, build_id: str, build_context: BuildContext, parts: Se
         return {"build_id": elf.build_id, "functions": len(lines)}
 
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=build)
-    if entry.facts["build_id"] != build_id:
+    demand_build_id(entry.facts["build_id"], build_id, recipe)
+    return entry.path / _FILE
+
+
+def demand_build_id(of_package: str, of_kernel: str, recipe: Recipe) -> None:
+    """Raise BuildError if the debug package belongs to another build than the kernel."""
+    if of_package != of_kernel:
         raise BuildError(
-            f"the debug package has build-id {entry.facts['build_id']}, the kernel {build_id}",
+            f"the debug package has build-id {of_package}, the kernel {of_kernel}",
             where=recipe.name,
             mend="run without --debug-symbols until Debian has both packages of one build",
         )
-    return entry.path / _FILE
 
 
 def vmlinux_places(release: str) -> list[str]:

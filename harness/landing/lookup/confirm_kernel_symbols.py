@@ -59,12 +59,12 @@ class KernelSymbols:
 def _with_exchanged_symbols(layout: Layout, functions: Sequence[Symbol], *, exported: bool) -> Sequence[Symbol]:
     """The functions, with two addresses exchanged: of the first two exported ones, or of two that `debug` has alone."""
     confirmations = layout.symbol_confirmations
-    wanted = [
-        each
-        for each in functions
-        if (EXPORTS if exported else DEBUG) in (sources := confirmations.sources_of(each))
-        and (exported or EXPORTS not in sources)
-    ]
+
+    def is_wanted(function: Symbol) -> bool:
+        sources = confirmations.sources_of(function)
+        return EXPORTS in sources if exported else DEBUG in sources and EXPORTS not in sources
+
+    wanted = list(filter(is_wanted, functions))
     first, second = wanted[0], next(each for each in wanted if each.address != wanted[0].address)
     exchanged = {first: first._replace(address=second.address), second: second._replace(address=first.address)}
     return [exchanged.get(each, each) for each in functions]
