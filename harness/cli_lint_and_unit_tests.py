@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import click
 
+from harness.cli_common import example_epilog
 from harness.core import paths
 from harness.core.errors import CELL_FAILED
 from harness.matrix.commands import pytest_run
@@ -19,14 +20,15 @@ _TOOLS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("mypy", 
 _TOOL_SECONDS = 600
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": True},
+    epilog=example_epilog("check tests/test_elf.py -x"),
+)
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def check(pytest_arguments: Sequence[str]) -> int:
     """Check style, types, and the unit tests that boot no VM: two minutes on 2 cores.
 
     Other arguments go to pytest. A path runs only the tests in it, slow ones too.
-
-    Example: ./pinpoint check tests/test_elf.py -x
     """
     pytest_run.demand_unit_tests()
     failed = [" ".join(tool) for tool in _TOOLS if not _passes(tool)]

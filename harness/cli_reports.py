@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from harness.cli_common import example_epilog
 from harness.core import paths
 from harness.core.errors import CELL_FAILED, UsageError
 from harness.core.files import write_text
@@ -30,7 +31,7 @@ _MERGED = "report-merged.html"
 _RUN = click.Path(path_type=Path)
 
 
-@click.command()
+@click.command(epilog=example_epilog("compare results/20261128-120000-ab12 results/latest"))
 @click.argument("old", type=_RUN)
 @click.argument("new", type=_RUN, required=False)
 @click.option("--strict", is_flag=True, help="Exit with status 1 also when a cell that passed before is skipped now.")
@@ -38,8 +39,6 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
     """Compare two runs, or a baseline file (.toml) with a run: exit status 1 if anything got worse.
 
     OLD is a run directory or a baseline file; NEW is a run directory, by default the latest run.
-
-    Example: ./pinpoint compare results/20261128-120000-ab12 results/latest
     """
     cells = read_cells_of_run(new or paths.results() / LATEST)
     if old.suffix == ".toml":
@@ -51,16 +50,13 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
     return CELL_FAILED if found.worse else 0
 
 
-@click.command()
+@click.command(epilog=example_epilog('export --format markdown >>"$GITHUB_STEP_SUMMARY"'))
 @click.argument("run", type=_RUN, required=False)
 @click.option("--format", "form", type=click.Choice(_FORMATS), required=True, help="The format to print.")
 @click.option("--origin", default="pinpoint", show_default=True, help="The submitter's name in KCIDB.")
 @click.option("--output", type=_RUN, help="Write to this file instead of standard output.")
 def export(run: Path | None, form: str, origin: str, output: Path | None) -> int:
-    """Print a run in a format that other tools read. RUN is a run directory, by default the latest.
-
-    Example: ./pinpoint export --format markdown >>"$GITHUB_STEP_SUMMARY"
-    """
+    """Print a run in a format that other tools read. RUN is a run directory, by default the latest."""
     if not _ORIGIN.fullmatch(origin):
         raise UsageError("--origin takes lower-case letters, digits and underscores", where=repr(origin))
     directory = RunDirectory((run or paths.results() / LATEST).resolve())
@@ -106,15 +102,13 @@ def _print(text: str, output: Path | None) -> None:
         raise UsageError(f"cannot be written: {error.strerror}", where=str(output)) from None
 
 
-@click.command()
+@click.command(epilog=example_epilog("matrix results/20261128-120000-ab12 --output docs/matrix.md"))
 @click.argument("runs", type=_RUN, nargs=-1)
 @click.option("--output", type=_RUN, help="Write to this file instead of standard output.")
 def matrix(runs: Sequence[Path], output: Path | None) -> int:
     """Print runs as one page in Markdown: each VM with its counts and versions, and each claim on each VM.
 
     RUNS are run directories, by default the latest. A cell of several runs counts as it ended in the newest.
-
-    Example: ./pinpoint matrix results/20261128-120000-ab12 --output docs/matrix.md
     """
     from harness.report.export.newest_results_of_runs_markdown import Run, results_by_vm_markdown
 
@@ -125,7 +119,7 @@ def matrix(runs: Sequence[Path], output: Path | None) -> int:
     return 0
 
 
-@click.command()
+@click.command(epilog=example_epilog("merge results/20261128-120000-ab12 results/20261128-120001-cd34"))
 @click.argument("runs", type=_RUN, nargs=-1, required=True)
 @click.option("--expected", type=_RUN, metavar="FILE", help="The jobs that list --format github printed.")
 @click.option("--into", type=_RUN, metavar="DIR", help="Write the merged run into this directory.")
@@ -136,8 +130,6 @@ def merge(runs: Sequence[Path], expected: Path | None, into: Path | None, baseli
 
     RUNS are run directories. Exit status: as of a run; 1 also if a shard is missing, did not end or is there twice.
     With --baseline, failures that were known before do not count; a missing shard and a lost cell still do.
-
-    Example: ./pinpoint merge results/20261128-120000-ab12 results/20261128-120001-cd34
     """
     from harness.matrix.commands import merge_shards
     from harness.matrix.commands.baseline_gate import Gate
@@ -163,15 +155,13 @@ def _claim(file: str) -> str:
     return read_claims(file).file_claim or Path(file).name
 
 
-@click.command()
+@click.command(epilog=example_epilog("history test_orders --flaky"))
 @click.argument("case", required=False, default="")
 @click.option("--flaky", is_flag=True, help="Only cells that ended differently with the same image.")
 def history(case: str, flaky: bool) -> int:
     """Print each cell's verdicts over the kept runs, and which cells are flaky.
 
     CASE is part of a case's name. A cell is flaky if runs with the same image ended in different verdicts.
-
-    Example: ./pinpoint history test_orders --flaky
     """
     root = paths.results()
     if not root.is_dir():
@@ -187,7 +177,7 @@ def history(case: str, flaky: bool) -> int:
     return 0
 
 
-@click.command()
+@click.command(epilog=example_epilog("report results/20261128-120000-ab12 results/20261128-130000-cd34"))
 @click.argument("runs", type=_RUN, nargs=-1)
 @click.option("--output", type=_RUN, help="The file to write: by default the run's report.html, or report-merged.html.")
 def report(runs: Sequence[Path], output: Path | None) -> int:
@@ -195,8 +185,6 @@ def report(runs: Sequence[Path], output: Path | None) -> int:
 
     RUNS are run directories, by default the latest. Of a cell that several runs have, the last run's result counts;
     the report of several runs is written next to the newest of them.
-
-    Example: ./pinpoint report results/20261128-120000-ab12 results/20261128-130000-cd34
     """
     named = runs or (paths.results() / LATEST,)
     for run in named:

@@ -86,7 +86,7 @@ def main() -> int:
     for each in wanted:
         print(_line(each, versions, "absent", "optional"))
     for each in tests:
-        print(_line(each, versions, "absent", "./pinpoint test installs it"))
+        print(_line(each, versions, "absent", f"{paths.PROGRAM} test installs it"))
     missing = [each.package for each in needed if not each.found_path]
     print()
     if wrong := _cache_defect():

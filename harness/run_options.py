@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from harness.core import paths
 from harness.landing.sweep.sweep_plan import Depth
 from harness.matrix.commands import attach_shell_or_gdb
 
@@ -40,7 +41,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--test-cells": {
         "action": "store_true",
         "help": "without --vm: also run the cases that recipes outside of the core name in `test_cells`, as "
-        "./pinpoint test does",
+        f"{paths.PROGRAM} test does",
     },
     "--sweep": {
         "choices": _DEPTHS,
@@ -94,7 +95,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--shard": {
         "default": None,
         "metavar": "I/N",
-        "help": "run only share I of N of the cells, on one of N machines; ./pinpoint merge joins the results",
+        "help": f"run only share I of N of the cells, on one of N machines; {paths.PROGRAM} merge joins the results",
     },
     "--kernel-mutant": {
         "type": int,

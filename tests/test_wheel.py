@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,13 @@ def test_an_error_is_one_line(installed: Path, start: Path, words: tuple[str, ..
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     assert done.stderr.startswith(printed)
     assert "./pinpoint" not in done.stderr
+
+
+def test_the_help_names_the_installed_command(installed: Path, start: Path) -> None:
+    page = pinpoint(installed, start, "man")
+    assert page.returncode == 0, page.stderr
+    assert "Example: pinpoint compare" in page.stdout
+    assert re.findall(r"\./pinpoint (.*)", page.stdout) == []
 
 
 def test_a_session_of_another_project_is_left_as_it_is(installed: Path, tmp_path: Path) -> None:

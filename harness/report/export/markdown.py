@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.core import paths
 from harness.report.pivot import LOST, CellSelectedToRun, Pivot, format_verdict_counts
 from harness.report.record import Cell
 from harness.verdict.printk import line_without_control_codes
@@ -51,7 +52,7 @@ def _mutant(cell: CellSelectedToRun) -> str:
 
 
 def _failure(cell: Cell) -> str:
-    replay = code_span(f"./pinpoint repro {cell.bundle}") if cell.bundle else ""
+    replay = code_span(f"{paths.PROGRAM} repro {cell.bundle}") if cell.bundle else ""
     case = f"{code_span(cell.case)}{_mutant(cell)}"
     reason = cell.reason if len(cell.reason) <= _LONGEST_REASON else f"{cell.reason[:_LONGEST_REASON]} ..."
     return f"| {cell.verdict.value} | {case} | {code_span(cell.vm)} | {escape_table_text(reason)} | {replay} |"

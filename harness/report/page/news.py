@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.core import paths
 from harness.core.errors import PinpointError
 from harness.report import history
 from harness.report.compare import Comparison, compare
@@ -35,7 +36,7 @@ class News:
 def limit_lines(lines: Sequence[str]) -> Sequence[str]:
     """The lines of a section that the page shows, with the number of those it does not."""
     shown = [line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..." for line in lines[:_MOST]]
-    return shown if len(lines) <= _MOST else [*shown, f"and {len(lines) - _MOST} more: ./pinpoint compare"]
+    return shown if len(lines) <= _MOST else [*shown, f"and {len(lines) - _MOST} more: {paths.PROGRAM} compare"]
 
 
 def compare_with_earlier_runs(directory: RunDirectory, cells: Sequence[Cell]) -> News:
