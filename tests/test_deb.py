@@ -55,6 +55,22 @@ def test_a_package_that_ends_between_two_files_is_not_complete(
     assert read_all(tmp_path / "a.deb") == ["boot/first", "boot/second"]
 
 
+def test_links_before_a_file_are_passed_over(tmp_path: Path, program: Callable[[str, str], None]) -> None:
+    """Debian's linux-image-7.3 has symbolic links, and a file of the next package is wanted."""
+    linked = tmp_path / "linked.tar"
+    with tarfile.open(linked, "w") as out:
+        for name, kind in (("usr/share/doc", tarfile.SYMTYPE), ("usr/hard", tarfile.LNKTYPE)):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "elsewhere"
+            out.addfile(link)
+        found = tarfile.TarInfo("boot/first")
+        found.size = 5
+        out.addfile(found, io.BytesIO(b"first"))
+    program("dpkg-deb", f"cat {linked}")
+    assert read_all(tmp_path / "a.deb") == ["boot/first"]
+    assert deb.read_first_file_named([tmp_path / "a.deb"], ["boot/first"]) == b"first"
+
+
 @pytest.mark.parametrize("late", ["tar", "dpkg-deb"])
 @pytest.mark.parametrize("script", ["trap '' TERM; sleep 100", "exec >&- 2>&-; sleep 100"])
 def test_a_program_that_does_not_end_is_ended(

@@ -69,12 +69,13 @@ def copy_first_file_named(debs: Sequence[Path], names: Collection[str], into: IO
 def files_in_order(deb: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the path of each file, without a leading slash, and its content, which is valid until the next file.
 
-    The caller may stop anywhere. Raises HostError when the package cannot be read.
+    Links and directories are left out. The caller may stop anywhere. Raises HostError when the package cannot be read.
     """
     try:
         with _contents(deb) as archive, tarfile.open(fileobj=archive.stream, mode="r|") as members:
             for found in members:
-                if content := members.extractfile(found):
+                # A stream cannot go back to the file that a link leads to; extractfile() raises for every link.
+                if found.isreg() and (content := members.extractfile(found)):
                     yield found.name.removeprefix("./"), content
             archive.demand_complete()
     except tarfile.TarError as error:
