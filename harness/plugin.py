@@ -87,22 +87,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-    """Divide rows before pytest-xdist groups the items; then order the items by row and skip cells without a trait."""
+    """Leave out cells and divide rows before -k and pytest-xdist see the items; then order them, skip by traits."""
+    run = config.stash[RUN]
+    by_id = any("::" in word for word in config.args)
+    left = selection.left_out_markers(config.option, named=bool(config.option.keyword) or by_id)
+    collected = list(items)
+    if config.option.test_cells:
+        items[:] = selection.without_cells_outside_test_cells(items, run.recipes.values(), complete=not by_id)
+    items[:] = selection.without_optional_cells(items, left)
+    if config.option.loader:
+        items[:] = selection.tests_and_loader_cells(items)
+        selection.skip_cells_needing_own_loader(items)
+    _deselect(config, collected, items)
     xdist_controller_and_worker.mark_row_parts(config, items)
     yield
-    run = config.stash[RUN]
-    named = bool(config.option.keyword or any("::" in word for word in config.args))
-    selected = selection.without_optional_cells(items, selection.left_out_markers(config.option, named=named))
-    if config.option.test_cells and not config.option.vm:
-        selected = selection.without_cells_outside_test_cells(selected, run.recipes.values(), named=named)
-    if config.option.loader:
-        selected = selection.tests_and_loader_cells(selected)
-        selection.skip_cells_needing_own_loader(selected)
-    if run.shard:
-        selected = run.keep_own_shard(selected)
-    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    selected = run.keep_own_shard(items) if run.shard else list(items)
+    _deselect(config, items, selected)
     selection.skip_cells_without_traits(selected, run.recipes)
     items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)
+
+
+def _deselect(config: pytest.Config, before: list[pytest.Item], after: list[pytest.Item]) -> None:
+    """Report the items that are not left to pytest, which counts them."""
+    kept = set(after)
+    config.hook.pytest_deselected(items=[item for item in before if item not in kept])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -40,7 +40,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "--full": {"action": "store_true", "help": "also run the slowest cases, as --matrix full does; includes --deep"},
     "--test-cells": {
         "action": "store_true",
-        "help": "without --vm: also run the cases that recipes outside of the core name in `test_cells`, as "
+        "help": "of a VM whose recipe has `test_cells`, run only these; without --vm, run these VMs too, as "
         f"{paths.PROGRAM} test does",
     },
     "--sweep": {

@@ -343,6 +343,38 @@ def test_b(guest):
     assert len(list(matrix.path.glob("*-on-gw*"))) == 2
 
 
+# A case that the recipe x86_64-ibt names in `test_cells`, behind others that it does not name.
+TEST_CELLS = """
+import os
+from pathlib import Path
+import pytest
+
+@pytest.mark.parametrize("number", range(40))
+def test_another(guest, vm, number): pass
+
+@pytest.mark.parametrize("number", range(4))
+def test_entry_shift(guest, vm, number):
+    Path(f"on-{os.environ.get('PYTEST_XDIST_WORKER')}").touch()
+"""
+
+
+def test_the_test_cells_of_a_named_vm_run_alone(matrix: pytest.Pytester) -> None:
+    """--test-cells holds with --vm, too, and the parts of a row are made of the cells that are left."""
+    matrix.makepyfile(test_legal_sites=TEST_CELLS)
+    options = ("--vm", "x86_64-ibt", "--test-cells", "-n", "2", "--shards", "2")
+    assert matrix.runpytest_subprocess("-p", "no:cacheprovider", *options).ret == 0
+    assert {cell["case"] for cell in cells(matrix)} == {f"test_entry_shift[{number}]" for number in range(4)}
+    assert {path.name for path in matrix.path.glob("on-*")} == {"on-gw0", "on-gw1"}
+
+
+@pytest.mark.parametrize("more", [(), ("-k", "another")], ids=["all", "by keyword"])
+def test_a_gone_test_cell_is_one_line(matrix: pytest.Pytester, more: tuple[str, ...]) -> None:
+    matrix.makepyfile(test_legal_sites=TEST_CELLS.replace("entry_shift", "entry"))
+    result = matrix.runpytest_subprocess("-p", "no:cacheprovider", "--vm", "x86_64-ibt", "--test-cells", *more)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: x86_64-ibt.toml: `test_cells` names 'test_legal_sites.py::test_entry_shift'*"])
+
+
 @pytest.mark.parametrize("side_by_side", [(), ("-n", "2")], ids=["one process", "workers"])
 def test_where_a_runs_time_went_is_kept_of_all_processes(
     matrix: pytest.Pytester, side_by_side: tuple[str, ...]

@@ -67,18 +67,18 @@ def _recipe(name: str, *test_cells: str) -> Recipe:
 def test_a_vm_with_test_cells_runs_only_these() -> None:
     items = _items(("test_x", "core"), ("test_y", "core"), ("test_x", "small"), ("test_y", "small"), ("test_unit", ""))
     recipes = [_recipe("core"), _recipe("small", "test_a.py::test_y", "test_other.py")]
-    kept = without_cells_outside_test_cells(items, recipes, named=False)
+    kept = without_cells_outside_test_cells(items, recipes, complete=True)
     assert [item.name for item in kept] == ["test_x[core]", "test_y[core]", "test_y[small]", "test_unit"]
     whole = [_recipe("core"), _recipe("small", "test_a.py")]
-    assert without_cells_outside_test_cells(items, whole, named=False) == items
+    assert without_cells_outside_test_cells(items, whole, complete=True) == items
 
 
 def test_test_cells_that_match_nothing_are_an_error() -> None:
     items = _items(("test_x", "small"))
     recipes = [_recipe("small", "test_a.py::test_x", "test_a.py::test_gone")]
     with pytest.raises(pytest.UsageError, match=r"small\.toml: `test_cells` names 'test_a\.py::test_gone'"):
-        without_cells_outside_test_cells(items, recipes, named=False)
-    assert without_cells_outside_test_cells(items, recipes, named=True) == items
+        without_cells_outside_test_cells(items, recipes, complete=True)
+    assert without_cells_outside_test_cells(items, recipes, complete=False) == items
 
 
 def test_every_file_that_test_cells_name_exists() -> None:

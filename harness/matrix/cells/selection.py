@@ -134,11 +134,12 @@ def without_optional_cells(items: list[pytest.Item], left_out: Collection[str]) 
 
 
 def without_cells_outside_test_cells(
-    items: list[pytest.Item], recipes: Iterable[Recipe], *, named: bool
+    items: list[pytest.Item], recipes: Iterable[Recipe], *, complete: bool
 ) -> list[pytest.Item]:
     """Return the items without the cells of a VM with `test_cells` that its recipe does not name there.
 
-    Raises UsageError if a name matches no cell, although the file was collected and no cases are selected by name.
+    `complete` is true if the items are all cells of the files that were collected. Then a name that matches none of
+    them raises UsageError.
     """
     names = {recipe.name: recipe.test_cells for recipe in recipes if recipe.test_cells}
     kept: list[pytest.Item] = []
@@ -154,7 +155,7 @@ def without_cells_outside_test_cells(
         matched.update((cell.vm, name) for name in found)
         kept += [item] if found else []
     for vm, name in ((vm, name) for vm, each in names.items() for name in each):
-        if not named and name.partition("::")[0] in files and (vm, name) not in matched:
+        if complete and name.partition("::")[0] in files and (vm, name) not in matched:
             raise pytest.UsageError(
                 f"{vm}.toml: `test_cells` names {name!r}, which is no cell; correct it or remove it"
             )
