@@ -338,5 +338,6 @@ LINES: list[tuple[ComplaintKind, str]] = [
     (ComplaintKind.WARNING, "WARNING: CPU: 0 PID: 1 at kernel/kprobes.c:1092 __disarm_kprobe_ftrace+0x4a/0x60"),
     (ComplaintKind.WARNING, "WARNING: kernel/kprobes.c:1092 at __disarm_kprobe_ftrace+0x4a/0x60, CPU#0: rmmod/211"),
     (ComplaintKind.LEAK, "kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)"),
+    (ComplaintKind.DROPPED, "** 17 printk messages dropped **"),
     (ComplaintKind.TRACE, "Call Trace:"),
 ]

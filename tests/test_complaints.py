@@ -90,6 +90,15 @@ def test_what_a_program_writes_to_the_console_is_not_the_kernels() -> None:
     assert len(read_complaints(HEALTHY + forged + printed(KASAN))) == 1
 
 
+@pytest.mark.parametrize("before", ["", "a program's output"])
+def test_messages_that_the_console_lost_are_a_complaint(before: str) -> None:
+    """The kernel prints this line without a time, in front of the next record that it still has."""
+    log = f"{HEALTHY}{before}** 17 printk messages dropped **\r\n[    9.000000] random: crng init done\n"
+    (found,) = read_complaints(log, timed=True)
+    assert (found.kind, found.headline) == (ComplaintKind.DROPPED, "** 17 printk messages dropped **")
+    assert confirmed_by_dmesg([found], "<6>[    1.000000] all that the ring holds\n") == [found]
+
+
 def test_a_programs_line_in_kmsg_is_known_by_its_facility() -> None:
     raw = "<4>[    1.000000] Linux version 6.1.0\n<12>[   12.000000] Kernel panic - not syncing: forged\n"
     assert read_complaints(raw) == []

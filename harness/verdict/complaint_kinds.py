@@ -29,6 +29,8 @@ class ComplaintKind(Enum):
     HUNG_TASK = "hung task"
     OUT_OF_MEMORY = "out of memory"
     LEAK = "memory leak"
+    DROPPED = "dropped messages"
+    """Records that the kernel's console never printed: a complaint may be among them."""
     TRACE = "stack trace"
     """A backtrace that nothing else introduced."""
 
@@ -108,6 +110,8 @@ OPENINGS = (
         frozenset({ComplaintKind.OUT_OF_MEMORY}),
     ),
     Opening(ComplaintKind.LEAK, r"kmemleak: \d+ new suspected memory leak"),
+    # kernel/printk/printk.c
+    Opening(ComplaintKind.DROPPED, r"\*\* \d+ printk messages dropped \*\*"),
     # arch/x86/mm/fault.c; arch/arm64/mm/fault.c and others
     Opening(
         ComplaintKind.FAULT,

@@ -24,6 +24,9 @@ _CONTROLS = re.compile(
     r"\u2060-\u206f\ud800-\uf8ff\ufeff\ufff9-\ufffb\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001345f"
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U0010ffff]"
 )
+# What a console prints, without a prefix, for records that the ring buffer lost before it printed them
+# (call_console_driver(), kernel/printk/printk.c, 6.1; the same text from 5.10 to 7.3).
+_DROPPED = re.compile(r"\*\* \d{1,20} printk messages dropped \*\*")
 _USER_FACILITY = 8
 # A record's text is at most this long (PRINTK_MESSAGE_MAX, kernel/printk/internal.h, 6.6; LOG_LINE_MAX is 1 KiB, 6.1).
 # Anything after it on its line was written by a program.
@@ -122,8 +125,14 @@ def _of_untimed_line(line: str) -> Iterator[PrintkRecord]:
 
 
 def _of_console_line(line: str) -> Iterator[PrintkRecord]:
-    """Yield the records of a console's line: more than one if records follow each other without a newline."""
-    return _of_timed_line(line, levels=False)
+    """Yield the records of a console's line: more than one if records follow each other without a newline.
+
+    The kernel's note that it dropped records counts as one, though it has no time, and though a program could print it.
+    """
+    dropped = _DROPPED.search(line)
+    if dropped:
+        yield PrintkRecord(dropped[0], None)
+    yield from _of_timed_line(line, levels=False)
 
 
 def _of_timed_line(line: str, *, levels: bool = True) -> Iterator[PrintkRecord]:
