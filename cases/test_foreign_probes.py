@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from harness.guest.guest import Guest
-from harness.images import systemtap
+from harness.images import kernel_samples, systemtap
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -146,6 +146,25 @@ def test_kernel_sample(foreign_probes: ForeignProbes, sample: str, parameter: st
     outcome.prove_at((_listed(Layout(foreign_probes.guest), SITE), LANDED))
 
 
+def _demand_fprobes(guest: Guest) -> None:
+    if not guest.run("grep", "-qw", "register_fprobe_ips", "/proc/kallsyms").ok:
+        pytest.skip(f"{guest.name} has no fprobes")
+
+
+@pytest.mark.full
+@pytest.mark.requires("kprobes", "ftrace_kprobes")
+@pytest.mark.mutants("owner-left-out", "registers-elsewhere")
+def test_fprobe_owner(foreign_probes: ForeignProbes) -> None:
+    """The kernel's own sample of an fprobe lands at its parameter, and its owner is the module that has its handler.
+
+    `enabled_functions` shows the kernel's handler alone, which all fprobes share (kernel/trace/fprobe.c, 5.18 to 7.3).
+    """
+    _demand_fprobes(foreign_probes.guest)
+    outcome = foreign_probes.judge_kernel_sample("fprobe_example", "symbol", SITE, OTHER, kernel_samples.FPROBES)
+    outcome.prove_at((_listed(Layout(foreign_probes.guest), SITE), LANDED))
+    outcome.prove_owned_by("fprobe_example")
+
+
 # perf record leaves the kprobe that perf probe added, so the script removes it when it is interrupted.
 _PERF = """
     trap 'perf probe -q -d probe:mine' INT TERM
@@ -205,8 +224,7 @@ def test_kprobe_multi(foreign_probes_with_packages: Tools) -> None:
     kernel/trace/bpf_trace.c, 5.18, with CONFIG_FPROBE).
     """
     with foreign_probes_with_packages("bpftrace") as foreign:
-        if not foreign.guest.run("grep", "-qw", "fprobe_handler", "/proc/kallsyms").ok:
-            pytest.skip(f"{foreign.guest.name} has no fprobes")
+        _demand_fprobes(foreign.guest)
         outcome = foreign.judge_command("bpftrace -e 'kprobe:{symbol}* {{ @ = count(); }}'", SITE, OTHER, tools=True)
         outcome.prove_at((_listed(Layout(foreign.guest), SITE), LANDED))
         if (kinds := [each.kind for each in outcome.probes]) != ["fprobe"]:

@@ -1,4 +1,4 @@
-"""Modules that the kernel's own source has for kprobes: samples/kprobes, of the very version that an image runs."""
+"""Probe modules that the kernel's own source has below samples/, of the very version that an image runs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from harness.images.image import Image
 from harness.images.kernel_source_files import obtain_source_files
 
 KIND = "kernel-samples"
-_DIRECTORY = "samples/kprobes"
+KPROBES, FPROBES = "samples/kprobes", "samples/fprobe"
 
 
-def obtain_sample_sources(image: Image, build_context: BuildContext) -> Path:
+def obtain_sample_sources(image: Image, build_context: BuildContext, samples: str = KPROBES) -> Path:
     """Return a directory with a subdirectory for each sample, each with its source and a Kbuild.
+
+    `samples` is the directory of the kernel's source that has them.
 
     Raises HostError or RecipeError when the source cannot be had, BuildError when it has no samples.
     """
-    files = obtain_source_files(image, build_context, [_DIRECTORY])
+    files = obtain_source_files(image, build_context, [samples])
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:  # noqa: ARG001 - the interface of the store
-        found = sorted((files / _DIRECTORY).glob("*.c"))
+        found = sorted((files / samples).glob("*.c"))
         if not found:
-            raise BuildError(f"no {_DIRECTORY}", where=image.recipe.name, mend="has the kernel moved its samples?")
+            raise BuildError(f"no {samples}", where=image.recipe.name, mend="has the kernel moved its samples?")
         for file in found:
             write_module_source(file, entry / file.stem)
         return {"samples": [file.stem for file in found]}
 
-    parts = [files.name, code_sha256(Path(__file__))]
+    parts = [files.name, samples, code_sha256(Path(__file__))]
     return build_context.store.obtain(KIND, parts, vm=image.recipe.name, build=build).path
 
 

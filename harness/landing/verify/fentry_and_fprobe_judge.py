@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 
+from harness.guest.guest import Guest
 from harness.landing.site import Site
+from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
@@ -13,6 +15,7 @@ from harness.landing.verify.traced_functions import TracedFunction
 
 # What a site calls that has no trampoline of its own (arch/*/kernel/ftrace*.S).
 _COMMON = ("ftrace_caller", "ftrace_regs_caller")
+_KALLSYMS = "/proc/kallsyms"
 
 
 class FtraceJudge:
@@ -96,6 +99,27 @@ class FtraceJudge:
     def _code(self, address: int) -> bytes:
         region = self._during.region_at(address)
         return region.bytes_at(address, LONGEST) if region else b""
+
+
+def judge_traced_functions(
+    judge: FtraceJudge, traced: Sequence[TracedFunction], owners: FprobeOwners
+) -> list[JudgedProbe]:
+    """The verdicts on the functions that only ftrace lists."""
+    return [owners.add_owner(judge.judge_traced_function(each), each) for each in traced if each.kind != "kprobe"]
+
+
+def trampoline_addresses(guest: Guest, traced: Iterable[TracedFunction]) -> dict[str, set[int]]:
+    """The addresses of the trampolines that BPF made for these functions, which no file has, by their symbols."""
+    wanted = sorted({each.direct_trampoline for each in traced if each.direct_trampoline})
+    if not wanted:
+        return {}
+    pattern = "\\|".join(wanted)
+    listing = guest.run_script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
+    found: dict[str, set[int]] = {}
+    for line in listing.splitlines():
+        address, _, name, *_ = line.split()
+        found.setdefault(name, set()).add(int(address, 16))
+    return found
 
 
 def _because(judged: JudgedProbe, why: str) -> JudgedProbe:

@@ -49,6 +49,11 @@ class TracedFunction:
             return "fprobe"
         return "kprobe" if any(each.startswith("kprobe_ftrace_") for each in self.callbacks) else "ftrace"
 
+    @property
+    def can_be_fprobe(self) -> bool:
+        """Is it an fprobe, or are there several tracers, of which the list shows no module?"""
+        return self.kind == "fprobe" or (self.kind == "ftrace" and self.tracer_count > 1 and not self.callback_modules)
+
     def __str__(self) -> str:
         return f"{self.name} [{self.module}]" if self.module else self.name
 

@@ -17,7 +17,8 @@ from harness.landing.layout import Layout, LoadedTarget
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import listed_probes_and_modules, registrations
-from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge
+from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge, judge_traced_functions, trampoline_addresses
+from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import KprobeJudge, match_registrations
@@ -32,7 +33,6 @@ _POLL = 0.2
 _QUIET = 0.5
 _AGREE = 6.0
 _SHOWN = 8
-_KALLSYMS = "/proc/kallsyms"
 _STANDING = frozenset({ProbeVerdict.LANDED, ProbeVerdict.DISABLED, ProbeVerdict.GONE})
 
 
@@ -69,11 +69,13 @@ class WatchedGuest:
         files: Mapping[str, Path],
         names: SystemMap | None = None,
         read: Callable[[Guest], GuestLists] = listed_probes_and_modules.read_lists,
+        fprobe_owners: Callable[[Guest, LoadedFiles], FprobeOwners] = FprobeOwners.read,
     ) -> None:
         self.guest = guest
         self.watched = True
         self._names = names
         self._read = read
+        self._fprobe_owners = fprobe_owners
         self._modules = LoadedModuleFinder(guest, {**guest.image.drivers, **files})
         self._judged = GuestLists((), (), registrations.Records(), "")
         self._begun = 0
@@ -253,23 +255,9 @@ class WatchedGuest:
     ) -> list[JudgedProbe]:
         """The verdicts on functions that only ftrace lists."""
         new = self.newly_traced(lists)
-        names = {each.direct_trampoline for each in new if each.direct_trampoline}
-        judge = FtraceJudge(files, changes, text, self._symbols(names))
-        alone = [each for each in new if each.kind != "kprobe"]
-        return [judge.judge_traced_function(each) for each in alone]
-
-    def _symbols(self, names: Iterable[str]) -> dict[str, set[int]]:
-        """The addresses of trampolines that BPF made, which no file has, by their symbols."""
-        wanted = sorted(set(names))
-        if not wanted:
-            return {}
-        pattern = "\\|".join(wanted)
-        listing = self.guest.run_script(f"grep -w '{pattern}' {_KALLSYMS}").stdout
-        found: dict[str, set[int]] = {}
-        for line in listing.splitlines():
-            address, _, name, *_ = line.split()
-            found.setdefault(name, set()).add(int(address, 16))
-        return found
+        owners = self._fprobe_owners(self.guest, files) if any(each.can_be_fprobe for each in new) else FprobeOwners()
+        judge = FtraceJudge(files, changes, text, trampoline_addresses(self.guest, new))
+        return judge_traced_functions(judge, new, owners)
 
     def _unexplained(self, changes: TextChanges, now: ListsAndModules, text: GuestText) -> list[int]:
         """Bytes of text that differ from before, except those of probes that a list has."""

@@ -17,10 +17,12 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import loaded_targets
 from harness.landing.verify import listed_probes_and_modules
+from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict, judged_table
 from harness.landing.verify.listed_probes_and_modules import GuestLists
 from harness.landing.verify.mutants import LIST_LEFT_OUT, OWNER_LEFT_OUT, REGISTERS_ELSEWHERE, TABLE_LIES
 from harness.landing.verify.registrations import Records
+from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest
@@ -108,14 +110,16 @@ class ForeignProbes:
         load = ModuleToLoad(name, file, file, list(parameters))
         return self._run(Modules(self.guest, [load], "insmod", None), {name: file})
 
-    def judge_kernel_sample(self, name: str, parameter: str, site: Site, other: Site) -> ForeignOutcome:
-        """Build a module of samples/kprobes of the kernel's own source, load it with its parameter, judge, unload.
+    def judge_kernel_sample(
+        self, name: str, parameter: str, site: Site, other: Site, samples: str = kernel_samples.KPROBES
+    ) -> ForeignOutcome:
+        """Build a module of the kernel's own `samples`, load it with its parameter, judge, unload.
 
         In the mutant's cell its parameter names `other`. Raises what building raises, and SubjectRefused.
         """
         assert self._build_context is not None
         image = self.guest.image
-        source = kernel_samples.obtain_sample_sources(image, self._build_context) / name
+        source = kernel_samples.obtain_sample_sources(image, self._build_context, samples) / name
         chosen = other if self._mutant == REGISTERS_ELSEWHERE else site
         with tempfile.TemporaryDirectory(prefix="pinpoint-sample-") as directory:
             (file,) = external_build.build(source, image, self._build_context, Path(directory))
@@ -169,7 +173,9 @@ class ForeignProbes:
     def _run(self, subject: Subject, own: Mapping[str, Path]) -> ForeignOutcome:
         targets = {target.module: target.elf.path for target in loaded_targets(self.guest)}
         self._before = None
-        with WatchedGuest(self.guest, {**targets, **own}, read=self._read) as watched:
+        with WatchedGuest(
+            self.guest, {**targets, **own}, read=self._read, fprobe_owners=self._fprobe_owners
+        ) as watched:
             try:
                 subject.start()
                 watched.record_subject_start(subject.start_time_ns)
@@ -182,6 +188,10 @@ class ForeignProbes:
                 subject.stop()
             standing, changed = watched.find_leftovers()
         return ForeignOutcome(judgement, tuple(late), tuple(standing), tuple(changed))
+
+    def _fprobe_owners(self, guest: Guest, files: LoadedFiles) -> FprobeOwners:
+        """Read the owners of fprobes; in the cell of one mutant there are none."""
+        return FprobeOwners() if self._mutant == OWNER_LEFT_OUT else FprobeOwners.read(guest, files)
 
     def _read(self, guest: Guest) -> GuestLists:
         """Read all lists; in the cells of two mutants, return them without additions or without what shows an owner."""
