@@ -17,12 +17,15 @@ from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings, listed_probes_and_modules, registrations, traced_functions
+from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge, judge_traced_functions
+from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.ftrace_call_target import call_target
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
 from harness.landing.verify.loaded_modules import LoadedModule, LoadedModuleFinder, module_with_code, module_with_data
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
+from harness.landing.verify.traced_functions import TracedFunction
 from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 kprobe=0xffffffffc024c0a0 pid=179 symbol=uptime_proc_show command=insmod
@@ -96,6 +99,34 @@ def test_traced_functions_are_known_by_what_traces_them() -> None:
     assert (fprobe.name, fprobe.module) == ("start_xmit", "virtio_net")
     assert fentry.direct_trampoline == "bpf_trampoline_6442536467_1"
     assert shared.tracer_count == 2
+
+
+class _SitesAndVerdicts:
+    """A judge of traced functions; each has its one site at 0x100."""
+
+    def ftrace_sites_of(self, _: TracedFunction) -> list[int]:
+        return [0x100]
+
+    def judge_traced_function(self, traced: TracedFunction) -> JudgedProbe:
+        return JudgedProbe(str(traced), traced.kind, ProbeVerdict.LANDED, 0x100)
+
+
+@pytest.mark.parametrize(
+    ("line", "flags", "shown"),
+    [
+        ("f (1) R I  \t\n", ("[FTRACE]",), 0),
+        ("f (1) R I  \t\n", ("[OPTIMIZED]",), 1),
+        ("f (2) R I  \t->arch_ftrace_ops_list_func+0x0/0x1e0\n", ("[FTRACE]",), 1),
+        (TRACED.splitlines()[0], (), 0),
+        (TRACED.splitlines()[1], ("[FTRACE]",), 1),
+    ],
+)
+def test_a_kprobe_on_an_ftrace_site_is_shown_once(line: str, flags: tuple[str, ...], shown: int) -> None:
+    """i386 has no trampolines of their own for tracers, and its list names none (seen on 6.1.0-50-686-pae)."""
+    traced = traced_functions.parse_enabled_functions(line)
+    kprobe = ListedProbe(0x100, "f+0x0", flags)
+    judge = cast(FtraceJudge, _SitesAndVerdicts())
+    assert len(judge_traced_functions(judge, traced, [kprobe], FprobeOwners())) == shown
 
 
 def test_a_traced_function_has_the_module_of_its_callback() -> None:

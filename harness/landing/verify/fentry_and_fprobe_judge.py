@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from harness.guest.guest import Guest
+from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
@@ -102,10 +103,17 @@ class FtraceJudge:
 
 
 def judge_traced_functions(
-    judge: FtraceJudge, traced: Sequence[TracedFunction], owners: FprobeOwners
+    judge: FtraceJudge, traced: Sequence[TracedFunction], kprobes: Iterable[ListedProbe], owners: FprobeOwners
 ) -> list[JudgedProbe]:
-    """The verdicts on the functions that only ftrace lists."""
-    return [owners.add_owner(judge.judge_traced_function(each), each) for each in traced if each.kind != "kprobe"]
+    """The verdicts on the functions that only ftrace lists; `kprobes` are all that the kernel lists as kprobes."""
+    kprobe_sites = {each.address for each in kprobes if "[FTRACE]" in each.flags}
+    # Without trampolines of their own, as on i386, the list names no tracer: then a kprobe on the site is the only one.
+    return [
+        owners.add_owner(judge.judge_traced_function(each), each)
+        for each in traced
+        if each.kind != "kprobe"
+        and not (each.only_tracer_is_unnamed and kprobe_sites.intersection(judge.ftrace_sites_of(each)))
+    ]
 
 
 def trampoline_addresses(guest: Guest, traced: Iterable[TracedFunction]) -> dict[str, set[int]]:

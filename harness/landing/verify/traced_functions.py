@@ -54,6 +54,11 @@ class TracedFunction:
         """Is it an fprobe, or are there several tracers, of which the list shows no module?"""
         return self.kind == "fprobe" or (self.kind == "ftrace" and self.tracer_count > 1 and not self.callback_modules)
 
+    @property
+    def only_tracer_is_unnamed(self) -> bool:
+        """Is it traced once, and does its line not name what traces it?"""
+        return self.tracer_count == 1 and not self.callbacks and not self.direct_trampoline
+
     def __str__(self) -> str:
         return f"{self.name} [{self.module}]" if self.module else self.name
 

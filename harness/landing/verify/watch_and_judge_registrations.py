@@ -257,7 +257,7 @@ class WatchedGuest:
         new = self.newly_traced(lists)
         owners = self._fprobe_owners(self.guest, files) if any(each.can_be_fprobe for each in new) else FprobeOwners()
         judge = FtraceJudge(files, changes, text, trampoline_addresses(self.guest, new))
-        return judge_traced_functions(judge, new, owners)
+        return judge_traced_functions(judge, new, lists.kprobes, owners)
 
     def _unexplained(self, changes: TextChanges, now: ListsAndModules, text: GuestText) -> list[int]:
         """Bytes of text that differ from before, except those of probes that a list has."""
