@@ -16,6 +16,7 @@ from harness.core.errors import HostError, PinpointError, RecipeError
 from harness.core.events import Bus, Event
 from harness.images import deb, host_apt_sources
 from harness.images.debian_packages_by_name import Packages
+from harness.images.guest_packages_as_archive_or_disk import packages_of_suite_and_release
 from harness.images.private_apt import first_error, first_paragraph
 
 pytestmark = pytest.mark.slow
@@ -272,6 +273,8 @@ def test_a_backport_comes_with_what_its_release_has(tmp_path: Path, repository: 
     together = packages(tmp_path).with_suite_and_base_release("bookworm-backports")
     assert set(together.closure_hashes(["kernel"], "amd64")) == {"libc_2.36-1_amd64.deb", "kernel_2.0-1_amd64.deb"}
     assert packages(tmp_path).version("kernel", "amd64") == "1.0-1"
+    for_guests = packages_of_suite_and_release("bookworm-backports", packages(tmp_path))
+    assert set(for_guests.closure_hashes(["libc"], "amd64")) == {"libc_2.36-1_amd64.deb"}
     assert together.fetch("kernel", "amd64", deadline=soon()).is_relative_to(
         tmp_path / "apt/bookworm-backports+bookworm"
     )

@@ -64,7 +64,7 @@ def obtain_packed_tools(
     if architecture is None:
         mend = "run it without --with-package"
         raise UsageError(f"Debian has no packages for {recipe.arch}", where=recipe.name, mend=mend)
-    source = build_context.with_suite(suite or recipe.kernel.suite).packages
+    source = packages_of_suite_and_release(suite or recipe.kernel.suite, build_context.packages)
     wanted = tuple(sorted(set(packages)))
     try:
         closure = source.closure_hashes(wanted, architecture)
@@ -77,6 +77,11 @@ def obtain_packed_tools(
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     archive, disk = entry.path / _ARCHIVE, entry.path / _DISK
     return PackedTools(entry.path.name, archive, None) if archive.exists() else PackedTools(entry.path.name, None, disk)
+
+
+def packages_of_suite_and_release(suite: str, packages: Packages) -> Packages:
+    """The packages of a suite, and of the release that it extends: backports have few packages of their own."""
+    return packages.with_suite_and_base_release(suite) if "-" in suite else packages.with_suite(suite)
 
 
 def image_with_tool_disk(image: Image, tools: PackedTools, build_context: BuildContext) -> Image:
