@@ -98,6 +98,25 @@ def test_the_tree_has_the_vmlinux_and_the_modules_of_the_guest(image: Image, con
     assert (image.headers.objects / "scripts").readlink() == Path("../programs")
 
 
+def test_a_kernel_that_was_built_with_debug_information_needs_no_package(
+    tmp_path: Path, image: Image, context: BuildContext
+) -> None:
+    """Its tree for module builds lacks the vmlinux; a user's build directory has it."""
+    assert image.headers is not None
+    assert not debug_information_tree.is_at_hand(image)
+    assert debug_information_tree.is_at_hand(replace(image, recipe=with_debug_symbols(image.recipe)))
+    (tmp_path / "k.c").write_text("void _start(void) { }\n")
+    made = tmp_path / "with-debug-information"
+    subprocess.run(["gcc", "-g", "-nostdlib", "-static", "-o", made, tmp_path / "k.c"], check=True)
+    built = replace(image, vmlinux=made)
+    assert debug_information_tree.is_at_hand(built)
+    tree = debug_information_tree.obtain(built, context)
+    assert (tree / "vmlinux").read_bytes() == made.read_bytes()
+    assert (tree / "scripts").readlink() == image.headers.objects.parent / "programs"
+    (image.headers.objects / "vmlinux").write_bytes(made.read_bytes())
+    assert debug_information_tree.obtain(built, context) == image.headers.objects
+
+
 def test_a_package_of_another_build_is_refused(image: Image, context: BuildContext) -> None:
     with pytest.raises(BuildError, match=r"has build-id .*, the kernel bb"):
         debug_symbols.obtain(image.recipe, "bb", context, ["x"])

@@ -131,6 +131,7 @@ def test_an_error_is_shown_with_its_cause_and_a_warning_is_kept(tmp_path: Path) 
     shown = systemtap._explained(first, log)
     assert shown.startswith(f"{first}: missing x86_64 kernel/module debuginfo")
     assert "--debug-symbols" in systemtap._mend(shown, log)
+    assert "the fragment debug-info" in systemtap._mend(shown, log)
     assert "the whole log" in systemtap._mend("parse error: expected identifier", log)
     assert systemtap._warnings(log) == ("Probe 'module' has been elided: keyword at script.stp:1:79",)
 

@@ -1,7 +1,8 @@
-"""A tree for module builds that also has the kernel's debug information, from Debian's debug package.
+"""A tree for module builds that also has the kernel's debug information: Debian's debug package, or the kernel's own.
 
 systemtap finds `kernel.function("...")` and `module("...").function("...")` by DWARF, in a vmlinux and in modules below
-the tree that it compiles for. The package has some 800 MB; its vmlinux has 600 MB and is kept.
+the tree that it compiles for. The package has some 800 MB; its vmlinux has 600 MB and is kept. A kernel that Pinpoint
+builds has debug information in its vmlinux if its configuration has it, as with vm_images/config/debug-info.config.
 """
 
 from __future__ import annotations
@@ -25,12 +26,42 @@ _TREE, _VMLINUX, _MODULES = "tree", "vmlinux", "modules"
 _FETCHING = 1800.0
 
 
-def obtain(image: Image, build_context: BuildContext) -> Path:
-    """Return the tree of an image whose recipe has `debug_symbols`, from the store or made now.
+def is_at_hand(image: Image) -> bool:
+    """Return True if the recipe has `debug_symbols`, or the kernel was built with debug information."""
+    return image.recipe.kernel.debug_symbols or _has_debug_information(image.vmlinux)
 
-    It has the debug information of the kernel and of the modules that the guest loads. The image has a tree for module
-    builds. Raises BuildError when the package belongs to another build, HostError when it cannot be fetched.
+
+def _has_debug_information(vmlinux: Path) -> bool:
+    return ".debug_info" in Elf.read_cached(vmlinux).sections_by_name
+
+
+def obtain(image: Image, build_context: BuildContext) -> Path:
+    """Return the tree of an image whose debug information is at hand, from the store or made now.
+
+    It has the debug information of the kernel and, from the package, of the modules that the guest loads. The image has
+    a tree for module builds. Raises BuildError when the package belongs to another build, HostError when it cannot be
+    fetched.
     """
+    assert image.headers is not None
+    objects = image.headers.objects
+    if not _has_debug_information(image.vmlinux):
+        return _from_package(image, build_context)
+    return objects if (objects / _VMLINUX).exists() else _of_built_kernel(image, objects, build_context)
+
+
+def _of_built_kernel(image: Image, objects: Path, build_context: BuildContext) -> Path:
+    """A copy of the kernel's tree that also has its vmlinux, which a build of modules does not need."""
+
+    def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:  # noqa: ARG001 - the interface of the store
+        _copy_tree(objects, entry / _TREE)
+        shutil.copyfile(image.vmlinux, entry / _TREE / _VMLINUX)
+        return {}
+
+    parts = [image.build_id, str(objects), code_sha256(Path(__file__))]
+    return build_context.store.obtain(KIND, parts, vm=image.recipe.name, build=build).path / _TREE
+
+
+def _from_package(image: Image, build_context: BuildContext) -> Path:
     assert image.headers is not None
     context = build_context.with_suite(image.recipe.kernel.suite)
     name, architecture = debug_symbols.package(image.recipe, context)

@@ -66,7 +66,7 @@ def compile_script(
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
     if reason := reason_not_to_compile(image):
-        mend = "take a VM with Debian's kernel, or add the line to kernel.config of its recipe"
+        mend = "take a VM with Debian's kernel, or add debug-info to kernel.config of its recipe"
         raise UsageError(reason, where=image.recipe.name, mend=mend)
     translator = debian_suite_host_programs.obtain_launchers(_TRANSLATOR, build_context, vm=image.recipe.name)
     compiler = _Compiler(image, translator.path, _tree(image, build_context))
@@ -97,10 +97,10 @@ def compile_script(
 
 
 def _tree(image: Image, build_context: BuildContext) -> Path:
-    """Return the tree that stap compiles for, with debug information where the recipe has it."""
+    """Return the tree that stap compiles for, with debug information where it is at hand."""
     assert image.headers is not None
-    has_package = image.recipe.kernel.debug_symbols
-    return debug_information_tree.obtain(image, build_context) if has_package else image.headers.objects
+    at_hand = debug_information_tree.is_at_hand(image)
+    return debug_information_tree.obtain(image, build_context) if at_hand else image.headers.objects
 
 
 def _warnings(log: Path) -> tuple[str, ...]:
@@ -119,7 +119,10 @@ def _explained(error: str, log: Path) -> str:
 def _mend(error: str, log: Path) -> str:
     """Return what to do about stap's error."""
     if _NO_DEBUG_INFORMATION in error:
-        return "run with --debug-symbols, on a VM with Debian's kernel; or probe kprobe.function(), which needs none"
+        return (
+            "run with --debug-symbols, on a VM with Debian's kernel; or build the VM's kernel with the fragment"
+            " debug-info; or probe kprobe.function(), which needs none"
+        )
     return f"the whole log: {log}"
 
 
@@ -153,7 +156,7 @@ class _Compiler:
         """
         image = self.image
         identity = image.build_id or image.key
-        tree = str(self.tree) if image.recipe.kernel.debug_symbols else ""
+        tree = str(self.tree) if debug_information_tree.is_at_hand(image) else ""
         parts = [identity, image.release, self.translator.name, image.recipe.kernel.cflags, tree]
         parts.append(code_sha256(Path(__file__)))
         return build_context.store.obtain(KIND, parts, vm=image.recipe.name, build=self._prepare)
