@@ -32,13 +32,16 @@ class FprobeOwners:
         return cls({site: tuple(sorted({_owner(files, each) for each in fprobes})) for site, fprobes in found.items()})
 
     def add_owner(self, judged: JudgedProbe, traced: TracedFunction) -> JudgedProbe:
-        """The verdict with the owners of the fprobes at its site; other functions' verdicts are returned as they are.
+        """The verdict with the owners of the fprobes at its site, and its kind if nothing else traces it.
+
+        The verdicts of other functions are returned as they are.
 
         Without them the owner remains the kernel's handler, which all fprobes share.
         """
         owners = self.by_site.get(judged.address or 0)
         if owners and traced.can_be_fprobe:
-            return replace(judged, owner=", ".join(owners))
+            kind = "fprobe" if traced.tracer_count == 1 else judged.kind
+            return replace(judged, kind=kind, owner=", ".join(owners))
         if self.unknown_reason and traced.kind == "fprobe":
             return replace(judged, notes=(*judged.notes, f"its owner is not known: {self.unknown_reason}"))
         return judged

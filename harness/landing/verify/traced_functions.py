@@ -19,6 +19,8 @@ _TRAMPOLINE = re.compile(
 _CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)(?:\+\S+ \[(?P<module>\w+)[^\]]*\])?")
 # What is listed here alone: a kprobe on an ftrace site is in the list of kprobes, too.
 TRACED_KINDS = frozenset({"fentry", "fprobe", "ftrace"})
+# Behind the first two stand several tracers, behind the third fprobes with an exit handler, since 6.14.
+_MAY_HIDE_FPROBES = frozenset({"arch_ftrace_ops_list_func", "ftrace_ops_list_func", "ftrace_graph_func"})
 _DIRECT = re.compile(r"direct(?:\(jmp\))?-->(?P<function>\S+)")
 
 
@@ -51,8 +53,9 @@ class TracedFunction:
 
     @property
     def can_be_fprobe(self) -> bool:
-        """Is it an fprobe, or are there several tracers, of which the list shows no module?"""
-        return self.kind == "fprobe" or (self.kind == "ftrace" and self.tracer_count > 1 and not self.callback_modules)
+        """Is it an fprobe, or does the list show what fprobes may be behind: several tracers, or the graph tracer?"""
+        behind = not self.callback_modules and bool(_MAY_HIDE_FPROBES.intersection(self.callbacks))
+        return self.kind == "fprobe" or (self.kind == "ftrace" and behind)
 
     @property
     def only_tracer_is_unnamed(self) -> bool:
