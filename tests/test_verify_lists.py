@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, cast
 
 import pytest
@@ -20,8 +21,15 @@ from harness.landing.verify import changed_settings, listed_probes_and_modules, 
 from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge, judge_traced_functions
 from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.ftrace_call_target import call_target
+from harness.landing.verify.guest_text_changes import GuestText
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
-from harness.landing.verify.kprobe_judge import armed_addresses, match_registrations, site_of_listed_probe
+from harness.landing.verify.kprobe_judge import (
+    FoundKprobe,
+    KprobeJudge,
+    armed_addresses,
+    match_registrations,
+    site_of_listed_probe,
+)
 from harness.landing.verify.loaded_modules import LoadedModule, LoadedModuleFinder, module_with_code, module_with_data
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
@@ -282,6 +290,30 @@ def test_all_lists_are_read_by_one_program() -> None:
 def test_a_list_that_cannot_be_read_is_one_line(guest: Answering) -> None:
     with pytest.raises(GuestError, match="its lists of probes cannot be read"):
         listed_probes_and_modules.read_lists(cast(Guest, guest))
+
+
+def test_a_probe_whose_memory_was_not_read_is_not_judged() -> None:
+    """What was asked for, the list and the file agree; none of them shows the probe in memory."""
+    place = SitePlace(0x100, Symbol("f", 0x100, 16, ".text", "func", "local"))
+    files = SimpleNamespace(
+        find_places=lambda _: SitePlaces((place,)),
+        describe_address=lambda _: "f+0x0 [m]",
+        reason_missing_at=lambda _: "",
+    )
+    nothing = GuestText(())
+    judge = KprobeJudge(cast(LoadedFiles, files), nothing, nothing, [], [])
+    found = FoundKprobe(ListedProbe(0x100, "f+0x0  [m]", ("[OPTIMIZED]",)), call(0x100, symbol="m:f"))
+    judged = judge.judge_found_kprobe(found)
+    assert (judged.verdict, judged.reason) == (ProbeVerdict.NOT_JUDGED, "no ELF file at hand has this address")
+
+
+def test_code_to_leave_stays_and_code_to_initialize_is_freed(tmp_path: Path) -> None:
+    source, made = tmp_path / "m.s", tmp_path / "m.o"
+    source.write_text("".join(f'.section {name}, "ax"\nret\n' for name in (".text", ".init.text", ".exit.text")))
+    subprocess.run(["gcc", "-c", "-o", made, source], check=True)
+    sections = {".text": 0x1000, ".init.text": 0x2000, ".exit.text": 0x3000}
+    module = LoadedModule("m", 0x1000, 0x1000, Elf.read(made), sections)
+    assert [name for name, _, _ in module.code_sections()] == [".text", ".exit.text"]
 
 
 @pytest.mark.parametrize("order", ["little", "big"])

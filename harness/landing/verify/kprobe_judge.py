@@ -132,9 +132,11 @@ class KprobeJudge:
             return replace(judged, verdict=ProbeVerdict.MISSED, reason=landing.complaint)
         if "[DISABLED]" in each.flags:
             return replace(judged, verdict=ProbeVerdict.DISABLED)
-        silent = [said.detail for said in landing.statements if said.address is None and said.detail]
-        if landing.complaint:
-            return replace(judged, verdict=ProbeVerdict.NOT_JUDGED, reason=silent[-1] if silent else landing.complaint)
+        # The last statement is that of memory: without it nothing shows that the probe is where the lists have it.
+        silent = [said for said in landing.statements if said.address is None and said.detail]
+        if landing.complaint or landing.statements[-1] in silent:
+            reason = silent[-1].detail if silent else landing.complaint
+            return replace(judged, verdict=ProbeVerdict.NOT_JUDGED, reason=reason)
         return judged
 
     def _asked(self, call: Registration | None, each: ListedProbe) -> Statement | None:

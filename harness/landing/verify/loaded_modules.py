@@ -16,7 +16,9 @@ _PAGE = 4096
 _CUT = "--pinpoint-cut--"
 # An ELF note begins with three words: the sizes of its name and its content, and its type. The name is GNU and a zero.
 _NOTE_HEADER, _WORD, _GNU = 12, 4, b"GNU\0"
-_NOT_CODE = (".init", ".exit.text")
+# The sections that are freed after initialization; sysfs still lists them. The code to leave stays, because all kernels
+# here have CONFIG_MODULE_UNLOAD (module_exit_section(), kernel/module/main.c, 6.1).
+_FREED = ".init"
 
 
 class _Listed(NamedTuple):
@@ -58,7 +60,7 @@ class LoadedModule:
         """Is this an address in a section that stays after initialization? Without a file: in the whole module."""
         if self.elf is None:
             return self.contains(address)
-        own = {each.name: each.size for each in self.elf.allocated_sections if not each.name.startswith(_NOT_CODE)}
+        own = {each.name: each.size for each in self.elf.allocated_sections if not each.name.startswith(_FREED)}
         return any(start <= address < start + own.get(name, 0) for name, start in self.sections.items())
 
     def code_sections(self) -> list[tuple[str, int, int]]:
@@ -69,7 +71,7 @@ class LoadedModule:
         return [
             (name, start, self._size(name, start))
             for name, start in self.sections.items()
-            if name in own and own[name].executable and own[name].size and not name.startswith(_NOT_CODE)
+            if name in own and own[name].executable and own[name].size and not name.startswith(_FREED)
         ]
 
     def _size(self, name: str, start: int) -> int:
