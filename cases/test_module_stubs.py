@@ -10,9 +10,12 @@ from harness.guest.guest import Guest
 from harness.landing.checks.parisc_text_section_starts import expected_section_starts
 from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
+from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import TARGET as NEEDED
 
 NEEDING = "pinpoint_depends"
+# Bytes. A call of 17 bits reaches 256 KiB (R_PARISC_PCREL17F).
+FAR = 0x80000
 
 pytestmark = pytest.mark.requires("module_stubs")
 
@@ -31,14 +34,18 @@ def test_room_for_stubs(target: Target) -> None:
 
 
 def test_stubs_lead_to_what_is_called(guest: Guest) -> None:
-    """A module that calls another module's function gets the value that the function returns.
+    """A module that calls a function of another module far away gets the value that the function returns.
 
-    probes/depends/main.c.
+    probes/depends/main.c. A nearer call needs no stub (apply_relocate_add()). The call is in the initializer, whose
+    sections the kernel allocates after the others (move_module(), kernel/module/main.c). Both parts are made so large
+    that they stand in this order above the called function.
     """
-    assert "pinpoint_needed" in {each.name for each in Elf.read_cached(guest.image.modules[NEEDED]).symbols}
+    needed, needing = (Elf.read_cached(guest.image.modules[name]) for name in (NEEDED, NEEDING))
+    assert "pinpoint_needed" in {each.name for each in needed.symbols}
+    caller = doctored_modules.with_larger_sections(needing, (".bss", ".init.text"), FAR)
     guest.run("insmod", guest.copy_module(NEEDED)).check()
     try:
-        loaded = guest.run("insmod", guest.copy_module(NEEDING))
+        loaded = guest.run("insmod", doctored_modules.copy_to_guest(guest, "far_caller", caller))
         guest.run("rmmod", NEEDING)
     finally:
         guest.run("rmmod", NEEDED).check()

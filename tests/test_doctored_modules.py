@@ -66,6 +66,16 @@ def test_two_sections_of_one_name(module: Elf, tmp_path: Path) -> None:
     assert Counter(section.name for section in other.allocated_sections)[".text.pinpoint_leaf"] == 2
 
 
+def test_larger_sections_begin_as_before(module: Elf, tmp_path: Path) -> None:
+    names = (".bss", ".text.pinpoint_calls", ".text.pinpoint_leaf")
+    other = read(doctored_modules.with_larger_sections(module, names, 4096), tmp_path)
+    sizes = {each.name: each.size + 4096 * (each.name in names) for each in module.allocated_sections}
+    assert {each.name: each.size for each in other.allocated_sections} == sizes
+    for name in names[1:]:
+        content = module.section_bytes(name, 0, module.sections_by_name[name].size)
+        assert other.section_bytes(name, 0, sizes[name]) == content + bytes(4096)
+
+
 def test_half_a_module_is_none(module: Elf, tmp_path: Path) -> None:
     content = doctored_modules.truncated(module)
     assert module.path.read_bytes().startswith(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
@@ -73,6 +74,25 @@ def with_writable_text(elf: Elf) -> bytes:
         # size.
         place, form = header + 8, _word(parsed)
     content[place : place + form.size] = form.pack(flags | _WRITE)
+    return bytes(content)
+
+
+def with_larger_sections(elf: Elf, names: Collection[str], more: int) -> bytes:
+    """The same module with this many zeros after the content of each section. The content moves to the file's end."""
+    content = bytearray(elf.path.read_bytes())
+    with elf.path.open("rb") as stream:
+        parsed = ELFFile(stream)
+        form = _word(parsed)
+        for name in names:
+            section = parsed.get_section_by_name(name)
+            header = parsed["e_shoff"] + parsed["e_shentsize"] * parsed.get_section_index(name)
+            # Name and type have four bytes each; flags, address, offset and size follow, each of the class's word size.
+            offset, size = (header + 8 + field * form.size for field in (2, 3))
+            if section["sh_type"] != "SHT_NOBITS":
+                content += bytes(-len(content) % max(section["sh_addralign"], 1))
+                content[offset : offset + form.size] = form.pack(len(content))
+                content += section.data() + bytes(more)
+            content[size : size + form.size] = form.pack(section["sh_size"] + more)
     return bytes(content)
 
 
