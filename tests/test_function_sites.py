@@ -115,6 +115,19 @@ h: endbr64
    call __fentry__
    ret
 .size h, . - h
+.type __SCT__jumps, @function
+__SCT__jumps: .byte 0xe9
+.long f - (. + 4)
+.byte 0x0f, 0xb9, 0xcc
+.size __SCT__jumps, . - __SCT__jumps
+.type __SCT__returns, @function
+__SCT__returns: ret
+int3
+nop
+nop
+nop
+.byte 0x0f, 0xb9, 0xcc
+.size __SCT__returns, . - __SCT__returns
 .type twice, @function
 twice: ret
 .size twice, . - twice
@@ -201,6 +214,19 @@ def test_every_offset_of_a_function(sites: FunctionSites) -> None:
 )
 def test_entries_that_are_refused(name: str, reason: str, sites: FunctionSites) -> None:
     assert sites.describe_function(name).instructions[0].answer.reason == reason
+
+
+def test_the_first_instruction_of_a_trampoline_may_be_a_jump_or_a_return(sites: FunctionSites) -> None:
+    jumps, returns = (
+        sites.predict_all_offsets(sites.find_function_as_kernel_would(f"__SCT__{name}"))
+        for name in ("jumps", "returns")
+    )
+    # The kernel writes a return and four traps over the jump of a call without a target; each is an instruction.
+    assert all(jumps[offset] == Answer(False, 0, jumps[1].reason) for offset in range(1, 5))
+    assert [returns[offset].accepted for offset in range(1, 5)] == [None] * 4
+    for each in (jumps, returns):
+        assert each[0] == each[5] == Answer(True)
+        assert each[6] == Answer(False, errno.EILSEQ, "inside an instruction")
 
 
 def test_a_landing_pad_moves_the_probe(sites: FunctionSites) -> None:

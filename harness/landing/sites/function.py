@@ -158,7 +158,13 @@ class FunctionSites:
             if self.reserved.is_in_return_jump(address):
                 # The kernel writes a return and traps, or leaves a jump; it refuses with EINVAL or EILSEQ.
                 return Answer(False, 0, "inside a return")
+            if self.reserved.is_in_trampoline_jump(address):
+                # A jump, or a return and traps.
+                return Answer(False, 0, "inside the jump of a static call's trampoline")
             return Answer(False, self._architecture.kprobe_traits.mid_instruction_errno, "inside an instruction")
+        if place and self.reserved.is_in_trampoline_jump(address):
+            # The file has a return and other instructions here, and the kernel may have written a jump.
+            return Answer(None, 0, "rewritten for a static call")
         number, why = rule(self.kernel.function_bytes(symbol), place, self._version)
         return Answer(not number, number, why)
 

@@ -25,6 +25,8 @@ _AREAS = ("kprobes", "noinstr")
 _RETPOLINES = "__retpoline_sites"
 _REWRITTEN = (ALTERNATIVES, "__parainstructions", _RETPOLINES)
 _RETURNS = "__return_sites"
+# A trampoline of a static call begins with a jump, or with a return and traps (arch/x86/kernel/static_call.c, 6.1).
+_TRAMPOLINES, _TRAMPOLINE_BYTES = "__SCT__", 5
 _EXCEPTION_ROW = {"EM_AARCH64": 12}
 _ABOVE_ALL_ADDRESSES = 1 << 64
 
@@ -80,6 +82,13 @@ class Reserved:
     def is_in_return_jump(self, address: int) -> bool:
         """True in a jump to a return thunk, which the kernel may replace by a return and traps (apply_returns())."""
         return _within(self._returns, address)
+
+    def is_in_trampoline_jump(self, address: int) -> bool:
+        """True in the first instruction of a static call's trampoline, a jump to the call's target.
+
+        If the call has no target, it is a return and traps. The kernel replaces one by the other.
+        """
+        return _within(self._trampolines, address)
 
     def on_ftrace_site(self, address: int) -> bool:
         """True if ftrace patches the instruction at exactly this address."""
@@ -177,6 +186,14 @@ class Reserved:
     @cached_property
     def _returns(self) -> Sequence[Range]:
         return merge_ranges(table_ranges(self._kernel, _RETURNS))
+
+    @cached_property
+    def _trampolines(self) -> Sequence[Range]:
+        return merge_ranges(
+            Range(each.address, each.address + _TRAMPOLINE_BYTES)
+            for each in self._kernel.symbols
+            if each.name.startswith(_TRAMPOLINES)
+        )
 
     @cached_property
     def _exceptions(self) -> frozenset[int]:
