@@ -16,6 +16,7 @@ from harness import cli
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import UsageError
 from harness.core.events import ProgressStep
+from harness.core.kernel_errno_names import kernel_errno_name
 from harness.images.image import Image
 from harness.landing.probe_module import SiteReport
 from harness.landing.sites import rules_arm64, rules_x86
@@ -276,6 +277,14 @@ def test_how_the_kernels_answer_is_compared(
         1 - agreed - settled,
     )
     assert proof.errno_by_offset == {("f", 0): number}
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(errno.EOPNOTSUPP, "EOPNOTSUPP"), (35, "EDEADLK"), (524, "ENOTSUPP"), (22, "EINVAL"), (999, "999")],
+)
+def test_errors_have_the_kernels_names(number: int, name: str) -> None:
+    assert kernel_errno_name(number) == name
 
 
 def test_both_forms_of_output(sites: FunctionSites) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from harness.core.kernel_errno_names import kernel_errno_name
 from harness.core.text_table import align_columns
 from harness.landing.sites.all_functions import Tally
 from harness.landing.sites.function import Answer, Function, InstructionSite
@@ -105,12 +105,12 @@ def _inside(function: Function, answers: dict[tuple[str, int], int]) -> Iterator
 def _answer(name: str, offset: int, answer: Answer, answers: dict[tuple[str, int], int]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "accepted": answer.accepted,
-        "errno": errno.errorcode.get(answer.errno, ""),
+        "errno": kernel_errno_name(answer.errno) if answer.errno else "",
         "reason": answer.reason,
     }
     kernel = answers.get((name, offset))
-    return found if kernel is None else {**found, "kernel": errno.errorcode.get(kernel, "") if kernel else "accepted"}
+    return found if kernel is None else {**found, "kernel": kernel_errno_name(kernel) if kernel else "accepted"}
 
 
 def _name(number: int) -> str:
-    return errno.errorcode.get(number, str(number)) if number else "EINVAL or EILSEQ"
+    return kernel_errno_name(number) if number else "EINVAL or EILSEQ"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.core.kernel_errno_names import kernel_errno_name
 from harness.landing import probe_module
 from harness.landing.landing_judgment import Missed
 from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, request_by_section
@@ -48,4 +48,4 @@ def expect_other_build_refused(
 
 
 def _name(number: int) -> str:
-    return errno.errorcode.get(number, str(number)) if number else "registered"
+    return kernel_errno_name(number) if number else "registered"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from harness.core.elf import Symbol
 from harness.core.errors import HostError, PinpointError
 from harness.core.events import ProgressStep
+from harness.core.kernel_errno_names import kernel_errno_name
 from harness.landing.sites.function import Answer, Function, FunctionSites
 
 # A step that spreads the offsets that are tried over the lengths of functions.
@@ -71,5 +71,5 @@ def answer_text(answer: Answer) -> str:
     """Return one line for an answer."""
     if answer.accepted is None:
         return f"unknown without --boot: {answer.reason}"
-    number = f"{errno.errorcode.get(answer.errno, str(answer.errno))}, " if answer.errno else ""
+    number = f"{kernel_errno_name(answer.errno)}, " if answer.errno else ""
     return "yes" if answer.accepted else f"no: {number}{answer.reason}"

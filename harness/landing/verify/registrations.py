@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
+from harness.core.kernel_errno_names import kernel_errno_name
 from harness.guest.guest import Guest
 
 MODULE = "pinpoint_watch"
@@ -38,7 +38,7 @@ class Registration:
     @property
     def refusal(self) -> str:
         """The errno as a name, empty for a kprobe that was registered."""
-        return errno.errorcode.get(self.errno, str(self.errno)) if self.errno else ""
+        return kernel_errno_name(self.errno) if self.errno else ""
 
     @property
     def asked_symbol_offset(self) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.core.errors import GuestError
 from harness.core.events import ProgressStep
+from harness.core.kernel_errno_names import kernel_errno_name
 from harness.guest.guest import Guest
 from harness.landing import five_address_witnesses
 from harness.landing.layout import Layout
@@ -93,16 +93,12 @@ def _compare(
         proof.settled_by_kernel_count += 1
         return
     elif expected.accepted:
-        why = "" if not report.errno else f"refuses it with {_name(report.errno)}"
+        why = "" if not report.errno else f"refuses it with {kernel_errno_name(report.errno)}"
     elif not report.errno:
         why = "accepts it"
     else:
-        why = "" if expected.errno in (0, report.errno) else f"refuses it with {_name(report.errno)}"
+        why = "" if expected.errno in (0, report.errno) else f"refuses it with {kernel_errno_name(report.errno)}"
     if why:
         proof.differences.append(Difference(name, offset, expected, report.errno, why))
     else:
         proof.agreed_count += 1
-
-
-def _name(number: int) -> str:
-    return errno.errorcode.get(number, str(number))
