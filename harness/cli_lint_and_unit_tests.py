@@ -14,8 +14,14 @@ from harness.core import paths
 from harness.core.errors import CELL_FAILED
 from harness.matrix.commands import pytest_run
 
-# No other check reads tests/faults before a whole run of it: it is not among the unit tests.
-_TOOLS = (("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("mypy", "tests/faults"))
+# No other check reads these suites before a whole run of them: they are not among the unit tests.
+_SUITES = ("faults", "readers")
+_TOOLS = (
+    ("ruff", "check"),
+    ("ruff", "format", "--check"),
+    ("mypy",),
+    *(("mypy", f"tests/{suite}") for suite in _SUITES),
+)
 # mypy with an empty cache needs a minute on 2 busy cores.
 _TOOL_SECONDS = 600
 
@@ -33,7 +39,8 @@ def check(pytest_arguments: Sequence[str]) -> int:
     pytest_run.demand_unit_tests()
     failed = [" ".join(tool) for tool in _TOOLS if not _passes(tool)]
     selected = any(not word.startswith("-") for word in pytest_arguments)
-    chosen = [] if selected else [str(paths.TESTS), f"--ignore={paths.TESTS / 'faults'}", "-m", "not slow"]
+    ignored = [f"--ignore={paths.TESTS / suite}" for suite in _SUITES]
+    chosen = [] if selected else [str(paths.TESTS), *ignored, "-m", "not slow"]
     workers = len(os.sched_getaffinity(0))
     status = pytest_run.run(["-q", *(["-n", str(workers)] if not selected else []), *chosen, *pytest_arguments])
     for tool in failed:

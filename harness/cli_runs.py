@@ -33,8 +33,8 @@ _CI_CELLS = ("--deep", "--test-cells")
 _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-p")
 # The most memory that a guest and the process of its row use.
 _GIB_PER_WORKER = 2
-# The suite that breaks whole runs: `./pinpoint test faults` runs it.
-_FAULTS = paths.TESTS / "faults"
+# Suites of whole runs, by the argument of `test` that runs them: one breaks them, one runs the commands of docs/.
+_SUITES = {name: paths.TESTS / name for name in ("faults", "readers")}
 _PYTEST_OPTIONS = {
     "-k EXPR": "run the cells whose names match, for example -k 'leaf and not mutant'",
     "-m EXPR": "run the cells whose markers match, for example -m 'not sweep'",
@@ -177,12 +177,14 @@ def run_ci_tests(pytest_arguments: Sequence[str]) -> int:
     """Run the unit tests and the core matrix with its slow cases (--deep), as CI does.
 
     On some other VMs it runs a few cells, the `test_cells` of their recipes.
-    `faults` as an argument runs the suite that breaks whole runs. Options are those of `run`.
+    `faults` as an argument runs the suite that breaks whole runs, `readers` the one that runs the commands of three
+    pages of docs/ from a clean clone. Options are those of `run`.
     """
     pytest_run.demand_unit_tests()
     rows = len(select((), test_cells=True))
-    arguments = [str(_FAULTS) if word == _FAULTS.name else word for word in pytest_arguments]
-    chosen = [] if _names_tests(arguments) else [str(paths.TESTS), f"--ignore={_FAULTS}", str(paths.CASES)]
+    arguments = [str(_SUITES.get(word, word)) for word in pytest_arguments]
+    ignored = [f"--ignore={suite}" for suite in _SUITES.values()]
+    chosen = [] if _names_tests(arguments) else [str(paths.TESTS), *ignored, str(paths.CASES)]
     return pytest_run.run([*_side_by_side(rows, arguments), *_CI_CELLS, *arguments, *chosen])
 
 

@@ -1,6 +1,7 @@
 """Every command in the docs is one that the command line accepts, and every -k expression selects a case.
 
-Checked are the name of the command, its options, the VMs that it names, and the words of -k.
+Checked are the name of the command, its options, the VMs that it names, and the words of -k. Nothing is run here. The
+commands of the pages for three readers are run by tests/readers, which must know each of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Iterator
 import click
 import pytest
 from _pytest.mark.expression import Expression
-from docs_pages import PAGES, code_lines
+from docs_pages import PAGES, blocks, code_lines
+from page_commands import COMMANDS
 
 from harness import cli
 from harness.core import paths
@@ -82,6 +84,13 @@ def test_each_reader_has_a_page() -> None:
     for name in TASKS:
         assert list(commands(f"docs/{name}")), name
         assert f"docs/{name}" in index, name
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_each_command_of_a_readers_page_is_run_by_the_suite(page: str) -> None:
+    lines = [line for kind, block in blocks(page) if kind == "code" for line in block.splitlines()]
+    found = [re.sub(r"\s+#.*", "", line) for line in lines if line.startswith(("./pinpoint ", "touch "))]
+    assert found == [command.line for command in COMMANDS[page]]
 
 
 @functools.cache

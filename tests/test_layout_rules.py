@@ -55,8 +55,8 @@ def position(module: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("mypy", "tests/faults")],
-    ids=["lint", "format", "types", "types-of-faults"],
+    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("mypy", "tests/faults"), ("mypy", "tests/readers")],
+    ids=["lint", "format", "types", "types-of-faults", "types-of-readers"],
 )
 def test_style_and_types(command: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, capture_output=True, text=True, check=False)
