@@ -84,8 +84,9 @@ def with_larger_sections(elf: Elf, names: Collection[str], more: int) -> bytes:
         parsed = ELFFile(stream)
         form = _word(parsed)
         for name in names:
-            section = parsed.get_section_by_name(name)
-            header = parsed["e_shoff"] + parsed["e_shentsize"] * parsed.get_section_index(name)
+            number = next(number for number, part in enumerate(parsed.iter_sections()) if part.name == name)
+            section = parsed.get_section(number)
+            header = parsed["e_shoff"] + parsed["e_shentsize"] * number
             # Name and type have four bytes each; flags, address, offset and size follow, each of the class's word size.
             offset, size = (header + 8 + field * form.size for field in (2, 3))
             if section["sh_type"] != "SHT_NOBITS":
