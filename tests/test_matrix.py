@@ -343,6 +343,19 @@ def test_b(guest):
     assert len(list(matrix.path.glob("*-on-gw*"))) == 2
 
 
+@pytest.mark.parametrize(("skipped", "verdict"), [("mutant", "fail"), ("True", "skip")])
+def test_a_mutant_that_is_skipped_was_not_caught(matrix: pytest.Pytester, skipped: str, verdict: str) -> None:
+    case = f"""
+@pytest.mark.mutants("text-base")
+def test_it(guest, mutant):
+    if {skipped}: pytest.skip("cannot be tried")
+"""
+    assert run(matrix, case, "--vm", "arm64-debian").ret == (verdict == "fail")
+    assert [cell["verdict"] for cell in cells(matrix)] == ["skip", verdict]
+    if verdict == "fail":
+        assert cells(matrix)[-1]["reason"] == "its mutants survived: text-base"
+
+
 # A case that the recipe x86_64-ibt names in `test_cells`, behind others that it does not name.
 TEST_CELLS = """
 import os

@@ -42,6 +42,7 @@ class MatrixRun(ABC):
         self._shard_record: ShardRecord | None = None
         self._asked: dict[str, CellId] = {}
         self._survivors: defaultdict[CellKey, list[CellId]] = defaultdict(list)
+        self._skipped_mutants: defaultdict[CellKey, list[CellId]] = defaultdict(list)
         self._fleet: Fleet | None = None
 
     @property
@@ -89,14 +90,24 @@ class MatrixRun(ABC):
         return own
 
     def mutants_surviving_cell(self, watch: CellWatch) -> list[CellId]:
-        """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails."""
-        return [] if watch.identity.mutant else self._survivors[watch.identity.key._replace(mutant="")]
+        """Return the mutants that survived an honest cell's case on its VM; if there are any, the cell fails.
+
+        A mutant that was skipped survived a case that was not: nothing shows that the case detects it.
+        """
+        if watch.identity.mutant:
+            return []
+        key = watch.identity.key._replace(mutant="")
+        skipped = [] if watch.verdict is Verdict.SKIP else self._skipped_mutants[key]
+        return [*self._survivors[key], *skipped]
 
     def record_survivor_and_write_bundle(self, watch: CellWatch) -> None:
         """Record a mutant that survived, or that was caught for the wrong reason; write a failed cell's bundle."""
         mutant = watch.identity.mutant and not self._config.option.as_honest
         if mutant and watch.verdict in (Verdict.FAIL, Verdict.KNOWN_FAIL):
             self._survivors[watch.identity.key._replace(mutant="")].append(watch.identity)
+        # With a loader of the user's own, the mutants of ours are left out, and their cases run.
+        if mutant and watch.verdict is Verdict.SKIP and not watch.identity.loader:
+            self._skipped_mutants[watch.identity.key._replace(mutant="")].append(watch.identity)
         self.bundle_writer.write(watch, self.mutants_surviving_cell(watch))
 
     @abstractmethod
