@@ -15,12 +15,21 @@ from debian_repository import Repository, Signer
 
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
-from harness.core.errors import BuildError, RecipeError
+from harness.core.errors import BuildError, RecipeError, UsageError
 from harness.core.events import Bus
-from harness.images import debian_kernel, drivers, host_apt_sources, kallsyms, vmlinux, write_recovered_symbols_elf
+from harness.images import (
+    debian_kernel,
+    drivers,
+    host_apt_sources,
+    kallsyms,
+    packaged_kernel_module_by_name,
+    vmlinux,
+    write_recovered_symbols_elf,
+)
 from harness.images.build_context import BuildContext
 from harness.images.debian_kernel import prepare_headers_for_builds
 from harness.images.debian_packages_by_name import Packages
+from harness.images.image import Image
 from harness.images.kallsyms import RecoveredSymbol
 from harness.images.private_apt import host_debian_architecture
 from harness.images.store import Store
@@ -347,3 +356,23 @@ def test_a_package_that_is_no_kernel_is_one_line(tmp_path: Path, package: str, a
     with pytest.raises(RecipeError, match=reported) as caught:
         debian_kernel.key_parts(recipe(package, arch), build_context(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_modules_of_a_divided_kernel_are_in_a_package_of_their_own(
+    tmp_path: Path, repository: Repository, modules: Path
+) -> None:
+    """As since 7.3: the image has no modules and depends on linux-modules of its release."""
+    release = "7.3.0-1-arm64"
+    named = {f"usr/lib/modules/{release}/{each.relative_to(modules)}": each for each in modules.rglob("*.*")}
+    divided = f"linux-binary-{release} (= 7.3), linux-modules-{release} (= 7.3)"
+    repository.add(f"linux-image-{release}", {"usr/share/a": "a"}, depends=f"kmod, {divided}", architecture="arm64")
+    repository.add(f"linux-binary-{release}", {f"usr/lib/modules/{release}/vmlinuz": "k"}, architecture="arm64")
+    contents = {name: each.read_bytes() for name, each in named.items()}
+    repository.add(f"linux-modules-{release}", contents, architecture="arm64")
+    repository.publish()
+    image = Image(recipe("linux-image-arm64"), "key", *(Path("x"),) * 3, {}, release, "", {}, {})
+    found = packaged_kernel_module_by_name.obtain_module_with_dependencies("virt-bus", image, build_context(tmp_path))
+    assert [each.name for each in found] == ["00-virt_ring.ko", "01-virt_bus.ko"]
+    with pytest.raises(UsageError, match="vm has no module tulip"):
+        packaged_kernel_module_by_name.obtain_module_with_dependencies("tulip", image, build_context(tmp_path))

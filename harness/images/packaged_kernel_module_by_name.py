@@ -36,13 +36,17 @@ def obtain_module_with_dependencies(name: str, image: Image, build_context: Buil
     architecture = recipe.architecture.debian
     packages = build_context.with_suite(recipe.kernel.suite).packages
     package = f"linux-image-{image.release}"
+    # Since 7.3 the modules are in a package of their own, linux-modules-RELEASE, on which the image depends.
+    divided = [each for each in packages.depends(package, architecture) if each.endswith(f"-{image.release}")]
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         step.publish_progress(f"unpacking {package}")
-        file = packages.fetch(package, architecture, deadline=Deadline.after(_FETCHING))
         with tempfile.TemporaryDirectory(dir=entry) as scratch:
-            deb.unpack(file, Path(scratch))
-            roots = [*Path(scratch).glob("lib/modules/*"), *Path(scratch).glob("usr/lib/modules/*")]
+            for each in (package, *divided):
+                deb.unpack(packages.fetch(each, architecture, deadline=Deadline.after(_FETCHING)), Path(scratch))
+            lists = [*Path(scratch).glob("lib/modules/*/modules.builtin")]
+            lists += Path(scratch).glob("usr/lib/modules/*/modules.builtin")
+            roots = [each.parent for each in lists]
             try:
                 kept = drivers.copy_modules(roots[0], [wanted], entry / "modules")
             except (BuildError, IndexError):
@@ -51,7 +55,8 @@ def obtain_module_with_dependencies(name: str, image: Image, build_context: Buil
                 ) from None
         return {"modules": kept}
 
-    parts = [package, packages.hash(package, architecture), wanted, sha256(Path(__file__))]
+    hashes = [packages.hash(each, architecture) for each in (package, *divided)]
+    parts = [package, *hashes, wanted, sha256(Path(__file__))]
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=build)
     files = [entry.path / "modules" / each for each in entry.facts["modules"]]
     return [file for file in files if file.stem.partition("-")[2].replace("-", "_") not in image.drivers]
