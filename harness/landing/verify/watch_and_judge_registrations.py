@@ -27,6 +27,7 @@ from harness.landing.verify.loaded_modules import LoadedModuleFinder, module_wit
 from harness.landing.verify.registrations import Registration, UprobeRegistration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.traced_functions import TRACED_KINDS, TracedFunction
+from harness.landing.verify.uprobe_judge import judge_uprobes
 
 _POLL = 0.2
 # How long all lists must stay the same, and how long memory may take to agree with them, in seconds of a usual guest.
@@ -240,7 +241,9 @@ class WatchedGuest:
         probes = [self._with_owner(judge.judge_found_kprobe(each), files, each.registration) for each in found]
         probes += [self._with_owner(judge.judge_registration_of_removed_probe(call), files, call) for call in gone]
         probes += self._traced(during.lists, files, changes, text)
-        probes += [_uprobe(call) for call in self.new_uprobe_registrations(during.lists) if not call.errno]
+        probes += judge_uprobes(
+            self.guest, [call for call in self.new_uprobe_registrations(during.lists) if not call.errno]
+        )
         unexplained = self._unexplained(changes, during, text)
         self._judged, self._judged_files = during.lists, files
         return Judgement(
@@ -320,8 +323,3 @@ def probe_stands_at(site: Site, addresses: Collection[int], probes: Iterable[Jud
     traced = {each.asked for each in good if each.kind in TRACED_KINDS}
     name = str(site).replace("+0x0", "", 1)
     return any(each.address in addresses for each in good) or (not site.offset and name in traced)
-
-
-def _uprobe(call: UprobeRegistration) -> JudgedProbe:
-    why = "the text of processes is not compared; docs/user-space.md has cases that do"
-    return JudgedProbe(call.asked, "uprobe", ProbeVerdict.NOT_JUDGED, owner=call.command, reason=why)
