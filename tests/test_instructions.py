@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -250,6 +251,35 @@ def test_unknown_bytes_are_refused(tmp_path: Path) -> None:
 def test_padding_of_a_recovered_size_is_no_boundary(tmp_path: Path) -> None:
     function = _assembled(tmp_path, "x86_64", "mov %edi,%eax\n ret\n int3\n int3\n nopw 0(%rax)", sized=False)
     assert function.boundaries == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("last", "boundaries"),
+    [
+        ("ret", (0, 2)),
+        # The last bytes of the instruction, ud1 and a mov of a constant, have the value of the padding.
+        (".byte 0x0f, 0xb9, 0xcc", (0, 2)),
+        ("mov $0xcccccccc, %eax", (0, 2)),
+    ],
+)
+@pytest.mark.parametrize("padding", [0, 1, 15, 16, 17, 300])
+def test_long_padding_is_left_out_as_short_padding_is(
+    last: str, boundaries: tuple[int, ...], padding: int, tmp_path: Path
+) -> None:
+    body = f"mov %edi,%eax\n {last}\n .fill {padding}, 1, 0xcc"
+    assert _assembled(tmp_path, "x86_64", body, sized=False).boundaries == boundaries
+
+
+def test_a_megabyte_of_padding_is_not_decoded(tmp_path: Path) -> None:
+    _assembled(tmp_path, "x86_64", "ret\n .fill 1000000, 1, 0xcc", sized=False)
+    elf = Elf.read(tmp_path / "it.o")
+    tracemalloc.start()
+    try:
+        found = instruction_boundaries(elf, elf.function("it"), ARCHITECTURES["x86_64"].kprobe_traits.decoder)
+        assert tracemalloc.get_traced_memory()[1] < 20e6
+    finally:
+        tracemalloc.stop()
+    assert found == (0,)
 
 
 def test_arm64_patchable_entry(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class _Machine(NamedTuple):
 
     - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
     - `fixed_width`: every word is an instruction, even if it cannot be decoded.
+    - `padding_byte`: an instruction of one byte with which the linker fills text.
     - `entry_pad` may precede the instruction that ftrace patches.
     - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of __fentry__,
       or the function has no ftrace site.
@@ -47,6 +48,7 @@ class _Machine(NamedTuple):
     starts: Callable[[bytes], Iterable[int]] = _words
     stubs: Callable[[bytes], Iterable[tuple[int, int]]] = _none
     fixed_width: bool = True
+    padding_byte: bytes = b""
     entry_pad: bytes = b""
     entry_nops: int = 0
     probed_on_ftrace: bool = True
@@ -65,12 +67,14 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
             decode_capstone.decode_x86_64,
             starts=decode_capstone.instruction_starts_x86_64,
             fixed_width=False,
+            padding_byte=b"\xcc",
             entry_pad=bytes.fromhex("f30f1efa"),
         ),
         DecoderKind.X86_32: _Machine(
             decode_capstone.decode_x86_32,
             starts=decode_capstone.instruction_starts_x86_32,
             fixed_width=False,
+            padding_byte=b"\xcc",
             entry_pad=bytes.fromhex("f30f1efb"),
             loads=decode_capstone.addresses_of_words_read_x86_32,
         ),
@@ -93,7 +97,8 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
     machine = _machines()[decoder]
-    found = machine.decode(elf.function_bytes(symbol))
+    code = elf.function_bytes(symbol)
+    found = machine.decode(_without_most_padding(code, machine.padding_byte) if symbol.size_includes_padding else code)
     while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding:
         found.pop()
     unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
@@ -109,6 +114,14 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
         else elf.relocated_positions_within_range(symbol.section, elf.offset_in_section(symbol), symbol.size)
     )
     return [_settled(each, patched, on_ftrace, unaimed) for each in found]
+
+
+def _without_most_padding(code: bytes, padding: bytes) -> bytes:
+    """Cut off padding at the end, except for as many bytes as the last instruction may have of the same value.
+
+    A megabyte of padding follows the last symbols of a kernel's text; decoding it takes gigabytes of memory.
+    """
+    return code[: len(code.rstrip(padding)) + _LONGEST] if padding else code
 
 
 def instruction_boundaries(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[int, ...]:
