@@ -52,6 +52,10 @@ _COMMANDS = {
 }
 
 
+# Commands that other processes of Pinpoint use, and no person; no list has them.
+_INTERNAL = {"shard": ("cli_shard", "shard")}
+
+
 class _Commands(click.Group):
     """Imports a command when it is used."""
 
@@ -61,9 +65,10 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command with that name, or None if there is none."""
-        if cmd_name not in _COMMANDS:
+        commands = {**_COMMANDS, **_INTERNAL}
+        if cmd_name not in commands:
             return super().get_command(ctx, cmd_name)
-        module, name = _COMMANDS[cmd_name]
+        module, name = commands[cmd_name]
         command: click.Command = getattr(import_module(f"harness.{module}"), name)
         return command
 
@@ -97,7 +102,7 @@ def doctor() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status. Each error is printed as one line; status 1 means a failed cell."""
-    # pytest-xdist's workers start with an empty sys.path[0]; no child may import from the current directory.
+    # No child may import from the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
     private_files.keep_files_private()
     for sign in (signal.SIGTERM, signal.SIGHUP):

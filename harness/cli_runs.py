@@ -41,7 +41,7 @@ _PYTEST_OPTIONS = {
     "-x": "stop at the first failure",
     "--lf": "run the cells that failed in the last run",
     "-s": "run in one process and do not capture output",
-    "-n N": "run in N processes",
+    "-n N": "run rows in N processes; 0 runs all in one",
     "--co": "list the cells and run nothing",
 }
 

@@ -12,15 +12,15 @@ import pytest
 from harness.core import own_tree, private_files
 from harness.core.errors import PinpointError, UsageError
 from harness.matrix import conftest_files, run_loop
+from harness.matrix.cell_shards import process_count, run_loop_of_shards
+from harness.matrix.cell_shards.shard_process import ShardReporter
 from harness.matrix.cells import cell_phases_and_verdict, selection, strip_report_control_codes
 from harness.matrix.cells.cell_record_on_pytest_report import attach_cell
 from harness.matrix.controller_run import ControllerRun
 from harness.matrix.one_line_internal_error import OneLineInternalErrors
 from harness.matrix.results_unwritable import StopOnUnwritableResults
 from harness.matrix.run import MatrixRun
-from harness.matrix.worker_run import WorkerRun
-from harness.matrix.workers import xdist_controller_and_worker
-from harness.matrix.workers.worker_crash import WorkerCrashes
+from harness.matrix.shard_run import ShardRun
 from harness.report import time_accounts
 from harness.run_options import OPTIONS
 
@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
     """Add each option that changes a run; `./pinpoint run --help` prints them from here."""
     conftest_files.leave_out_above_own_tree(pluginmanager)
     group = parser.getgroup("pinpoint", "options of the matrix")
+    process_count.add_option(group, pluginmanager)
     for name, settings in OPTIONS.items():
         group.addoption(name, **settings)
     tests = parser.getgroup("pinpoint-tests", "options of the project's own tests")
@@ -49,12 +50,14 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure(config: pytest.Config) -> None:
     """Read the recipes; a broken recipe ends the run before anything is built."""
     private_files.keep_files_private()
+    process_count.demand_own_processes(config)
     for marker in selection.MARKERS:
         config.addinivalue_line("markers", marker)
     try:
         if config.option.project:
             own_tree.use_own_tree(Path(config.option.project))
-        run: MatrixRun = WorkerRun(config) if xdist_controller_and_worker.is_worker(config) else ControllerRun(config)
+        reporter = ShardReporter.of(config)
+        run: MatrixRun = ShardRun(config, reporter) if reporter else ControllerRun(config)
     except UsageError as error:
         raise pytest.UsageError(str(error)) from None
     except PinpointError as error:
@@ -64,9 +67,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(run, "pinpoint-run")
     config.pluginmanager.register(OneLineInternalErrors(), "pinpoint-internal-errors")
     config.pluginmanager.register(StopOnUnwritableResults(), "pinpoint-unwritten")
-    if isinstance(run, ControllerRun):
-        config.pluginmanager.register(WorkerCrashes(run), "pinpoint-crashes")
-    xdist_controller_and_worker.keep_rows_together(config)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
@@ -87,22 +87,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
-    """Leave out cells and divide rows before -k and pytest-xdist see the items; then order them, skip by traits."""
+    """Leave out items before -k and other plugins see them; then select, skip cells without a trait, order by row."""
     run = config.stash[RUN]
-    by_id = any("::" in word for word in config.args)
-    left = selection.left_out_markers(config.option, named=bool(config.option.keyword) or by_id)
     collected = list(items)
-    if config.option.test_cells:
-        items[:] = selection.without_cells_outside_test_cells(items, run.recipes.values(), complete=not by_id)
-    items[:] = selection.without_optional_cells(items, left)
-    if config.option.loader:
-        items[:] = selection.tests_and_loader_cells(items)
-        selection.skip_cells_needing_own_loader(items)
+    items[:] = run.leave_out_items(items)
     _deselect(config, collected, items)
-    xdist_controller_and_worker.mark_row_parts(config, items)
     yield
-    selected = run.keep_own_shard(items) if run.shard else list(items)
+    selected = run.select_items(items)
     _deselect(config, items, selected)
+    if config.option.loader:
+        selection.skip_cells_needing_own_loader(selected)
     selection.skip_cells_without_traits(selected, run.recipes)
     items[:] = selection.sorted_by_row(selected, run.vm_names_in_order)
 
@@ -115,15 +109,19 @@ def _deselect(config: pytest.Config, before: list[pytest.Item], after: list[pyte
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
-    """Run rows as they become ready. Under pytest-xdist, and for --collect-only, pytest's own loop runs."""
+    """Run rows as they become ready, here or in other processes. For --collect-only pytest's own loop runs."""
     config = session.config
     if config.option.collectonly or session.testsfailed:
         return None
     run = config.stash[RUN]
     run.record_selected_cells(session.items)
-    if not isinstance(run, ControllerRun) or xdist_controller_and_worker.distributes_to_workers(config):
-        return None
-    run_loop.run(session, run.fleet, run.print_new_board_lines)
+    if isinstance(run, ControllerRun):
+        if processes := process_count.process_count(config):
+            run_loop_of_shards.run(session, run, processes)
+        else:
+            run_loop.run(session, run.fleet, run.print_new_board_lines)
+    else:
+        run_loop.run(session, run.fleet, lambda: None)
     return True
 
 

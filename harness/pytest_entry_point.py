@@ -17,13 +17,7 @@ _OPTIONS = ("--vm", "--project")
 
 def pytest_load_initial_conftests(early_config: pytest.Config, args: Sequence[str]) -> None:
     """Load the plugin if an option or a path in the arguments is about cases."""
-    # A worker of pytest-xdist has the controller's options, and only the paths among its arguments.
-    of_controller = vars(early_config.option)
-    if (
-        of_controller.get("vm")
-        or of_controller.get("project")
-        or any(word.partition("=")[0] in _OPTIONS or _names_our_case(word) for word in args)
-    ):
+    if any(word.partition("=")[0] in _OPTIONS or _names_our_case(word) for word in args):
         early_config.pluginmanager.import_plugin("harness.plugin")
 
 

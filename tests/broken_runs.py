@@ -129,7 +129,7 @@ def _own(directory: Path) -> dict[str, str]:
 
 
 def _outside_pytest(variables: Mapping[str, str]) -> dict[str, str]:
-    """Remove what a run must not inherit from the pytest run that starts it: xdist's variables and the start time."""
+    """Remove what a run must not inherit from the pytest run that starts it: pytest's variables and the start time."""
     return {
         name: value for name, value in variables.items() if not name.startswith("PYTEST_") and name != "PINPOINT_BEGAN"
     }

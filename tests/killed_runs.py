@@ -3,7 +3,8 @@
 `python killed_runs.py DIRECTORY VICTIM COUNT POINTS` makes two runs that are not killed: the first fills the caches, in
 the second the side effects are counted. Then, for POINTS of COUNT points at even distances, it makes a run in which
 VICTIM is killed by SIGKILL at that point and one that is not killed and starts with what is left. VICTIM is
-`controller`, `worker` (one with an open cell), `QEMU` or `builder`. The points are spread over the side effects of the
+`controller` (of one process), `controller-of-several`, `worker` (the process of a shard with an open cell), `QEMU` or
+`builder`. The points are spread over the side effects of the
 second run between the first and the last at which there was a victim. A run in which it had ended by then is repeated
 with an earlier point. Each run builds with make and ccache, freezes and thaws with real QEMUs, and has an empty store.
 A JSON object is printed for each run from the second on: `point` (0: nothing is killed), `status` as waitpid() returns
@@ -24,20 +25,20 @@ from typing import Any
 
 import pytest
 import testinfra.host
-import xdist
 from broken_runs import BrokenRun
 
 import harness.fixtures
 import harness.judge_injected_fault_fixture
 
-WARM = (testinfra.host, xdist, harness.judge_injected_fault_fixture, harness.fixtures)
+WARM = (testinfra.host, harness.judge_injected_fault_fixture, harness.fixtures)
 # The events of a run that have side effects; all others leave no trace.
 WATCHED = ("open", "os.", "subprocess.", "socket.", "shutil.", "tempfile.")
 LOOKS = ("os.listdir", "os.scandir")
 VMS = ("arm64-debian", "parisc")
 CASES = 3
+CONTROLLERS = ("controller", "controller-of-several")
 # What is in the command line of each victim.
-VICTIMS = {"worker": b"exec(eval(sys.stdin.readline()))", "QEMU": b"-name\0pinpoint-", "builder": b"INTO="}
+VICTIMS = {"worker": b"-m\0harness\0shard", "QEMU": b"-name\0pinpoint-", "builder": b"INTO="}
 
 CONFTEST = """
 import os
@@ -156,7 +157,7 @@ def descendants(process: int) -> list[int]:
 
 def strike(own: int, victim: str, number: int = signal.SIGKILL) -> bool:
     """Kill the victim, or send it another signal; return False if there is none now."""
-    if victim == "controller":
+    if victim in CONTROLLERS:
         os.kill(own, number)
         return True
     for process in descendants(own):
@@ -201,7 +202,7 @@ def run(directory: Path, victim: str, point: int) -> None:
         done += 1
         if point and done >= point:
             begun = True
-            if victim == "controller":
+            if victim in CONTROLLERS:
                 strike(own, victim)
             threading.Thread(target=strike_soon, daemon=True).start()
 
@@ -215,7 +216,7 @@ def run(directory: Path, victim: str, point: int) -> None:
     if not point:
         threading.Thread(target=watch, daemon=True).start()
     options = ["-p", "no:cacheprovider", "-q", "--rootdir", str(directory), *(f"--vm={vm}" for vm in VMS)]
-    options += ["-n", "2"] if victim == "worker" else []
+    options += ["-n", "2"] if victim in ("worker", "controller-of-several") else []
     status = pytest.main([*options, str(directory)])
     (directory / "done").write_text(json.dumps([first, last, struck]))
     sys.stdout.flush()

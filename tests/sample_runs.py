@@ -105,10 +105,10 @@ def small(root: Path) -> RunDirectory:
     Trials(run, Figures(run)).add(_trial("parisc", "module", 3), headline=True)
     spans = [
         Span(worker="main", vm="parisc", kind="kernel", name="412 objects", began=0, seconds=40),
-        Span(worker="gw0", vm="parisc", kind="boot", name="", began=40, seconds=6),
-        Span(worker="gw1", vm="x86_64-debian", kind="thaw", name="", began=3, seconds=2),
-        Span(worker="gw0", vm="parisc", kind=timeline.CELL, name="test_entry", began=46, seconds=9, verdict="oops"),
-        Span(worker="gw1", vm="x86_64-debian", kind=timeline.CELL, name="test_a", began=5, seconds=7, verdict="pass"),
+        Span(worker="w1", vm="parisc", kind="boot", name="", began=40, seconds=6),
+        Span(worker="w2", vm="x86_64-debian", kind="thaw", name="", began=3, seconds=2),
+        Span(worker="w1", vm="parisc", kind=timeline.CELL, name="test_entry", began=46, seconds=9, verdict="oops"),
+        Span(worker="w2", vm="x86_64-debian", kind=timeline.CELL, name="test_a", began=5, seconds=7, verdict="pass"),
     ]
     run.timeline_file.write_text("".join(f"{span.model_dump_json()}\n" for span in spans))
     for vm in ("parisc", "x86_64-debian"):

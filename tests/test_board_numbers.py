@@ -41,10 +41,10 @@ def test_builds_guests_cells_rate_and_time_left(clock: Clock) -> None:
     assert str(made.run_progress_and_rate(clock.now)) == "0 builds, 0 guests, 0/? cells"
     made.set_expected_cells({"parisc": 10, "arm64-debian": 10})
     bus.publish(Event("parisc", "kernel", EventKind.STARTED))
-    bus.publish(Event("arm64-debian", "thaw", EventKind.PROGRESS, worker="gw1"))
+    bus.publish(Event("arm64-debian", "thaw", EventKind.PROGRESS, worker="w2"))
     bus.publish(Event("x86_64-debian", "modules", EventKind.FINISHED))
     assert str(made.run_progress_and_rate(clock.now)) == "1 build, 1 guest, 0/20 cells"
-    bus.publish(Event("arm64-debian", "thaw", EventKind.FINISHED, worker="gw1"))
+    bus.publish(Event("arm64-debian", "thaw", EventKind.FINISHED, worker="w2"))
     for _ in range(5):
         made.count_finished_cell(cell("test_a", "arm64-debian"))
         clock.now += 2.0
@@ -86,7 +86,7 @@ from harness.verdict.cell_verdict_enum import Verdict
 bus = Bus()
 board = Board(bus, sys.stdout.isatty())
 board.set_expected_cells({"parisc": 4, "arm64-debian": 2})
-bus.publish(Event("parisc", "thaw", EventKind.FINISHED, worker="gw0"))
+bus.publish(Event("parisc", "thaw", EventKind.FINISHED, worker="w1"))
 bus.publish(Event("arm64-debian", "kernel", EventKind.PROGRESS, "compiling", 0.41))
 board.count_finished_cell(cell("test_a", "parisc"))
 board.count_finished_cell(cell("test_b", "parisc", Verdict.OOPS))

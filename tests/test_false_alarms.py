@@ -38,9 +38,9 @@ def cell(verdict: Verdict) -> Cell:
 
 def test_what_a_case_had_its_own_guests_do_is_no_alarm(tmp_path: Path) -> None:
     (tmp_path / "console").mkdir()
-    for name in ("parisc.gw1.log", "parisc.gw1-fresh-1.log", "parisc-fresh-2.log", "parisc-fsections.log"):
+    for name in ("parisc.p1.log", "parisc.p1-fresh-1.log", "parisc-fresh-2.log", "parisc-fsections.log"):
         (tmp_path / "console" / name).write_text(HEALTHY)
-    assert [log.name for log in RunDirectory(tmp_path).console_logs_of_vm("parisc")] == ["parisc.gw1.log"]
+    assert [log.name for log in RunDirectory(tmp_path).console_logs_of_vm("parisc")] == ["parisc.p1.log"]
 
 
 @pytest.mark.parametrize(

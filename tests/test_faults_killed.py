@@ -1,4 +1,4 @@
-"""SIGKILL of a run that builds, freezes and thaws, or of its worker, QEMU or make, at points of its whole life.
+"""SIGKILL of a run that builds, freezes and thaws, or of a shard, QEMU or make, at points of its whole life.
 
 `./pinpoint test` kills each victim at a few points, and `./pinpoint test faults` at all of them.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from broken_runs import BrokenRun, environment
-from killed_runs import CASES, VMS
+from killed_runs import CASES, CONTROLLERS, VMS
 
 from harness.judge_injected_fault_fixture import Judge
 
@@ -24,7 +24,7 @@ FEW = tuple(range(1, POINTS + 1, 4))
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("victim", ["controller", "worker", "QEMU", "builder"])
+@pytest.mark.parametrize("victim", ["controller", "controller-of-several", "worker", "QEMU", "builder"])
 def test_killed_at_a_few_points(tmp_path: Path, judge_fault: Judge, victim: str) -> None:
     kill(tmp_path, judge_fault, victim, FEW)
 
@@ -42,9 +42,9 @@ def kill(directory: Path, judge_fault: Judge, victim: str, points: Sequence[int]
     # Reading the results showed that no line is torn. All runs share one witness, so the loss is reported once.
     lost = whole.lost()
     for broken in runs[1::2]:
-        expected = -signal.SIGKILL if victim == "controller" else expected_status(broken["struck"])
+        expected = -signal.SIGKILL if victim in CONTROLLERS else expected_status(broken["struck"])
         # A victim whose work had not begun or was done is not missed: then every cell passes.
-        if victim != "controller" and broken["passed"] == CASES * len(VMS):
+        if victim not in CONTROLLERS and broken["passed"] == CASES * len(VMS):
             expected = 0
         reported = broken["status"]
         judge_fault(

@@ -139,8 +139,8 @@ def test_exports_of_this_runs_own_results_are_valid(request: pytest.FixtureReque
     matrix = request.config.stash[RUN]
     if not getattr(matrix, "has_directory", True):
         matrix = None
-    directory = matrix.directory if matrix else sample_runs.small(tmp_path)
-    # Copied first: other workers are writing.
+    directory = getattr(matrix, "run_directory", matrix.directory) if matrix else sample_runs.small(tmp_path)
+    # Copied first: the run goes on.
     copy = RunDirectory(tmp_path / "copy" / directory.name)
     copy.path.mkdir(parents=True)
     for file in (directory.results_file, directory.figures_file, directory.trials_file):

@@ -222,14 +222,14 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
     made = Timeline(bus, time.monotonic() - 10)
     with bus.step("parisc", "kernel") as step:
         step.set_final_detail("412 objects")
-    bus.publish(Event("parisc", "thaw", EventKind.FINISHED, "in 1 s", seconds=1.0, worker="gw1"))
+    bus.publish(Event("parisc", "thaw", EventKind.FINISHED, "in 1 s", seconds=1.0, worker="w2"))
     bus.record_seconds("parisc", "body", 5.0)
     now = time.time()
     made.begin_cell("node", now)
-    made.end_cell("node", now + 2, sample_runs.cell("test_x", "parisc", Verdict.OOPS, mutant="other-build"), "gw1")
+    made.end_cell("node", now + 2, sample_runs.cell("test_x", "parisc", Verdict.OOPS, mutant="other-build"), "w2")
     made.write_spans(run)
     spans = timeline.read_spans(run)
-    assert [(span.worker, span.kind) for span in spans] == [("gw1", "thaw"), ("main", "kernel"), ("gw1", "cell")]
+    assert [(span.worker, span.kind) for span in spans] == [("w2", "thaw"), ("main", "kernel"), ("w2", "cell")]
     assert (spans[2].name, spans[2].verdict) == ("test_x mutant other-build", "oops")
     assert spans[2].began == pytest.approx(10, abs=2)
     assert spans[2].seconds == pytest.approx(2, abs=0.01)
@@ -237,7 +237,7 @@ def test_a_timeline_has_steps_of_all_processes_and_cells(run: RunDirectory) -> N
     assert drawn is not None
     assert [(lane.worker, set(lane.paths)) for lane in drawn.lanes] == [
         ("main", {"build"}),
-        ("gw1", {"thaw", "failed"}),
+        ("w2", {"thaw", "failed"}),
     ]
     assert worker_lanes([]) is None
 

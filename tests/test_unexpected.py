@@ -161,7 +161,7 @@ def test_a_closed_output_is_no_traceback(arguments: list[str], tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_nothing_is_imported_from_the_directory_one_starts_in(tmp_path: Path, workers: str) -> None:
-    """Each of these modules would write a file if imported. xdist's workers are started with `python -c`."""
+    """Each of these modules would write a file if imported. Tests also run in processes of their own."""
     here = tmp_path / "here"
     here.mkdir()
     marker = tmp_path / "imported"

@@ -29,7 +29,7 @@ class Event:
     """One change in one step of one VM.
 
     `fraction` is 0.0-1.0, or None if the step cannot measure it. `seconds` is the time since the step began; for
-    `EventKind.SPENT`, the time spent. `worker` names the pytest-xdist worker that published it, empty for this process.
+    `EventKind.SPENT`, the time spent. `worker` names the lane of the process that published it, empty for this process.
     """
 
     vm: str

@@ -115,14 +115,6 @@ def spawn(
     return child
 
 
-def end_with_parent() -> None:
-    """Let the kernel kill this process when its parent's thread that started it ends for any reason."""
-    parent = os.getppid()
-    _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != parent:
-        os._exit(127)
-
-
 def _yield(nice: int) -> None:
     """Set the nice value of this process and of its session.
 

@@ -1,14 +1,12 @@
-"""The run in the process that writes results: the only process, or pytest-xdist's controller."""
+"""The run in the process that writes results: the only process, or the controller of several."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,6 +14,9 @@ from harness.core import paths, process
 from harness.core.events import Bus
 from harness.images import rootfs
 from harness.images.build_context import BuildContext
+from harness.matrix.cell_shards.division import TestDurations
+from harness.matrix.cell_shards.process_count import process_count
+from harness.matrix.cells import selection
 from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
 from harness.matrix.cells.failure_bundles import Bundles
 from harness.matrix.cells.selection import CellId
@@ -31,8 +32,6 @@ from harness.matrix.exit_status_and_counts import (
 from harness.matrix.guests.fleet import Fleet
 from harness.matrix.run import MatrixRun
 from harness.matrix.vm_order_and_row_division import names_in_start_order
-from harness.matrix.workers import xdist_controller_and_worker
-from harness.matrix.workers.controller_socket import Controller
 from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.report import bundle, cell_duration_cache, live_or_plain_progress_board
 from harness.report.export import ktap
@@ -43,6 +42,7 @@ from harness.report.record import Cell, CellKey, Results
 from harness.report.run_dir import RunDirectory
 from harness.report.shard_file import write_shard_record
 from harness.report.summary import write_summary
+from harness.report.time_accounts import Spent
 from harness.report.timeline import Timeline
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -52,9 +52,9 @@ def _durations() -> Path:
 
 
 class ControllerRun(MatrixRun):
-    """Writes results, shows the board and sets the exit status; builds images for workers, if there are any.
+    """Writes results, shows the board and sets the exit status; builds the images of all processes.
 
-    The directory, the fleet, the board and the controller are created at first use, because some sessions need none.
+    The directory, the fleet and the board are created at first use, because some sessions need none.
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -63,7 +63,7 @@ class ControllerRun(MatrixRun):
         self._cells: list[Cell] = []
         self._directory: RunDirectory | None = None
         self._opened_board: Board | None = None
-        self._opened_controller: Controller | None = None
+        self._test_durations = TestDurations()
         self._timeline = Timeline(self.bus, self._began)
         self._ktap = ktap.KtapCaseStream.open_file(config.option.ktap) if config.option.ktap else None
         replay_options.draw_seed_unless_set(config)
@@ -73,7 +73,7 @@ class ControllerRun(MatrixRun):
             config.option.xmlpath = str(self.directory.pytest_junit_file)
 
     def _check_loader(self, config: pytest.Config) -> None:
-        """Check that every VM can run the command of --loader, and give it to workers with an absolute path."""
+        """Check that every VM can run the command of --loader, and give it to other processes with an absolute path."""
         command, context = (
             ForeignLoaderProgramAndArguments.parse_command_line(config.option.loader),
             BuildContext.in_cache(Bus()),
@@ -113,12 +113,33 @@ class ControllerRun(MatrixRun):
         way = self._config.option.at_failure
         return Bundles(self.directory, self._config, FailedGuestAttacher(way, self._board.close) if way else None)
 
-    @property
-    def server_for_workers(self) -> Controller:
-        """The server that builds images for workers, created at first use."""
-        if self._opened_controller is None:
-            self._opened_controller = Controller(self.bus, self.fleet.start_building, self.fleet.image)
-        return self._opened_controller
+    @cached_property
+    def past_durations(self) -> Mapping[str, Mapping[str, float]]:
+        """Past durations in seconds, by VM and cell; those of tests that are no cells are under an empty name."""
+        return cell_duration_cache.seconds_by_vm_and_cell(_durations())
+
+    def traits_of(self, vm: str) -> dict[str, bool]:
+        """Return the traits of a VM by its recipe, for the record of a cell that was lost."""
+        return self.recipes[vm].traits.model_dump()
+
+    def add_time_accounts(self, spent: Spent) -> None:
+        """Add the time accounts of another process."""
+        self._phases.add_accounts(spent)
+
+    def leave_out_items(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Return the collected items without those that the options leave out."""
+        option = self._config.option
+        by_id = any("::" in word for word in self._config.args)
+        left = selection.left_out_markers(option, named=bool(option.keyword) or by_id)
+        kept = items
+        if option.test_cells:
+            kept = selection.without_cells_outside_test_cells(kept, self.recipes.values(), complete=not by_id)
+        kept = selection.without_optional_cells(kept, left)
+        return selection.tests_and_loader_cells(kept) if option.loader else kept
+
+    def select_items(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Return the items; with --shard, only the share of this run."""
+        return self.keep_own_shard(items) if self.shard else list(items)
 
     @cached_property
     def _results(self) -> Results:
@@ -135,7 +156,6 @@ class ControllerRun(MatrixRun):
 
     def print_new_board_lines(self) -> None:
         """Print what happened since the last call; called only where nothing else prints."""
-        self._board.set_expected_cells(self._counted())
         self._board.print_new_steps_as_plain_lines()
 
     def _open_fleet(self) -> Fleet:
@@ -149,10 +169,12 @@ class ControllerRun(MatrixRun):
             kernel_mutant_number=self._config.option.kernel_mutant,
         )
 
-    def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        """Open the board, which shows the events of the bus from now on."""
-        self._board.set_expected_cells(self._counted())
-        self._board.print_new_steps_as_plain_lines()
+    def record_selected_cells(self, items: list[pytest.Item]) -> None:
+        """Record the selected cells, and open the board, which shows the events of the bus from now on."""
+        super().record_selected_cells(items)
+        if self._asked:
+            self._board.set_expected_cells(Counter(cell.vm for cell in self._asked.values()))
+            self._board.print_new_steps_as_plain_lines()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Write each cell when it ends, whichever process it ran in."""
@@ -160,6 +182,8 @@ class ControllerRun(MatrixRun):
             self._timeline.begin_cell(report.nodeid, report.start)
         cell = reported_cell(report)
         if cell is None:
+            if report.nodeid not in self._asked:
+                self._test_durations.add_phase(report)
             return
         self._timeline.end_cell(report.nodeid, report.stop, cell, getattr(report, "worker_id", ""))
         self._results.write(cell)
@@ -168,44 +192,19 @@ class ControllerRun(MatrixRun):
         self._cells.append(cell)
         self._board.count_finished_cell(cell)
         if self._ktap:
-            self._ktap.write_plan(self._all_asked())
+            self._ktap.write_plan(list(self._asked.values()))
             self._ktap.add_cell_to_test(cell)
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtestloop(self) -> Generator[None, Any, Any]:
-        """Keep the board up to date while workers run; without workers the run loop does that."""
-        workers = xdist_controller_and_worker.distributes_to_workers(self._config)
-        with (
-            xdist_controller_and_worker.flush_board_between_worker_reports(self._config, self.print_new_board_lines)
-            if workers
-            else nullcontext()
-        ):
-            return (yield)
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
-        """Send a worker the configuration that all workers share, before it starts."""
-        grouped = self._config.option.dist == "loadgroup"
-        where, parts, seconds = (
-            str(self.directory.path),
-            self._config.option.shards,
-            cell_duration_cache.seconds_by_vm_and_cell(_durations()),
-        )
-        xdist_controller_and_worker.send_config(
-            node,
-            xdist_controller_and_worker.WorkerConfig(
-                where, self.vm_names_in_order, self.server_for_workers.address, grouped, parts, seconds
-            ),
-        )
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, write the run's figures and report, and turn pytest's exit status into ours."""
         self._close(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+        if process_count(self._config):
+            cell_duration_cache.save_test_seconds(_durations(), self._test_durations.mean_by_file())
         if not self._asked:
             return
         if self._ktap:
-            self._ktap.write_plan(self._all_asked())
+            self._ktap.write_plan(list(self._asked.values()))
             self._ktap.write_incomplete_tests()
         self._measure("run.wall_s", "at most 1500 with empty caches, 180 after")
         if not self._config.option.as_honest:
@@ -223,11 +222,7 @@ class ControllerRun(MatrixRun):
         session.exitstatus = exit_status(exitstatus, self._cells, complete=not self._missing())
 
     def _close(self, *, interrupted: bool) -> None:
-        """Close what was opened, and add the cells that the workers collected to those of this process."""
-        if self._opened_controller:
-            self._opened_controller.close()
-            self._asked |= self._opened_controller.selected_cells
-            self._shard_record = self._shard_record or self._opened_controller.shard_record
+        """Close what was opened."""
         if self._fleet and interrupted:
             process.stop_all()
         self._close_fleet()
@@ -255,15 +250,6 @@ class ControllerRun(MatrixRun):
         named = [Path(word.partition("::")[0]).resolve() for word in self._config.args]
         own = all(path.is_relative_to(paths.PROJECT / "tests") for path in named)
         return not (own or self._config.option.collectonly)
-
-    def _counted(self) -> Counter[str]:
-        """How many cells were asked for, by VM."""
-        return Counter(cell.vm for cell in self._all_asked())
-
-    def _all_asked(self) -> list[CellId]:
-        """Every cell asked for, also while workers run: they send them to the controller before their first cell."""
-        of_workers = self._opened_controller.selected_cells if self._opened_controller else {}
-        return list({**self._asked, **of_workers}.values())
 
     def _missing(self) -> list[CellId]:
         """Return the selected cells without a verdict."""

@@ -10,7 +10,7 @@ from harness.verdict.printk import without_control_codes
 
 
 class OneLineInternalErrors:
-    """A plugin that shortens what pytest (and pytest-xdist, for a worker) prints for an error of the harness."""
+    """A plugin that shortens what pytest prints for an error of the harness."""
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self, excrepr: object, excinfo: pytest.ExceptionInfo[BaseException]) -> None:

@@ -26,7 +26,7 @@ from harness.verdict.cell_verdict_enum import Verdict
 
 
 class MatrixRun(ABC):
-    """The common part of ControllerRun and WorkerRun; registered as a pytest plugin."""
+    """The common part of ControllerRun and ShardRun; registered as a pytest plugin."""
 
     def __init__(self, config: pytest.Config) -> None:
         """Raises UsageError for an unknown VM, a broken recipe or a wrong --shard."""
@@ -80,8 +80,14 @@ class MatrixRun(ABC):
     def record_selected_cells(self, items: list[pytest.Item]) -> None:
         """Record the selected cells; each must end with a verdict."""
         self._asked = {item.nodeid: cell for item in items if (cell := cell_of(item))}
-        if self._asked:
-            self._cells_collected(items)
+
+    @abstractmethod
+    def leave_out_items(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Return the collected items that are left for -k and for other plugins to select from."""
+
+    @abstractmethod
+    def select_items(self, items: list[pytest.Item]) -> list[pytest.Item]:
+        """Return those of the items left that this process is to run, or is to have run."""
 
     def keep_own_shard(self, items: list[pytest.Item]) -> list[pytest.Item]:
         """Return the selected items that --shard leaves to this run, and keep the record of all shards."""
@@ -113,10 +119,6 @@ class MatrixRun(ABC):
     @abstractmethod
     def _open_fleet(self) -> Fleet:
         """Create this process's fleet."""
-
-    @abstractmethod
-    def _cells_collected(self, _items: list[pytest.Item]) -> None:
-        """Handle the collected items, of which at least one is a cell."""
 
     def _close_fleet(self) -> None:
         """Stop this process's guests, if it has any."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import pytest
 
 from harness.core.events import Bus
-from harness.matrix.workers import xdist_controller_and_worker
 from harness.report import time_accounts
 from harness.report.metrics_with_goals import Figures
 from harness.report.time_accounts import Ledger, Spent
@@ -17,7 +15,7 @@ from harness.report.time_accounts import Ledger, Spent
 class PhaseTimeRecorder:
     """Records the wall-clock time at each step of a run; registered as a pytest plugin.
 
-    A worker only sums up the time of its rows; WorkerRun sends the sum to the controller.
+    The process of a shard only sums up the time of its row; ShardRun sends the sum to the controller.
     """
 
     def __init__(self, config: pytest.Config, bus: Bus, began: float) -> None:
@@ -34,7 +32,7 @@ class PhaseTimeRecorder:
         self._loop = time.monotonic()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Record that a phase of a cell or of a test has ended, perhaps in a worker of pytest-xdist."""
+        """Record that a phase of a cell or of a test has ended, perhaps in another process."""
         now = time.monotonic()
         if not self._processes:
             self._first = now - report.duration
@@ -42,14 +40,13 @@ class PhaseTimeRecorder:
         self._busy += report.duration
         self._last = now
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist does not export
-        """Add the time account of a worker that has ended."""
-        self._ledger.merge_accounts(xdist_controller_and_worker.received_time_account(node))
+    def add_accounts(self, spent: Spent) -> None:
+        """Add the time accounts of another process, which ends."""
+        self._ledger.merge_accounts(spent)
 
     @property
     def row_time_accounts(self) -> Spent:
-        """The time accounts of this process's rows and of the workers that have ended."""
+        """The time accounts of this process's rows and of the processes that have ended."""
         return self._ledger.seconds_by_vm_and_activity
 
     def record_figures(self, figures: Figures) -> None:

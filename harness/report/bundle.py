@@ -69,17 +69,20 @@ class BundleDescription(BaseModel):
         return [f"{paths.case_file(self.file)}::{item}" for item in self.items]
 
 
-def write_bundle(root: Path, about: BundleDescription, pieces: Mapping[str, bytes | Path]) -> Path:
+def write_bundle(
+    root: Path, about: BundleDescription, pieces: Mapping[str, bytes | Path], final_root: Path | None = None
+) -> Path:
     """Write a bundle below `root` from the contents of its files, and return its directory.
 
-    It is written under a temporary name and renamed, so that a bundle is complete or absent. Raises HostError.
+    If it is moved afterwards, `final_root` is the root that its README names. It is written under a temporary name and
+    renamed, so that a bundle is complete or absent. Raises HostError.
     """
     place = root / about.cell.vm
     try:
         place.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".bundle-", dir=place))
         try:
-            return _filled(root, place, scratch, about, pieces)
+            return _filled(root, place, scratch, about, pieces, final_root or root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
@@ -91,12 +94,17 @@ def write_bundle(root: Path, about: BundleDescription, pieces: Mapping[str, byte
 
 
 def _filled(
-    root: Path, place: Path, scratch: Path, about: BundleDescription, pieces: Mapping[str, bytes | Path]
+    root: Path,
+    place: Path,
+    scratch: Path,
+    about: BundleDescription,
+    pieces: Mapping[str, bytes | Path],
+    final_root: Path,
 ) -> Path:
     for name, content in pieces.items():
         _put(root / _SHARED, scratch / name, content.read_bytes() if isinstance(content, Path) else content)
     final = _free(place / _name(about.items[-1]))
-    (scratch / README).write_text(_readme(about, final, sorted(pieces)))
+    (scratch / README).write_text(_readme(about, final_root / final.relative_to(root), sorted(pieces)))
     own = sorted(path for path in scratch.rglob("*") if path.is_file())
     whole = about.model_copy(update={"files": {str(path.relative_to(scratch)): sha256(path) for path in own}})
     (scratch / ABOUT).write_text(jsonl.ascii_json(whole, indent=1) + "\n")

@@ -14,12 +14,24 @@ from harness.report.record import Cell
 _SHAPE = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
 
+# The entry of tests that are no cells. No VM has an empty name.
+_TESTS = ""
+
+
 def save_seconds(path: Path, cells: Iterable[Cell]) -> None:
     """Write the seconds of these cells; the seconds of other cells stay as they are."""
     known = {vm: dict(cases) for vm, cases in seconds_by_vm_and_cell(path).items()}
     for cell in cells:
         known.setdefault(cell.vm, {})[case_and_mutant_key(cell.case, cell.mutant)] = cell.seconds
     write_text(path, json.dumps(known, indent=1, sort_keys=True))
+
+
+def save_test_seconds(path: Path, seconds: Mapping[str, float]) -> None:
+    """Write the mean seconds of a test by file of tests; all others stay as they are."""
+    if seconds:
+        known = {vm: dict(cases) for vm, cases in seconds_by_vm_and_cell(path).items()}
+        known[_TESTS] = {**known.get(_TESTS, {}), **seconds}
+        write_text(path, json.dumps(known, indent=1, sort_keys=True))
 
 
 def case_and_mutant_key(case: str, mutant: str) -> str:

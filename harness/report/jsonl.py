@@ -43,6 +43,16 @@ def append_all(path: Path, lines: Iterable[BaseModel]) -> None:
         _append(path, encoded)
 
 
+def append_file(path: Path, other: Path) -> None:
+    """Append the complete lines of another file and sync once. Raises HostError if that fails."""
+    try:
+        content = other.read_bytes()
+    except OSError as error:
+        raise HostError(f"cannot be read: {error.strerror}", where=str(other), mend="check disk and rights") from None
+    if encoded := content[: content.rfind(b"\n") + 1]:
+        _append(path, encoded)
+
+
 def ascii_json(content: BaseModel, indent: int | None = None) -> str:
     """Return JSON in ASCII: other characters of a guest's output are escaped, so that the file is safe to print."""
     return json.dumps(content.model_dump(mode="json", by_alias=True), indent=indent)

@@ -140,7 +140,7 @@ def make_board_for_pytest(reporter: pytest.TerminalReporter, bus: Bus) -> Board:
 
     def write_line(line: str) -> None:
         reporter.ensure_newline()
-        # With pytest-xdist the reporter does not count the dots that it has written.
+        # With several processes the reporter does not count the dots that it has written.
         if reporter._tw.width_of_current_line:
             reporter._tw.line()
         reporter.write_line(line)

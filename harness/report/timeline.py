@@ -13,7 +13,7 @@ from harness.report import jsonl
 from harness.report.record import Cell
 from harness.report.run_dir import RunDirectory
 
-# The process that builds images; without workers it also runs the cells.
+# The process that builds images; without other processes it also runs the cells.
 MAIN = "main"
 CELL = "cell"
 
@@ -21,9 +21,10 @@ CELL = "cell"
 class Span(BaseModel):
     """One activity: a line of `timeline.jsonl`.
 
-    `worker` is pytest-xdist's name of the process, or `main`. `kind` is `cell`, or the step's name as the board shows
-    it: `kernel`, `modules`, `boot`, `thaw`, and so on. `name` is the case, or what the step ended with. `began` and
-    `seconds` are seconds, `began` since the run was started. `verdict` is empty for steps; `failed` for a failed step.
+    `worker` is the lane of the process (`w1`, `w2`, and so on), or `main`. `kind` is `cell`, or the step's name as the
+    board shows it: `kernel`, `modules`, `boot`, `thaw`, and so on. `name` is the case, or what the step ended with.
+    `began` and `seconds` are seconds, `began` since the run was started. `verdict` is empty for steps; `failed` for a
+    failed step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

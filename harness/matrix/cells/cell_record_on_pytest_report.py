@@ -1,4 +1,4 @@
-"""The record of a cell on pytest's report of its last phase, which pytest-xdist carries from worker to controller."""
+"""The record of a cell on pytest's report of its last phase, which goes from process to controller."""
 
 from __future__ import annotations
 

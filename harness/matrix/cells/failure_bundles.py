@@ -35,10 +35,20 @@ TakeOver = Callable[[Guest, Evidence, str], None]
 
 
 class Bundles:
-    """Writes the bundles of one run. `take_over` is called with a failed cell's guest, its evidence and its reason."""
+    """Writes the bundles of one run. `take_over` is called with a failed cell's guest, its evidence and its reason.
 
-    def __init__(self, directory: RunDirectory, config: pytest.Config, take_over: TakeOver | None = None) -> None:
+    If the bundles are moved afterwards, `final_directory` is the directory of the run that they will be in.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        config: pytest.Config,
+        take_over: TakeOver | None = None,
+        final_directory: Path | None = None,
+    ) -> None:
         self._directory = directory
+        self._final = RunDirectory(final_directory) if final_directory else directory
         self._config = config
         self._take_over = take_over
 
@@ -75,7 +85,10 @@ class Bundles:
             watch.evidence = gather_evidence(watch.guest, watch.failed_with or AssertionError())
         try:
             made = bundle.write_bundle(
-                self._directory.bundles_directory, self._about(watch, survivors), self._pieces(watch)
+                self._directory.bundles_directory,
+                self._about(watch, survivors),
+                self._pieces(watch),
+                self._final.bundles_directory,
             )
         except HostError as error:
             watch.reason += f"; {error}"

@@ -134,7 +134,7 @@ def run_kernel_mutants_from_options(vms: Sequence[str], numbers: str, arguments:
     """Call `run_kernel_mutants` with VMs and numbers from the command line; without a VM, on all with `kernel_mutants`.
 
     VMs may share one kernel, so not each VM with the patch is meant. Raises UsageError for a number that is no bug, for
-    a VM that takes no mutants, and for pytest-xdist's options, because the first failed cell must end the run.
+    a VM that takes no mutants, and for options of several processes, because the first failed cell must end the run.
     """
     if parallel := next((word for word in arguments if word.startswith(_PARALLEL)), ""):
         raise UsageError(f"--kernel-mutants runs in one process, not with {parallel}", mend="leave it out")

@@ -160,9 +160,12 @@ def _copy_files(into: RunDirectory, run: RunDirectory, shard: int) -> int:
 
 
 def _name_with_shard(log: str, shard: int) -> str:
-    """Return the name of a copied console log: VM.log or VM.WORKER.log, with the shard before the suffix."""
-    worker = re.search(r"\.(gw\d+)\.log$", log)
-    return f"{log.removesuffix(worker[0] if worker else '.log')}.shard{shard}{worker[1] if worker else ''}.log"
+    """Return the name of a copied console log: VM.log or VM.PART.log, with the shard before the part.
+
+    A row that was divided has parts `p1`, `p2` and so on; what ran again in another process ends with `r2`.
+    """
+    part = re.search(r"\.(p\d+|(?:p\d+)?r\d+)\.log$", log)
+    return f"{log.removesuffix(part[0] if part else '.log')}.shard{shard}{part[1] if part else ''}.log"
 
 
 def _write(merged: MergedRun) -> None:

@@ -17,6 +17,8 @@ from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, UsageErr
 # Arguments of every pytest run, from any directory. pytest writes its cache into the root directory.
 COMMON = (
     *("-c", str(paths.PROJECT / "pyproject.toml"), "--rootdir", str(paths.PROJECT), "-p", "harness.plugin"),
+    # The environment of an installed Pinpoint may have it; `-n` is ours.
+    *("-p", "no:xdist"),
     *(("-o", f"cache_dir={paths.cache() / 'pytest'}") if paths.INSTALLED else ()),
 )
 # These cases run only with the option, even when they are named.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 
-from harness.core.errors import PinpointError
+from harness.core import exception_as_pinpoint_error
+from harness.core.errors import BuildError, PinpointError
 from harness.core.events import Bus
 from harness.guest import start
 from harness.guest.guest import Guest
@@ -34,10 +35,6 @@ _PASSING = (QemuKilled, FrozenGuestRefused, GuestDied)
 _MOST_LOST = 3
 
 
-def _build_here(_: str) -> None:
-    """Return at once, because this process builds the images itself."""
-
-
 class Fleet:
     """One guest for each VM, used as long as it is healthy; a retired guest is replaced at the next request."""
 
@@ -51,17 +48,17 @@ class Fleet:
         forced_accelerator: str | None,
         suffix: str = "",
         kernel_mutant_number: int = 0,
-        await_image: Callable[[str], None] = _build_here,
+        image_errors: Mapping[str, str] | None = None,
     ) -> None:
         """`bus` carries the events of guests; the build context's own bus carries those of builds.
 
-        `await_image` waits for another process's build. If other processes run parts of the same rows, `suffix` is
-        appended to the names of this process's console logs.
+        `image_errors` are the errors of images that another process could not build. If other processes run parts of
+        the same rows, `suffix` is appended to the names of this process's console logs.
         """
         self.recipes = {recipe.name: recipe for recipe in recipes}
         self.bus = bus
         self.build_context = build_context
-        self._await_image = await_image
+        self._image_errors = image_errors or {}
         self._directory = directory
         self._suffix = suffix
         self._forced = forced_accelerator
@@ -70,6 +67,7 @@ class Fleet:
         # One start at a time for every two cores, because a guest that shares a core looks hung.
         self._starting = threading.Semaphore(max(1, build_context.slots.cores // 2))
         self._images: Once[str, Image] = Once()
+        self._builds: dict[str, Future[Image]] = {}
         self._freezer = Freezer(build_context, bus, forced_accelerator)
         self._guests: dict[str, Future[Guest]] = {}
         self._compared: set[str] = set()
@@ -84,7 +82,17 @@ class Fleet:
         """Start building the images of these rows in the background, and the sibling's image of each in `compared`."""
         siblings = [self.recipes[name].kernel.sibling for name in compared]
         for name in dict.fromkeys([*names, *filter(None, siblings)]):
-            self._pool.submit(self._prepare, name)
+            self._builds[name] = self._pool.submit(self._prepare, name)
+
+    def is_image_settled(self, name: str) -> bool:
+        """Return True unless `start_building` has begun a build of this image that has not ended."""
+        return name not in self._builds or self._builds[name].done()
+
+    def image_error(self, name: str) -> str:
+        """Return the error of an image's build, empty if there is none."""
+        build = self._builds.get(name)
+        error = build.exception() if build and build.done() else None
+        return str(exception_as_pinpoint_error.as_pinpoint_error(error)) if error else ""
 
     def start_preparing(self, names: Sequence[str], compared: Collection[str] = ()) -> None:
         """Start preparing these rows in the background, in this order, unless they are under way.
@@ -174,7 +182,8 @@ class Fleet:
 
     def _made(self, name: str) -> Image:
         recipe = self.recipes[name] if name in self.recipes else select([name])[0]
-        self._await_image(name)
+        if name in self._image_errors:
+            raise BuildError(self._image_errors[name])
         with self.bus.timed(name, IMAGE):
             return with_own_modules(prepare(recipe, self.build_context), self.build_context)
 

@@ -1,1 +1,0 @@
-"""The processes of a run: the controller and its pytest-xdist workers."""
