@@ -25,6 +25,7 @@ from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import (
 )
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
 
@@ -56,17 +57,21 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
-def test_no_way_back(layout: Layout, address_converter: AddressConverter, figure: Callable[..., Figure]) -> None:
+def test_no_way_back(
+    layout: Layout, address_converter: AddressConverter, sweep_depth: Depth, figure: Callable[..., Figure]
+) -> None:
     """A function that shares its name with an earlier one is probed by address; its name finds the earlier one.
 
     kallsyms_lookup_name() (kernel/kallsyms.c, 6.1) returns the first. For these functions the closest symbol + offset
-    is not a way back to the address.
+    is not a way back to the address. A sample is tried; with --sweep=kernel, all.
     """
     shared, behind = functions_without_a_way_back(layout)
     figure("closest.shared_names", shared, "functions")
     figure("closest.no_way_back", len(behind), "functions")
     assert behind, "no two functions share a name"
-    address_converter.prove_no_way_back(evenly_spread(behind, SAMPLE))
+    tried = evenly_spread(behind, SAMPLE) if sweep_depth is Depth.SAMPLE else behind
+    address_converter.prove_no_way_back(tried)
+    figure("closest.no_way_back_tried", len(tried), "functions")
 
 
 @pytest.mark.requires("kprobes")

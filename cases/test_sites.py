@@ -75,7 +75,9 @@ def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("lies", "misreports", "stale-list", "also-elsewhere", "wrong-ip", "deaf", "stale-snapshot")
+@pytest.mark.mutants(
+    "lies", "misreports", "stale-list", "also-elsewhere", "unlisted", "wrong-ip", "deaf", "stale-snapshot"
+)
 def test_each_witness_decides(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """All witnesses agree, and each mutant that only one of them can find is found by that one."""
     sites = layout.once_per_call_sites(target.shape_site("leaf"), BOUNDARIES)

@@ -65,6 +65,12 @@ def _claims(name: str) -> Callable[[Layout, Sequence[Site]], list[str]]:
     return lambda layout, sites: [f"mutant={name}", f"mutant_claim={_distances(layout, sites)}"]
 
 
+def _unlisted(layout: Layout, sites: Sequence[Site]) -> list[str]:
+    """Each probe is at its site, and one more is on the next instruction after the last site."""
+    distance = _next_address(layout, sites[-1]) - layout.probe_address(sites[0])
+    return ["mutant=also-elsewhere", f"mutant_claim={distance}"]
+
+
 def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
     """Put each probe on the first probable place of the next function in memory."""
     shifts = []
@@ -94,11 +100,13 @@ class Mutant:
 
     - `parameters` are parameters that make the probe module wrong (probes/probe/mutants.c).
     - `replace_refused_spec` maps a spec for which a refusal is expected to the spec that is tried instead.
+    - `replaces_last_spec_only` leaves all other specs of a list as they are.
     - `stays_loaded` leaves the probe module loaded when it should be unloaded.
     - `drops_case_parameters` drops the parameters that the case passes to the probe module.
     - `stale_snapshot` is a defect of the harness: it uses memory from before registration as memory during it.
     - `must_register_elsewhere` is True if each of its probes must be registered, at another address than its site's.
     - `stale_list` is a defect of the harness: it uses the list from before registration as the list during it.
+    - `unlists_second` is a defect of the list: it lacks a probe that was registered besides those of the sites.
     - `relocation` requests a module and addresses of its own instead of those that the case requests.
     - `converted_offset_error` adds this number of bytes to the offset of a converted address.
     - `compute_datum_address` computes an address for a datum that differs from the ELF files.
@@ -111,6 +119,7 @@ class Mutant:
 
     parameters: Callable[[Layout, Sequence[Site]], list[str]] = _no_parameters
     replace_refused_spec: Callable[[str], str] = _honest_bad_spec
+    replaces_last_spec_only: bool = False
     stays_loaded: bool = False
     drops_case_parameters: bool = False
     converted_offset_error: int = 0
@@ -122,6 +131,7 @@ class Mutant:
     exchanges_symbols: Literal["", "exported", "local"] = ""
     stale_snapshot: bool = False
     stale_list: bool = False
+    unlists_second: bool = False
     must_register_elsewhere: bool = False
     relocation: Callable[[Layout, Sequence[Site]], ProbeModuleRequest] | None = None
 
@@ -135,6 +145,7 @@ MUTANTS: dict[str, Mutant] = {
     "misreports": Mutant(parameters=_claims("misreports")),
     "wrong-ip": Mutant(parameters=_claims("wrong-ip")),
     "also-elsewhere": Mutant(parameters=_claims("also-elsewhere")),
+    "unlisted": Mutant(parameters=_unlisted, unlists_second=True),
     "deaf": Mutant(parameters=lambda _, __: ["mutant=deaf"]),
     "stale-list": Mutant(stale_list=True),
     "only-reported": Mutant(parameters=_only_reported),
@@ -145,6 +156,7 @@ MUTANTS: dict[str, Mutant] = {
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(replace_refused_spec=lambda _: GOOD_SPEC),
+    "registers-last": Mutant(replace_refused_spec=lambda _: GOOD_SPEC, replaces_last_spec_only=True),
     "unknown-name": Mutant(replace_refused_spec=lambda _: "pinpoint_unknown"),
     "stays-registered": Mutant(stays_loaded=True),
     "arms-anyway": Mutant(drops_case_parameters=True),

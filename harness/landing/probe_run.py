@@ -136,7 +136,9 @@ class ProbeRun:
         self._demand_in_force()
 
     def _demand_in_force(self) -> None:
-        """Raise MutantNotInForceError if a mutant that moves its probes had one refused, or left one at its site."""
+        """Raise MutantNotInForceError if a probe that a mutant moves or adds was refused, or is at its site."""
+        if self.mutant.unlists_second and len(self._entries_of_sites) == len(self.listed_probes):
+            raise MutantNotInForceError(f"{NOT_IN_FORCE}: its second probe is not listed")
         if not self.mutant.must_register_elsewhere:
             return
         for site, address, report in zip(self.sites, self.addresses, self.evidence.view.reports, strict=True):
@@ -205,6 +207,17 @@ class ProbeRun:
         return self.evidence.view.newly_listed(self.evidence.view.listed_before_load)
 
     @property
+    def _entries_of_sites(self) -> tuple[ListedProbe, ...]:
+        """One entry of the list for each registered site; the list may have more."""
+        left, found = list(self.listed_probes), []
+        for report in self.evidence.view.reports:
+            entry = next((each for each in left if each.address == report.address and not report.errno), None)
+            if entry is not None:
+                left.remove(entry)
+                found.append(entry)
+        return tuple(found)
+
+    @property
     def last_read_reports(self) -> tuple[SiteReport, ...]:
         """The probe module's report on each site, as last read."""
         return self.evidence.view.reports
@@ -219,7 +232,7 @@ class ProbeRun:
         """The landing of each site, with the statements of all witnesses."""
         found = []
         record = self.evidence
-        listed = self.listed_probes
+        listed = self._entries_of_sites if self.mutant.unlists_second else self.listed_probes
         seen = () if self.mutant.stale_list else listed
         registered = sum(not report.errno for report in record.view.reports) - self.unregistered
         standing = [each.address for each in record.view.listed_before_load]
@@ -293,13 +306,14 @@ class Kprobes:
     def try_to_register_specs(
         self, *specs: str, module: str = probe_module.MODULE, parameters: Sequence[str] = ()
     ) -> list[int]:
-        """Load a probe module once and try to register these specs unchanged; a mutant gets no parameters.
+        """Load a probe module once and try to register these specs unchanged; most mutants get no parameters.
 
         Returns the errno of each registration, 0 for success.
         """
-        passed = parameters if self.mutant is HONEST else ()
-        view = probe_module.load_probe_module(
-            self.layout.guest, [self.mutant.replace_refused_spec(spec) for spec in specs], passed, module
-        )
+        passed = parameters if self.mutant is HONEST or self.mutant.replaces_last_spec_only else ()
+        tried = [self.mutant.replace_refused_spec(spec) for spec in specs]
+        if self.mutant.replaces_last_spec_only:
+            tried[:-1] = specs[:-1]
+        view = probe_module.load_probe_module(self.layout.guest, tried, passed, module)
         probe_module.unload_probe_module(self.layout.guest, module)
         return [report.errno for report in view.reports]
