@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 from harness.core.elf import Elf
-from harness.core.errors import WRONG_USE, GuestError
+from harness.core.errors import WRONG_USE, DeadlineExceeded, GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.user_targets import COMPAT, FIRST_LIBRARY, KIND, RUNNER, SECOND_LIBRARY
@@ -24,6 +25,9 @@ _MANY_SECTIONS = 1000
 
 # On every kernel of the matrix this function exists, is traced if any function is, and is not called in an idle guest.
 _FUNCTION = "clock_t_to_jiffies"
+
+# How long a guest may take to print a line on its console.
+_PRINTING_SECONDS = 10.0
 
 
 class TraitContradictedError(GuestError):
@@ -74,6 +78,7 @@ def read_booted_traits(guest: Guest) -> Traits:
 
 def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     """Return each trait as the booted kernel has it, and the slide and the report of a probe as evidence."""
+    _demand_warnings_on_console(guest)
     # Loaded before the target, so that what it leaves in memory does not follow the target's own data.
     with Target(guest, "pinpoint_sections") as sections:
         apart = frozenset(sections.sections)
@@ -89,6 +94,26 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
         target.unload()
     report = view.reports[0]
     return seen, f"slide {layout.slide:#x}, a probe on {_FUNCTION}: errno {report.errno}, address {report.address:#x}"
+
+
+def _demand_warnings_on_console(guest: Guest) -> None:
+    """Raise TraitContradictedError unless the console prints what the kernel logs at the level of a warning.
+
+    A complaint of a kernel whose console leaves it out would not be read. The line has to have its time, because
+    without times the kernel's lines are not distinguished from those of programs.
+    """
+    mark = f"pinpoint: warning {secrets.token_hex(8)}"
+    guest.run_script(f"echo '<4>{mark}' >/dev/kmsg").check()
+    timed = rf"\[ *\d+\.\d+\](?:\[ *[CT]\d+\])? {mark}\r?\n"
+    try:
+        guest.console.await_line([timed], guest.scaled_deadline(_PRINTING_SECONDS), since=guest.fence_position)
+    except DeadlineExceeded:
+        raise TraitContradictedError(
+            "console",
+            "its console does not print the kernel's warnings, each with its time, so complaints would be missed",
+            where=guest.name,
+            mend="remove what lowers the console's log level (sysctl.kernel.printk) from `append` of the recipe",
+        ) from None
 
 
 def _kprobes(scene: _Scene) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.core.errors import BootError
 from harness.core.events import Bus, ProgressStep
+from harness.core.files import code_sha256
 from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version_line
 from harness.guest.guest import Guest
@@ -130,5 +131,7 @@ def frozen_guest_key_parts(image: Image, accelerator: Accelerator) -> list[str]:
         image.key,
         qemu_version_line(recipe.architecture.qemu_machine.qemu),
         frozen_guest_host_identity(accelerator),
+        # A guest that was proved by other code is booted and proved again.
+        code_sha256(Path(prove_recipe_traits.__file__)),
         *qemu.argv(recipe, accelerator, anywhere),
     ]
