@@ -25,6 +25,7 @@ from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import (
 )
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.report.metrics_with_goals import Figure
@@ -70,7 +71,7 @@ def test_no_way_back(
     figure("closest.no_way_back", len(behind), "functions")
     assert behind, "no two functions share a name"
     tried = evenly_spread(behind, SAMPLE) if sweep_depth is Depth.SAMPLE else behind
-    address_converter.prove_no_way_back(tried)
+    address_converter.prove_no_way_back(tried, RefusalReasonFinder(layout).must_refuse)
     figure("closest.no_way_back_tried", len(tried), "functions")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.core.elf import Symbol
@@ -85,6 +85,10 @@ class Conversion:
         return "\n".join(rows)
 
 
+def _where(report: SiteReport) -> tuple[int, int]:
+    return report.errno, 0 if report.errno else report.address
+
+
 def _outcome(report: SiteReport) -> str:
     where = errno.errorcode.get(report.errno, str(report.errno)) if report.errno else f"{report.address:#x}"
     return f"{where} for {report.spec}"
@@ -111,12 +115,16 @@ class AddressConverter:
             raise Missed(f"{len(wrong)} of {len(found)} addresses: {wrong[0].complaint}\n\n{wrong[0]}")
         return found
 
-    def prove_no_way_back(self, symbols: Sequence[Symbol]) -> None:
+    def prove_no_way_back(self, symbols: Sequence[Symbol], must_refuse: Callable[[int], str]) -> None:
         """Convert the entries of functions whose names other functions have. Raises Missed with the first disagreement.
 
         By its address each is probed at that address, and the kernel names it right. By that name the kernel finds
-        another function.
+        another function. Addresses for which `must_refuse` has a reason must be EINVAL, by address and by name.
         """
+
+        def wanted(address: int) -> tuple[int, int]:
+            return (errno.EINVAL, 0) if must_refuse(address) else (0, address)
+
         symbols = symbols if self.mutant is HONEST else evenly_spread(symbols, _OF_A_MUTANT)
         pads = [self.layout.landing_pad_size_of(self.layout.kernel, symbol) for symbol in symbols]
         starts = [self.layout.symbol_address(symbol, "") for symbol in symbols]
@@ -124,10 +132,10 @@ class AddressConverter:
         for symbol, found in zip(symbols, self._all(starts, lands), strict=True):
             first = self.layout.probe_address(Site(symbol.name))
             by_address, by_name = found.report_by_address, found.report_by_symbol
-            here = (found.kernel_symbol.offset, by_address.errno, by_address.address) == (0, 0, found.probe_address)
+            here = not found.kernel_symbol.offset and _where(by_address) == wanted(found.probe_address)
             if not here or symbol.name not in (found.elf_symbol.names if found.elf_symbol else ()):
                 raise Missed(f"{symbol.name}: not probed at its address\n\n{found}")
-            if found.kernel_symbol.name == symbol.name and (by_name.errno, by_name.address) != (0, first):
+            if found.kernel_symbol.name == symbol.name and _where(by_name) != wanted(first):
                 raise Missed(f"{symbol.name}: by name not probed at {first:#x}, the lowest\n\n{found}")
 
     def convert_address(self, address: int) -> Conversion:
