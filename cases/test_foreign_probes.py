@@ -6,11 +6,13 @@ its calls, the kernel's lists, every byte of text that changed, and the ELF file
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import PurePosixPath
 
 import pytest
 
 from harness.guest.guest import Guest
 from harness.images import kernel_samples, systemtap
+from harness.images.user_targets import FIRST_LIBRARY
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -18,6 +20,7 @@ from harness.landing.target import Target
 from harness.landing.verify.judged import ProbeVerdict, judged_table
 from harness.matrix.verify import systemtap_run
 from harness.matrix.verify.foreign_probes_fixture import ForeignProbes
+from harness.userspace.uprobes_fixture import Uprobes
 
 MODULE = "pinpoint_external"
 # Reading /proc/version calls it, and an idle guest does not.
@@ -93,14 +96,14 @@ def test_by_address(foreign_probes: ForeignProbes, layout: Layout, figure: Calla
     figure("foreign.probes", len(outcome.probes), "probes")
 
 
-def _tracefs(place: str, prepare: str = "") -> str:
-    """A shell script that defines and enables a kprobe by tracefs, and removes it when it is interrupted."""
-    tracing, event = "/sys/kernel/tracing", "/sys/kernel/tracing/events/kprobes/pinpoint_mine/enable"
+def _tracefs(place: str, prepare: str = "", kind: str = "kprobe") -> str:
+    """A shell script that defines and enables a probe by tracefs, and removes it when it is interrupted."""
+    tracing, event = "/sys/kernel/tracing", f"/sys/kernel/tracing/events/{kind}s/pinpoint_mine/enable"
     return f"""
-        stop() {{{{ echo 0 >{event}; echo -:pinpoint_mine >>{tracing}/kprobe_events; exit; }}}}
+        stop() {{{{ echo 0 >{event}; echo -:pinpoint_mine >>{tracing}/{kind}_events; exit; }}}}
         trap stop INT TERM
         {prepare}
-        echo "p:pinpoint_mine {place}" >>{tracing}/kprobe_events && echo 1 >{event} || exit
+        echo "p:pinpoint_mine {place}" >>{tracing}/{kind}_events && echo 1 >{event} || exit
         while :; do sleep 1; done
     """
 
@@ -117,6 +120,26 @@ def test_tracefs_script(foreign_probes: ForeignProbes) -> None:
     _demand_kprobe_events(foreign_probes.guest)
     site = Layout(foreign_probes.guest).once_per_call_sites(SITE, 2)[1]
     foreign_probes.judge_command(_tracefs("{symbol}+{offset}"), site).prove_exactly_these_probes((str(site), LANDED))
+
+
+@pytest.mark.deep
+@pytest.mark.requires("uprobes")
+@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+def test_uprobe_of_a_script(foreign_probes: ForeignProbes, uprobes: Uprobes) -> None:
+    """A uprobe that a shell script writes to uprobe_events lands in the process that maps the file.
+
+    The kernel exports no list of uprobes: register_uprobe() is recorded, and the process has the breakpoint.
+    """
+    file = uprobes.target_file(FIRST_LIBRARY)
+    site = file.site("pinpoint_one_leaf")
+    place = file.offset_of_site(site)
+    with uprobes.runner_of_build():
+        outcome = foreign_probes.judge_command(
+            _tracefs(f"{file.guest_path}:$(({place}+{{offset}}))", kind="uprobe"),
+            site,
+            file.next_instruction_site(site),
+        )
+    outcome.prove_exactly_these_probes((f"{PurePosixPath(file.guest_path).name}:{place:#x}", LANDED))
 
 
 @pytest.mark.deep

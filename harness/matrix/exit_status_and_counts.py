@@ -27,6 +27,7 @@ TOOL_CASES = frozenset(
         "test_systemtap_by_debug_information",
         "test_tool",
         "test_tracefs_script",
+        "test_uprobe_of_a_script",
     }
 )
 
