@@ -16,7 +16,7 @@ from harness.images.build_context import BuildContext
 from harness.images.guest_packages_as_archive_or_disk import PackedTools
 from harness.images.image import Image
 from harness.landing import layout
-from harness.landing.code import kprobe_sites_in_module_file
+from harness.landing.code import kprobe_sites_in_module_file, kprobe_types_in_module_file
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
 from harness.landing.verify import changed_settings
@@ -171,7 +171,7 @@ class SubjectRun:
         """Add a note for each kprobe in a file's data on a function for which no registration is known.
 
         Modules change offsets before they register, so offsets are not compared. A name that no file at hand has is a
-        text of another structure, not a kprobe's.
+        text of another structure, not a kprobe's, and so is a name in an object of another type.
         """
         asked = [each.asked for each in judgement.probes] + [
             call.asked_symbol_offset for call in judgement.refused_registrations
@@ -179,10 +179,17 @@ class SubjectRun:
         known = {each.rpartition("+")[0] for each in asked}
         known |= {each.symbol_offset.partition("+")[0] for each in judgement.probes}
         for name, file in self._files.items():
-            for site in kprobe_sites_in_module_file.find_kprobe_sites(Elf.read_cached(file)):
-                known_here = {_asked(site).rpartition("+")[0], site.symbol} & known
-                if not known_here and watched.may_have_symbol(site):
-                    self.notes.append(f"{name} has a kprobe on {_asked(site)} in its data that was not registered")
+            elf = Elf.read_cached(file)
+            unknown = [
+                each
+                for each in kprobe_sites_in_module_file.find_possible_kprobes(elf)
+                if not {_asked(each.site).rpartition("+")[0], each.site.symbol} & known
+                and watched.may_have_symbol(each.site)
+            ]
+            self.notes += [
+                f"{name} has a kprobe on {_asked(each.site)} in its data that was not registered"
+                for each in kprobe_types_in_module_file.kprobes_by_type(elf, unknown, self.guest.image.vmlinux)
+            ]
 
     def _complained(self, complaints: Sequence[Complaint]) -> None:
         """Add the first lines of the kernel's first complaint, because it usually causes the others."""
