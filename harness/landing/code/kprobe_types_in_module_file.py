@@ -50,7 +50,7 @@ def _layout_agrees(elf: Elf, vmlinux: Path) -> bool:
 def _types_of_variables(path: Path, names: set[str]) -> dict[str, list[DIE]] | None:
     """The types of the variables with these names, of each compilation unit; None without DWARF."""
     with path.open("rb") as stream:
-        file = ELFFile(stream)  # type: ignore[arg-type]
+        file = ELFFile(stream)
         if not file.has_dwarf_info(strict=True):
             return None
         found: dict[str, list[DIE]] = {}
