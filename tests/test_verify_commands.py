@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -12,7 +13,9 @@ from harness.guest.guest import Guest
 from harness.guest.result import Result
 from harness.landing.probe_module import ListedProbe
 from harness.landing.verify.watch_and_judge_registrations import WatchedGuest
-from harness.matrix.verify.subjects import Command
+from harness.matrix.verify.plan import ModuleToLoad
+from harness.matrix.verify.run import may_leave_probes
+from harness.matrix.verify.subjects import Command, Modules
 
 DISABLED = ListedProbe(16, "f+0x0", ("[DISABLED]",))
 ENABLED = ListedProbe(16, "f+0x0", ())
@@ -98,3 +101,24 @@ def test_probes_that_stay_disabled_are_judged_after_a_while(last: list[ListedPro
         guest.deadlines[-1].expired = True
 
     assert ready(guest, FakeWatched([DISABLED], last, after=expire)) == [False, is_ready]
+
+
+class Unloading:
+    """A guest whose rmmod fails or not."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.result = Result("vm", (), int(fails), b"", b"rmmod: Device or resource busy\n" if fails else b"", 0.0)
+
+    def run_script(self, _: str) -> Result:
+        return self.result
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_a_module_that_cannot_be_unloaded_may_leave_its_probes(fails: bool) -> None:
+    """One without an exit function, or a livepatch that is enabled: that is no fault of its probes."""
+    module = ModuleToLoad("mine", Path("mine.ko"), Path("mine.ko"))
+    modules = Modules(cast(Guest, Unloading(fails=fails)), [module], "insmod", None)
+    modules.loaded_modules.append(module)
+    modules.stop()
+    assert may_leave_probes(modules) is fails
+    assert modules.notes == (["mine was not unloaded: rmmod: Device or resource busy"] if fails else [])

@@ -220,7 +220,9 @@ class WatchedGuest:
             now = self._now()
             self.latest_lists = now.lists
             standing = [f"{each.symbol_offset} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
-            standing += [str(each) for each in dict.fromkeys(self.newly_traced(now.lists))]
+            # A kprobe on an ftrace site is in both lists.
+            traced = [each for each in self.newly_traced(now.lists) if each.kind in TRACED_KINDS or not standing]
+            standing += [str(each) for each in dict.fromkeys(traced)]
             remaining = {name: each for name, each in now.modules.items() if name in self.before.modules}
             text = GuestText.read(self._layout(now), remaining)
             changed = self._unexplained(TextChanges(self._layout(now), now.modules), now, text)

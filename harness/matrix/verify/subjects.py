@@ -93,6 +93,8 @@ class Modules:
         self._loader = with_loader
         self._settle = settle
         self.loaded_modules: list[ModuleToLoad] = []
+        self.still_loaded: list[str] = []
+        """The modules that could not be unloaded: those without an exit function, or with a use count."""
 
     @cached_property
     def backtrace_printing_modules(self) -> frozenset[str]:
@@ -154,6 +156,7 @@ class Modules:
                 f"rmmod {module.name}; gone=$?; rm -f {module_path_in_guest(module)}; exit $gone"
             )
             if not result.ok:
+                self.still_loaded.append(module.name)
                 self.notes.append(f"{module.name} was not unloaded: {' '.join(result.stderr.split())}")
 
     def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
