@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, cast
@@ -34,7 +35,7 @@ from harness.landing.verify.loaded_modules import LoadedModule, LoadedModuleFind
 from harness.landing.verify.registrations import Registration
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles, SitePlace, SitePlaces
 from harness.landing.verify.traced_functions import TracedFunction
-from harness.landing.verify.watch_and_judge_registrations import probe_stands_at
+from harness.landing.verify.watch_and_judge_registrations import name_of_standing_probe, probe_stands_at
 
 RECORDS = r"""time=72950503896 errno=0 address=0xffffffff81411c80 offset=0 disabled=0 handler=0xffffffffc024a000 kprobe=0xffffffffc024c0a0 pid=179 symbol=uptime_proc_show command=insmod
 time=72950503999 errno=2 address=0x0 offset=4 disabled=0 handler=0xffffffffc024a000 kprobe=0xffffffffc024c0a0 pid=179 symbol=no\040such command=kworker/0:1\040x
@@ -305,6 +306,19 @@ def test_a_probe_whose_memory_was_not_read_is_not_judged() -> None:
     found = FoundKprobe(ListedProbe(0x100, "f+0x0  [m]", ("[OPTIMIZED]",)), call(0x100, symbol="m:f"))
     judged = judge.judge_found_kprobe(found)
     assert (judged.verdict, judged.reason) == (ProbeVerdict.NOT_JUDGED, "no ELF file at hand has this address")
+
+
+def test_a_probe_on_freed_code_is_named_as_it_was_asked_for() -> None:
+    """The kernel names it by what has its address by then (seen: pinpoint_watch_init+0xa0 for dummy:dummy_xmit)."""
+    gone = ListedProbe(0x100, "later_init+0xa0  later", ("[GONE]",))
+    calls = [call(0x200, symbol="m:g"), call(0x100, symbol="m:f"), call(0x100, symbol="m:x", error=2)]
+    assert name_of_standing_probe(gone, calls) == "m:f+0x0 [GONE]"
+    assert name_of_standing_probe(gone, calls[:1]) == "later_init+0xa0  later [GONE]"
+    assert name_of_standing_probe(replace(gone, flags=()), calls) == "later_init+0xa0  later"
+    files = SimpleNamespace(find_places=lambda _: SitePlaces(), describe_address=lambda _: "later_init+0xa0 [later]")
+    judge = KprobeJudge(cast(LoadedFiles, files), GuestText(()), GuestText(()), [], [])
+    judged = judge.judge_found_kprobe(FoundKprobe(gone, calls[1]))
+    assert (judged.verdict, judged.symbol_offset) == (ProbeVerdict.GONE, str(Site("f", 0, "m")))
 
 
 def test_code_to_leave_stays_and_code_to_initialize_is_freed(tmp_path: Path) -> None:

@@ -93,17 +93,20 @@ class KprobeJudge:
             kind=_KINDS.get(each.kind, each.kind),
             verdict=ProbeVerdict.LANDED,
             address=each.address,
-            symbol_offset=self._described(each),
+            symbol_offset=self._described(each, site),
             memory_change=_memory(landing),
             notes=tuple(_notes(each, place, named)),
             landing=landing,
         )
         return self._decided(judged, each, landing)
 
-    def _described(self, each: ListedProbe) -> str:
-        """Symbol + offset of a listed probe: by the files, or, where its code was freed, by the kernel's list."""
+    def _described(self, each: ListedProbe, site: Site) -> str:
+        """Symbol + offset of a listed probe: by the files, or, where its code was freed, as it was asked for.
+
+        The kernel's list shows by then what else the address belongs to.
+        """
         if "[GONE]" in each.flags:
-            return str(site_of_listed_probe(each))
+            return str(site)
         return self._files.describe_address(each.address)
 
     def judge_registration_of_removed_probe(self, call: Registration) -> JudgedProbe:

@@ -219,7 +219,8 @@ class WatchedGuest:
         while True:
             now = self._now()
             self.latest_lists = now.lists
-            standing = [f"{each.symbol_offset} {' '.join(each.flags)}".strip() for each in self.newly_listed(now.lists)]
+            calls = self.new_registrations(now.lists)
+            standing = [name_of_standing_probe(each, calls) for each in self.newly_listed(now.lists)]
             # A kprobe on an ftrace site is in both lists.
             traced = [each for each in self.newly_traced(now.lists) if each.kind in TRACED_KINDS or not standing]
             standing += [str(each) for each in dict.fromkeys(traced)]
@@ -314,6 +315,16 @@ class WatchedGuest:
         """The first few of them, as symbol + offset."""
         more = f" and {len(addresses) - _SHOWN} bytes more" if len(addresses) > _SHOWN else ""
         return ", ".join(files.describe_address(address) for address in sorted(addresses)[:_SHOWN]) + more
+
+
+def name_of_standing_probe(each: ListedProbe, calls: Sequence[Registration]) -> str:
+    """A listed probe with its flags, by the kernel's look-up of its address, or as it was asked for.
+
+    The address of a probe whose code was freed may belong to another module by then.
+    """
+    asked = [call.asked_symbol_offset for call in calls if call.address == each.address and not call.errno]
+    name = asked[-1] if "[GONE]" in each.flags and asked else ""
+    return f"{name or each.symbol_offset} {' '.join(each.flags)}".strip()
 
 
 def probe_stands_at(site: Site, addresses: Collection[int], probes: Iterable[JudgedProbe]) -> bool:
