@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from harness.core.errors import BootError, UsageError
 from harness.core.events import Bus
 from harness.guest.guest import Guest
 from harness.images import external_ko_elf_check, modinfo_and_load_checks
+from harness.images.appended_module_signature import demand_readable_signature
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel import ModuleBuildTrees
@@ -31,6 +33,7 @@ from harness.matrix.verify.report import Report
 
 X86 = ARCHITECTURES["x86_64"]
 RELEASE = "6.1.0-test"
+SIGNED = b"~Module signature appended~\n"
 
 MODULE = f"""\
 struct list {{ void *next, *prev; }};
@@ -150,6 +153,28 @@ def test_another_kernels_module_names_both_releases(tmp_path: Path, image: Image
     elf = external_ko_elf_check.read_module_elf(file, X86)
     with pytest.raises(UsageError, match=f"built for the kernel 5.10.0-old, but vm runs {RELEASE}"):
         modinfo_and_load_checks.demand_vermagic(elf, file, image)
+
+
+@pytest.mark.parametrize(
+    ("end", "checks", "damaged"),
+    [
+        (b"", "y", False),
+        (b"signed" + bytes((0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 6)) + SIGNED, "y", False),
+        (b"signed" + bytes((0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 6)) + SIGNED, "y", True),
+        (b"signed" + bytes((0, 0, 2, 0, 0, 0, 0, 0, 127, 0, 0, 6)) + SIGNED, "y", True),
+        (b"x" * 12 + SIGNED, "y", True),
+        (b"x" * 12 + SIGNED, "n", False),
+    ],
+)
+def test_a_damaged_signature_is_refused_before_a_boot(
+    module: Path, image: Image, end: bytes, checks: str, damaged: bool
+) -> None:
+    """A kernel without CONFIG_MODULE_SIG does not read it, and one with it does not know the key of a whole one."""
+    module.write_bytes(module.read_bytes() + end)
+    kernel = replace(image, config={"CONFIG_MODULE_SIG": checks})
+    expected = pytest.raises(UsageError, match=r"given\.ko: has a damaged signature") if damaged else nullcontext()
+    with expected:
+        demand_readable_signature(module, Path("given.ko"), kernel)
 
 
 def test_a_module_of_no_known_kernel(tmp_path: Path, image: Image) -> None:

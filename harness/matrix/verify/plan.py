@@ -11,6 +11,7 @@ from harness.core.elf import Elf
 from harness.core.errors import PinpointError, UsageError
 from harness.core.files import read_regular_file
 from harness.images import (
+    appended_module_signature,
     external_build,
     external_ko_elf_check,
     modinfo_and_load_checks,
@@ -171,6 +172,7 @@ def _checked(file: Path, image: Image, directory: Path, *, judged: bool = True) 
     copy = private_copy(file, directory)
     elf = _read(file, copy, image.recipe)
     modinfo_and_load_checks.demand_vermagic(elf, file, image)
+    appended_module_signature.demand_readable_signature(copy, file, image)
     return ModuleToLoad(modinfo_and_load_checks.module_name(elf, file), copy, file, (), judged)
 
 
