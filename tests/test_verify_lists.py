@@ -144,8 +144,14 @@ def test_a_traced_function_has_the_module_of_its_callback() -> None:
     assert (traced.callbacks, traced.callback_modules) == (("cb",), ("my_tracer",))
     (traced,) = traced_functions.parse_enabled_functions("f (1) ->cb+0x0/0xa [my_tracer]\n")
     assert (traced.callbacks, traced.callback_modules) == (("cb",), ("my_tracer",))
+    assert traced.named_tracer == "my_tracer"
     (traced,) = traced_functions.parse_enabled_functions(TRACED.splitlines()[0])
-    assert traced.callback_modules == ()
+    assert (traced.callback_modules, traced.named_tracer) == ((), "kprobe_ftrace_handler")
+
+
+def test_what_calls_several_tracers_is_none_of_them() -> None:
+    *_, fentry, shared = traced_functions.parse_enabled_functions(TRACED)
+    assert (fentry.named_tracer, shared.named_tracer) == ("bpf_trampoline_6442536467_1", "")
 
 
 def test_an_x86_site_calls_what_its_distance_says() -> None:

@@ -56,6 +56,7 @@ class FtraceJudge:
         means = self._files.describe_address(at)
         memory = f"call to {target:#x}"
         note = (f"{len(sites)} functions have that name",) if len(sites) > 1 else ()
+        note += (f"one of {traced.tracer_count} tracers",) if traced.tracer_count > 1 else ()
         if wanted and target not in wanted:
             listed = ", ".join(f"{each:#x}" for each in sorted(wanted))
             return JudgedProbe(
@@ -73,8 +74,8 @@ class FtraceJudge:
                 JudgedProbe(str(traced), traced.kind, ProbeVerdict.NOT_JUDGED, at, means, memory, notes=note),
                 "the list shows no trampoline",
             )
-        owner = traced.direct_trampoline or next(iter((*traced.callback_modules, *traced.callbacks)), "")
-        return JudgedProbe(str(traced), traced.kind, ProbeVerdict.LANDED, at, means, memory, owner, notes=note)
+        landed = ProbeVerdict.LANDED
+        return JudgedProbe(str(traced), traced.kind, landed, at, means, memory, traced.named_tracer, notes=note)
 
     def ftrace_sites_of(self, traced: TracedFunction) -> list[int]:
         """The ftrace sites of every function of that name."""

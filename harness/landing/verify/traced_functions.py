@@ -19,8 +19,10 @@ _TRAMPOLINE = re.compile(
 _CALLED = re.compile(r"->(?P<function>[A-Za-z_][\w.$]*)(?:\+\S+ \[(?P<module>\w+)[^\]]*\])?")
 # What is listed here alone: a kprobe on an ftrace site is in the list of kprobes, too.
 TRACED_KINDS = frozenset({"fentry", "fprobe", "ftrace"})
-# Behind the first two stand several tracers, behind the third fprobes with an exit handler, since 6.14.
-_MAY_HIDE_FPROBES = frozenset({"arch_ftrace_ops_list_func", "ftrace_ops_list_func", "ftrace_graph_func"})
+# They call several tracers, none of which the list names then.
+_CALLS_SEVERAL = frozenset({"arch_ftrace_ops_list_func", "ftrace_ops_list_func"})
+# The graph tracer calls fprobes with an exit handler, since 6.14.
+_MAY_HIDE_FPROBES = _CALLS_SEVERAL | {"ftrace_graph_func"}
 _DIRECT = re.compile(r"direct(?:\(jmp\))?-->(?P<function>\S+)")
 
 
@@ -50,6 +52,12 @@ class TracedFunction:
         if any(each.startswith(("fprobe_", "fgraph_", "multi_")) for each in self.callbacks):
             return "fprobe"
         return "kprobe" if any(each.startswith("kprobe_ftrace_") for each in self.callbacks) else "ftrace"
+
+    @property
+    def named_tracer(self) -> str:
+        """The BPF trampoline, the module or the function that the list names as its tracer; empty if it names none."""
+        callbacks = (each for each in self.callbacks if each not in _CALLS_SEVERAL)
+        return self.direct_trampoline or next(iter((*self.callback_modules, *callbacks)), "")
 
     @property
     def can_be_fprobe(self) -> bool:
