@@ -115,13 +115,19 @@ class Witness:
                 witness.write("{case} {vm}\\n".format(**report.pinpoint_cell))
 
 
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_protocol():
-    # The victim `worker` is a process that has an open cell.
-    shown = HERE / f"open-cell-{os.getpid()}"
-    shown.touch()
-    yield
-    shown.unlink()
+# The victim `worker` is a process that has an open cell. After the last report of a cell its guest may still be ended.
+OPEN = HERE / f"open-cell-{os.getpid()}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logstart():
+    OPEN.touch()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report):
+    if report.when == "teardown":
+        OPEN.unlink(missing_ok=True)
 
 
 def pytest_configure(config):
