@@ -92,6 +92,19 @@ def test_order_of_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.name for item in items] == ["two-z", "one-x", "one-y", "other file"]
 
 
+@pytest.mark.parametrize(
+    ("named", "index"),
+    [
+        ("test_b.py::test_two[z]", 0),
+        ("test_b.py::test_one[x]", 1),
+        ("test_b.py::test_one[y]", None),
+        ("test_b.py", None),
+    ],
+)
+def test_a_case_of_the_table(named: str, index: int | None) -> None:
+    assert MUTANT.index_of_case(named) == index
+
+
 def test_slow_cases_run_only_if_named(monkeypatch: pytest.MonkeyPatch) -> None:
     cells = {
         "named": CellId("test_two", "vm", "", "", "cases/test_b.py"),
@@ -119,6 +132,8 @@ def test_outcome_in_words() -> None:
     survivor = KernelMutantResult.model_validate({**own, "elsewhere": ["test_one was oops: BUG"], "cells": 3})
     equivalent = KernelMutantResult.model_validate({**own, "equivalent": True, "reason": "no such code"})
     assert str(killed) == "vm 7 seven: killed by test_b.py::test_two: why"
+    other = killed.model_copy(update={"unnamed_killer": True})
+    assert str(other) == "vm 7 seven: killed by test_b.py::test_two, which its entry does not name: why"
     assert "SURVIVED 3 cells" in str(survivor)
     assert "oops: BUG" in str(survivor)
     assert "equivalent: no such code" in str(equivalent)

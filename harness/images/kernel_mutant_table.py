@@ -62,6 +62,11 @@ class KernelMutant(BaseModel):
         """True for a bug that mainline once had."""
         return _PAST <= self.number < _RULES
 
+    def index_of_case(self, named: str) -> int | None:
+        """Return the position in `cases` of a case, `FILE.py::TEST[PARAMETER]`; None if the mutant does not name it."""
+        test = named.partition("[")[0]
+        return next((place for place, case in enumerate(self.cases) if case in (named, test)), None)
+
     def why_equivalent(self, recipe: Recipe) -> str:
         """Return why the bug has no visible effect on a VM; empty if it can have one."""
         if recipe.arch in self.equivalent:

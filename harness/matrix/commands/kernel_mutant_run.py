@@ -17,7 +17,7 @@ from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.vm_recipe import Recipe, load_all, select
 from harness.matrix.cells.cell_record_on_pytest_report import reported_cell
-from harness.matrix.cells.selection import cell_of
+from harness.matrix.cells.selection import CellId, cell_of
 from harness.matrix.commands import pytest_run
 from harness.report import jsonl
 from harness.report.metrics_with_goals import Figures
@@ -41,8 +41,9 @@ class KernelMutantResult(BaseModel):
     """The result of one kernel mutant on one VM: a line of `kernel_mutants.jsonl`. A mutant's last line counts.
 
     `killer` is the case that failed, as `FILE.py::CASE`, empty for none. `reason` is its failure, or why the mutant is
-    `equivalent`. `elsewhere` are earlier cells that neither passed nor failed: a crash does not prove that a claim is
-    checked.
+    `equivalent`. `unnamed_killer` is True if the table does not name the killer for this mutant: whether the case's
+    claim is the one that the mutant breaks must then be looked into. `elsewhere` are earlier cells that neither passed
+    nor failed: a crash does not prove that a claim is checked.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,6 +54,7 @@ class KernelMutantResult(BaseModel):
     past: bool
     equivalent: bool = False
     killer: str = ""
+    unnamed_killer: bool = False
     reason: str = ""
     elsewhere: tuple[str, ...] = ()
     cells: int = 0
@@ -68,7 +70,8 @@ class KernelMutantResult(BaseModel):
         if self.equivalent:
             return f"{head}: equivalent: {self.reason}"
         if self.killer:
-            return f"{head}: killed by {self.killer}: {self.reason}"
+            unnamed = ", which its entry does not name" if self.unnamed_killer else ""
+            return f"{head}: killed by {self.killer}{unnamed}: {self.reason}"
         others = f"; not killed by a claim, but: {'; '.join(self.elsewhere)}" if self.elsewhere else ""
         return f"{head}: SURVIVED {self.cells} cells{others}"
 
@@ -117,16 +120,11 @@ class _Hunt:
     def _rank(self, item: pytest.Item) -> int:
         """Return the position of the item among the cases named for the mutant; all others come after them."""
         cell = cell_of(item)
-        named = f"{Path(cell.file).name}::{cell.case}" if cell else ""
-        ranks = (place for place, case in enumerate(self.mutant.cases) if named in (case, f"{case}[{_label(named)}]"))
-        return next(ranks, len(self.mutant.cases))
+        place = self.mutant.index_of_case(_place(cell)) if cell else None
+        return len(self.mutant.cases) if place is None else place
 
 
-def _label(named: str) -> str:
-    return named.partition("[")[2].removesuffix("]")
-
-
-def _place(cell: Cell) -> str:
+def _place(cell: Cell | CellId) -> str:
     return f"{Path(cell.file).name}::{cell.case}"
 
 
@@ -192,6 +190,7 @@ def _tried(
         {
             **own,
             "killer": found.where,
+            "unnamed_killer": found.killer is not None and mutant.index_of_case(found.where) is None,
             "reason": found.killer.reason if found.killer else "",
             "elsewhere": tuple(f"{cell.case} was {cell.verdict.value}: {cell.reason}" for cell in found.elsewhere),
             "cells": found.cells,
@@ -226,7 +225,9 @@ def _controlled(
     for outcome in outcomes:
         if outcome.killer and outcome.killer not in control.held:
             why = f"{outcome.killer} does not hold on the kernel without a bug either"
-            outcome = outcome.model_copy(update={"killer": "", "elsewhere": (*outcome.elsewhere, why)})
+            outcome = outcome.model_copy(
+                update={"killer": "", "unnamed_killer": False, "elsewhere": (*outcome.elsewhere, why)}
+            )
         kept.append(outcome)
     return kept
 
@@ -269,3 +270,4 @@ def _count(figures: Figures, vm: str, outcomes: Sequence[KernelMutantResult]) ->
         figures.add(f"{name}.tried", len(tried), "mutants", vm=vm)
         figures.add(f"{name}.killed", len(killed), "mutants", vm=vm, goal=str(len(tried)))
         figures.add(f"{name}.equivalent", len(found) - len(tried), "mutants", vm=vm)
+        figures.add(f"{name}.unnamed_killer", sum(each.unnamed_killer for each in tried), "mutants", vm=vm, goal="0")
