@@ -68,6 +68,20 @@ def test_a_script_that_cannot_be_read_is_refused(image: Image, tmp_path: Path, m
             plan.compile_systemtap_script(wanted, image, context(tmp_path, monkeypatch), tmp_path)
 
 
+def test_the_runtimes_warnings_are_no_errors(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe's own options come first."""
+    words: list[str] = []
+    monkeypatch.setattr(systemtap, "run_logged", lambda command, *_, **__: words.extend(map(str, command)))
+    kernel = image.recipe.kernel.model_copy(update={"cflags": "-ffunction-sections"})
+    for recipe in (image.recipe, image.recipe.model_copy(update={"kernel": kernel})):
+        compiler = systemtap._Compiler(replace(image, recipe=recipe), tmp_path, tmp_path)
+        compiler.run(tmp_path, tmp_path, "stap_x", tmp_path / "log")
+    assert [word for word in words if word.startswith("KCFLAGS=")] == [
+        "KCFLAGS=-Wno-error=stringop-overread",
+        "KCFLAGS=-ffunction-sections -Wno-error=stringop-overread",
+    ]
+
+
 def test_without_a_script_nothing_is_compiled(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.compile_systemtap_script(VerifyRequest(), image, context(tmp_path, monkeypatch), tmp_path) is None
 

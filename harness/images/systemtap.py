@@ -40,6 +40,8 @@ _NEEDED_CONFIG = "CONFIG_RELAY"
 _SYSTEM_MAP = "sysroot"
 _STATE = "state"
 _SCRIPT = "script.stp"
+# For a kernel of a small configuration the compiler warns about the runtime of stap 5.1 (gcc 12, 6.1).
+_TOLERATED = "-Wno-error=stringop-overread"
 _NOT_A_NAME = re.compile(r"[^A-Za-z0-9_]+")
 _LONGEST_NAME = 40
 # stap's words for a kernel or a module of which it finds no DWARF.
@@ -195,8 +197,7 @@ class _Compiler:
         architecture = self.image.recipe.architecture
         files = self.translator / "root"
         variables = [f"CROSS_COMPILE={architecture.cross_prefix}", f"CC={architecture.cross_prefix}gcc"]
-        if self.image.recipe.kernel.cflags:
-            variables.append(f"KCFLAGS={self.image.recipe.kernel.cflags}")
+        variables.append(f"KCFLAGS={f'{self.image.recipe.kernel.cflags} {_TOLERATED}'.strip()}")
         words: Sequence[str | Path] = [
             self.translator / debian_suite_host_programs.LAUNCHERS / "stap",
             *("-p4", "-a", architecture.kernel_arch, f"--sysroot={sysroot}", "-r", self.tree),
