@@ -153,7 +153,7 @@ def test_a_shared_kernel_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
         kernel_mutant_run, "run_kernel_mutants", lambda recipes, *_: tried.extend(each.name for each in recipes) or 0
     )
     assert kernel_mutant_run.run_kernel_mutants_from_options([], "1", []) == 0
-    assert sorted(tried) == ["parisc-mutants", "x86_64-mutants"]
+    assert sorted(tried) == ["arm64-mutants", "parisc-mutants", "x86_64-mutants"]
     tried.clear()
     assert kernel_mutant_run.run_kernel_mutants_from_options(["x86_64-fsections"], "1", []) == 0
     assert tried == ["x86_64-fsections"]
