@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from harness.core.errors import BootError, UsageError
+from harness.core.errors import BootError, HostError, UsageError
 from harness.images.kernel_mutant_table import KernelMutant
+from harness.images.vm_recipe import load_all
 from harness.matrix.cells.selection import CellId
 from harness.matrix.commands import kernel_mutant_run
 from harness.matrix.commands.kernel_mutant_run import KernelMutantResult, _Control, _Hunt
 from harness.matrix.guests.kernel_mutant_switch import switch_on
 from harness.report.record import Cell
+from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
 
 MUTANT = KernelMutant(
@@ -66,6 +69,20 @@ def test_only_a_failed_claim_kills() -> None:
     found.pytest_runtest_logreport(report(Verdict.FAIL))
     assert found.where == "test_b.py::test_two"
     assert session.shouldfail
+
+
+def test_plugins_fit_into_a_set() -> None:
+    """pluggy's get_plugins() returns a set."""
+    assert len({hunt()[0], hunt()[0], _Control(set())}) == 3
+
+
+def test_a_bug_is_not_judged_without_cells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If pytest itself fails, no bug has survived: the run ends, and the message names pytest's output."""
+    recipe, directory = load_all()["x86_64-mutants"], RunDirectory.create(tmp_path)
+    monkeypatch.setattr(kernel_mutant_run, "_session", lambda *_: pytest.ExitCode.INTERNAL_ERROR)
+    with pytest.raises(HostError, match="no cell ran with kernel mutant 7 seven on x86_64-mutants") as raised:
+        kernel_mutant_run._tried(recipe, MUTANT, directory, [])
+    assert "pytest.log" in str(raised.value)
 
 
 def test_given_up_after_many_deaths() -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from harness.core import paths
-from harness.core.errors import INTERRUPTED, UsageError
+from harness.core.errors import INTERRUPTED, HostError, UsageError
 from harness.images import kernel_mutant_table
 from harness.images.kernel_mutant_table import KernelMutant
 from harness.images.vm_recipe import Recipe, load_all, select
@@ -76,7 +76,8 @@ class KernelMutantResult(BaseModel):
         return f"{head}: SURVIVED {self.cells} cells{others}"
 
 
-@dataclass
+# pytest keeps plugins in sets, so they are compared by identity.
+@dataclass(eq=False)
 class _Hunt:
     """A pytest plugin that runs the honest cases, those named for the mutant first, until one fails."""
 
@@ -186,6 +187,11 @@ def _tried(
     status = _session([f"--vm={recipe.name}", f"--kernel-mutant={mutant.number}", *arguments], found, directory)
     if status == INTERRUPTED:
         return None
+    if not found.cells:
+        raise HostError(
+            f"no cell ran with kernel mutant {mutant} on {recipe.name}, so nothing is known about it",
+            mend=f"see the end of {directory.path / 'pytest.log'}",
+        )
     outcome = KernelMutantResult.model_validate(
         {
             **own,
@@ -232,7 +238,7 @@ def _controlled(
     return kept
 
 
-@dataclass
+@dataclass(eq=False)
 class _Control:
     """A pytest plugin that runs some honest cases and records which of them hold."""
 
