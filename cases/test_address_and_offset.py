@@ -14,7 +14,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 3
-BOUNDARIES = 4
+BOUNDARIES = 3
 
 
 def from_start(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:

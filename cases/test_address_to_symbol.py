@@ -71,8 +71,9 @@ def test_no_way_back(
     figure("closest.no_way_back", len(behind), "functions")
     assert behind, "no two functions share a name"
     tried = evenly_spread(behind, SAMPLE) if sweep_depth is Depth.SAMPLE else behind
-    address_converter.prove_no_way_back(tried, RefusalReasonFinder(layout).must_refuse)
+    probed = address_converter.prove_no_way_back(tried, RefusalReasonFinder(layout).explains)
     figure("closest.no_way_back_tried", len(tried), "functions")
+    figure("closest.no_way_back_probed", probed, "functions")
 
 
 @pytest.mark.requires("kprobes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from harness.core.elf import Elf, Symbol
@@ -12,6 +12,8 @@ from harness.guest.result import parsing_guest_text
 from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, evenly_spread, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import instruction_at_function_start
+from harness.landing.code.patch_sites import table_addresses
+from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -59,12 +61,13 @@ def freed_kernel_init_function_names(layout: Layout) -> list[str]:
 def sample_ambiguous_names(layout: Layout, count: int) -> list[str]:
     """`count` names, evenly spread, that are shared by several functions of the kernel's text and by nothing else.
 
-    A name is left out if one of its functions cannot be probed, because it is on the blacklist or consists of a BUG()
-    only (find_bug(), lib/bug.c, 6.1).
+    A name is left out if one of its functions cannot be probed, because it is on the blacklist, consists of a BUG()
+    only (find_bug(), lib/bug.c, 6.1), or begins with a jump label, a static call or an instruction that is not stepped.
     """
     inside = layout.kernel.text_range
     forbidden = [range(start - layout.slide, end - layout.slide) for start, end in read_blacklist_ranges(layout.guest)]
-    return evenly_spread(list(_shared(layout, inside, forbidden)), count)
+    patched = {address for table in (JUMPS, STATIC_CALLS) for address in table_addresses(layout.kernel, table)}
+    return evenly_spread(list(_shared(layout, inside, forbidden, patched)), count)
 
 
 def functions_without_a_way_back(layout: Layout) -> tuple[int, list[Symbol]]:
@@ -80,11 +83,11 @@ def functions_without_a_way_back(layout: Layout) -> tuple[int, list[Symbol]]:
     return shared, [symbol for found in behind for symbol in found]
 
 
-def _shared(layout: Layout, inside: range, forbidden: Sequence[range]) -> Iterator[str]:
+def _shared(layout: Layout, inside: range, forbidden: Sequence[range], patched: Collection[int]) -> Iterator[str]:
     for name, named in _by_name(layout.kernel).items():
         if len(named) > 1 and all(_is_function(symbol, inside) for symbol in named):
             clear = not any(symbol.address in each for each in forbidden for symbol in named)
-            if clear and not any(_traps(layout, symbol) for symbol in named):
+            if clear and not any(_begins_unprobed(layout, symbol, patched) for symbol in named):
                 yield name
 
 
@@ -101,8 +104,12 @@ def _is_function(symbol: Symbol, inside: range) -> bool:
     return symbol.kind == "func" and symbol.address in inside
 
 
-def _traps(layout: Layout, symbol: Symbol) -> bool:
-    """True if a function has a trap where a probe on its entry lands."""
+def _begins_unprobed(layout: Layout, symbol: Symbol, patched: Collection[int]) -> bool:
+    """True if the kernel patches the place where a probe on the entry lands, or does not step the instruction there."""
     pad = layout.landing_pad_size_of(layout.kernel, symbol)
+    if symbol.address + pad in patched:
+        return True
     begins = instruction_at_function_start(layout.kernel, symbol, layout.decoder, landing_pad=pad)
-    return begins is None or (begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER)
+    if begins is None or begins.flow is Flow.REFUSED:
+        return True
+    return begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER

@@ -23,6 +23,7 @@ from harness.landing.code.select_stripped_table_finder import select_table_finde
 from harness.landing.layout import Layout
 from harness.landing.lookup.find_addresses_refusing_kprobes import module_jump_label_addresses
 from harness.landing.mutants import HONEST, Mutant
+from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
@@ -63,6 +64,12 @@ class RefusalReasonFinder:
             return "reserved by a mutant"
         tables = (name for name, places in self._tables.items() if address in places)
         return "blacklisted" if self._blacklisted(address) else next(tables, "")
+
+    def explains(self, site: Site, address: int, report: SiteReport) -> bool:
+        """Return True if the kernel registered a probe at an address, or refused it as its tables or code demand."""
+        if report.errno:
+            return bool(self.reason(site, address, report.errno))
+        return report.address == address and not self.must_refuse(address)
 
     def reason(self, site: Site, address: int, number: int) -> str:
         """The documented reason for refusing a probe at an address with this errno; "" if there is none."""
