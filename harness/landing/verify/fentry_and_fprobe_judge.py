@@ -55,7 +55,7 @@ class FtraceJudge:
         wanted = self._wanted(traced)
         means = self._files.describe_address(at)
         memory = f"call to {target:#x}"
-        note = (f"{len(sites)} functions have that name",) if len(sites) > 1 else ()
+        note: tuple[str, ...] = (f"{len(sites)} functions have that name",) if len(sites) > 1 else ()
         note += (f"one of {traced.tracer_count} tracers",) if traced.tracer_count > 1 else ()
         if wanted and target not in wanted:
             listed = ", ".join(f"{each:#x}" for each in sorted(wanted))
