@@ -44,11 +44,13 @@ _COMMANDS = {
     "report": ("cli_reports", "report"),
     "repro": ("cli_shell_and_repro", "repro"),
     "run": ("cli_runs", "run"),
+    "scheduler": ("cli_worker", "scheduler"),
     "shell": ("cli_shell_and_repro", "shell"),
     "sites": ("cli_sites", "list_probeable_offsets"),
     "store": ("cli_store", "store"),
     "test": ("cli_runs", "run_ci_tests"),
     "verify": ("cli_verify", "verify_foreign_probes"),
+    "worker": ("cli_worker", "worker"),
 }
 
 

@@ -92,6 +92,16 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "N",
         "help": "with -n: run each row on N guests in parallel (default: from cores and rows)",
     },
+    "--scheduler": {
+        "default": None,
+        "metavar": "tls://HOST:PORT",
+        "help": "run rows on the hosts of this Dask cluster (docs/hosts.md)",
+    },
+    "--scheduler-tls": {
+        "default": None,
+        "metavar": "DIR",
+        "help": "with --scheduler: the directory of ca.pem, cert.pem and key.pem",
+    },
     "--shard": {
         "default": None,
         "metavar": "I/N",

@@ -233,8 +233,8 @@ def test_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 # Written out, because a list that is computed can be wrong together with what it is compared with.
 COMMANDS = [
     *("bench", "bisect", "build", "check", "compare", "completion", "doctor", "export", "gc", "history"),
-    *("kbuild-dir", "list", "man", "matrix", "merge", "report", "repro", "run", "shell", "sites", "store", "test"),
-    "verify",
+    *("kbuild-dir", "list", "man", "matrix", "merge", "report", "repro", "run", "scheduler", "shell"),
+    *("sites", "store", "test", "verify", "worker"),
 ]
 
 

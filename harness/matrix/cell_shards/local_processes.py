@@ -11,11 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core import paths, process
 from harness.core.errors import HostError
+from harness.matrix.cell_shards.engine import ShardEnd, ShardNeeds, Update
 from harness.matrix.cell_shards.shard_files import OUTPUT
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
 
@@ -25,16 +25,6 @@ _ORDER = "order.json"
 _GRACE_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class ShardEnd:
-    """The end of a process: `how` describes it, empty if the process ended by itself after its tests."""
-
-    how: str
-
-
-Update = tuple[str, Message | ShardEnd]
-
-
 class LocalProcesses:
     """At most `count` processes at once, in lanes named `w1`, `w2` and so on."""
 
@@ -42,10 +32,14 @@ class LocalProcesses:
         self._lanes = [f"w{number}" for number in range(1, count + 1)]
         self._running: dict[str, _Running] = {}
 
-    def free_lane(self) -> str | None:
+    def lane_for(self, _needs: ShardNeeds) -> str | None:
         """Return the name of the first free lane, None if there is none."""
         used = {each.order.lane for each in self._running.values()}
         return next((lane for lane in self._lanes if lane not in used), None)
+
+    def refusal(self, _needs: ShardNeeds) -> str:
+        """Return no refusal: this host runs every process, as it does without processes of shards."""
+        return ""
 
     def start(self, order: ShardOrder) -> None:
         """Start the process of an order. It dies with this process. Raises HostError."""

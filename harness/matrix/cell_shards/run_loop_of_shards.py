@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness.guest.accelerator import KVM, TCG
 from harness.matrix import run_loop
 from harness.matrix.cell_shards import division, shard_files
 from harness.matrix.cell_shards.division import CellShard
-from harness.matrix.cell_shards.local_processes import LocalProcesses, ShardEnd
+from harness.matrix.cell_shards.engine import ShardEnd, ShardEngine, ShardNeeds
+from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.report_replay import ReportReplay
 from harness.matrix.cell_shards.shard_order import ShardOrder
 
@@ -35,25 +37,33 @@ _NEUTRAL: dict[str, Any] = {
     **dict.fromkeys(("lf", "failedfirst", "newfirst", "cacheclear", "stepwise", "stepwise_skip"), False),
     **dict.fromkeys(("stepwise_reset", "collectonly", "usepdb", "trace"), False),
     **dict.fromkeys(("xmlpath", "ktap", "into", "at_failure", "shard", "log_file", "debug", "deselect"), None),
+    **dict.fromkeys(("scheduler", "scheduler_tls"), None),
     **dict.fromkeys(("cacheshow", "pastebin"), None),
     **{"maxfail": 0, "numprocesses": 0, "no_header": True, "no_summary": True},
 }
 
 
 def run(session: pytest.Session, controller: ControllerRun, processes: int) -> None:
-    """Run the session's items in at most `processes` processes. Raises what pytest's own loop raises."""
+    """Run the session's items in processes: at most `processes` of this host, or with --scheduler of a cluster.
+
+    Raises what pytest's own loop raises, and HostError or UsageError if the cluster cannot be used.
+    """
     if reporter := session.config.pluginmanager.getplugin("terminalreporter"):
         # Tests of several files end in turns.
         reporter.showfspath = False
-    ShardedLoop(session, controller, LocalProcesses(processes), processes).run()
+    engine: ShardEngine = LocalProcesses(processes)
+    if session.config.option.scheduler:
+        # dask.distributed is imported only here.
+        from harness.matrix.hosts.cluster import Cluster
+
+        engine = Cluster.from_options(session.config.option, controller)
+    ShardedLoop(session, controller, engine, processes).run()
 
 
 class ShardedLoop:
     """Starts the longest shard whose image is there, as soon as a process is free."""
 
-    def __init__(
-        self, session: pytest.Session, controller: ControllerRun, engine: LocalProcesses, processes: int
-    ) -> None:
+    def __init__(self, session: pytest.Session, controller: ControllerRun, engine: ShardEngine, processes: int) -> None:
         self._session = session
         self._config = session.config
         self._controller = controller
@@ -90,22 +100,33 @@ class ShardedLoop:
             raise self._session.Interrupted(self._session.shouldstop)
 
     def _start_ready_shards(self) -> None:
-        while (lane := self._engine.free_lane()) and (ready := list(filter(self._is_ready, self._waiting))):
-            # Tests of the harness come first: they need no image, and `max` returns the first of equals.
-            shard = max(ready, key=lambda each: (not each.vm, each.seconds))
-            self._waiting.remove(shard)
-            directory = shard_files.make_directory(self._controller.directory, shard.name)
-            replay = ReportReplay(
-                self._config,
-                shard,
-                lane,
-                directory,
-                self._controller.directory,
-                self._controller.bus,
-                self._controller.add_time_accounts,
-            )
-            self._running[shard.name] = shard, replay, directory
-            self._engine.start(self._order(shard, lane, directory))
+        """Start shards while there are lanes, the longest first. Give up those that no lane can ever run."""
+        # Tests of the harness come first: they need no image.
+        for shard in sorted(self._waiting, key=lambda each: (not each.vm, each.seconds), reverse=True):
+            needs = self._needs(shard)
+            if refusal := self._engine.refusal(needs):
+                self._waiting.remove(shard)
+                replay = self._replay(shard, "", self._controller.directory.path)
+                replay.lose_tests(shard.items, refusal, self._controller.bundle_writer, self._controller.traits_of)
+            elif self._is_ready(shard) and (lane := self._engine.lane_for(needs)):
+                self._waiting.remove(shard)
+                directory = shard_files.make_directory(self._controller.directory, shard.name)
+                self._running[shard.name] = shard, self._replay(shard, lane, directory), directory
+                self._engine.start(self._order(shard, lane, directory))
+
+    def _replay(self, shard: CellShard, lane: str, directory: Path) -> ReportReplay:
+        controller = self._controller
+        add_spent = controller.add_time_accounts
+        return ReportReplay(self._config, shard, lane, directory, controller.directory, controller.bus, add_spent)
+
+    def _needs(self, shard: CellShard) -> ShardNeeds:
+        """Return what a shard uses: half a core for each virtual one, because a guest and its client take turns."""
+        recipe = self._controller.recipes.get(shard.vm)
+        if recipe is None:
+            return ShardNeeds("", 0.5, 0.5)
+        ways = [self._config.option.accel] if self._config.option.accel else [KVM, TCG]
+        abilities = tuple(f"{way}-{recipe.arch}" for way in ways)
+        return ShardNeeds(shard.vm, recipe.machine.cpus / 2, recipe.machine.memory_mib / 1024 + 0.5, abilities)
 
     def _is_ready(self, shard: CellShard) -> bool:
         return all(map(self._controller.fleet.is_image_settled, self._images(shard)))
@@ -163,6 +184,7 @@ class ShardedLoop:
             directory=str(directory),
             results_directory=str(self._controller.directory.path),
             console_suffix=shard.console_suffix,
+            images=tuple(self._images(shard)),
             image_errors={
                 name: error for name in self._images(shard) if (error := self._controller.fleet.image_error(name))
             },

@@ -31,6 +31,8 @@ def make_directory(run: RunDirectory, name: str) -> Path:
 def take_bundle(run: RunDirectory, shard: Path, bundle: str) -> str:
     """Move a bundle, named by its path in the shard's directory, into the run; return its path there."""
     source, target = shard / bundle, run.path / bundle
+    if not source.exists():
+        return bundle
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():

@@ -1,0 +1,1 @@
+"""The hosts of a cluster: cell shards run there, through dask.distributed."""
