@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +59,19 @@ def test_a_kernel_without_relay_files_is_refused(image: Image, tmp_path: Path, m
     wanted = VerifyRequest(script=SCRIPT)
     with pytest.raises(UsageError, match="needs CONFIG_RELAY=y"):
         plan.compile_systemtap_script(wanted, replace(image, config={}), context(tmp_path, monkeypatch), tmp_path)
+
+
+@pytest.mark.parametrize(("function", "refused"), [("uprobe_unregister", False), ("uprobe_unregister_sync", True)])
+def test_a_kernel_that_stap_does_not_know_is_refused(
+    image: Image, tmp_path: Path, function: str, refused: bool
+) -> None:
+    """As 6.12: staprun cannot resolve what the runtime needs."""
+    (tmp_path / "k.s").write_text(f".globl {function}\n.type {function}, @function\n{function}: ret\n")
+    made = tmp_path / function
+    subprocess.run(["gcc", "-nostdlib", "-static", f"-Wl,-e,{function}", "-o", made, tmp_path / "k.s"], check=True)
+    kernel = replace(image, vmlinux=made, config={"CONFIG_RELAY": "y", "CONFIG_UPROBES": "y"})
+    assert ("since 6.12" in systemtap.reason_not_to_compile(kernel)) is refused
+    assert not systemtap.reason_not_to_compile(replace(kernel, config={"CONFIG_RELAY": "y"}))
 
 
 def test_a_script_that_cannot_be_read_is_refused(image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

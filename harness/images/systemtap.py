@@ -37,6 +37,8 @@ _TRANSLATOR = WantedSuitePrograms(
 )
 # relay.c carries the output of every module that stap makes (runtime/transport/relay_v2.c, 5.1).
 _NEEDED_CONFIG = "CONFIG_RELAY"
+# The runtime looks it up when the module is loaded (runtime/linux/uprobes-inode.c, 5.1).
+_NEEDED_FUNCTION = "uprobe_unregister"
 _SYSTEM_MAP = "sysroot"
 _STATE = "state"
 _SCRIPT = "script.stp"
@@ -68,7 +70,7 @@ def compile_script(
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=image.recipe.name, mend="build its image again")
     if reason := reason_not_to_compile(image):
-        mend = "take a VM with Debian's kernel, or add debug-info to kernel.config of its recipe"
+        mend = "take a VM with Debian's 6.1 kernel, or build one with debug-info in kernel.config of its recipe"
         raise UsageError(reason, where=image.recipe.name, mend=mend)
     translator = debian_suite_host_programs.obtain_launchers(_TRANSLATOR, build_context, vm=image.recipe.name)
     compiler = _Compiler(image, translator.path, _tree(image, build_context))
@@ -129,12 +131,13 @@ def _mend(error: str, log: Path) -> str:
 
 
 def reason_not_to_compile(image: Image) -> str:
-    """Return why no script can be compiled for the image's kernel; empty if scripts can be compiled."""
-    return (
-        ""
-        if image.config.get(_NEEDED_CONFIG) == "y"
-        else f"systemtap needs {_NEEDED_CONFIG}=y, which this kernel lacks"
-    )
+    """Return why no script can be run on the image's kernel; empty if scripts can be run."""
+    if image.config.get(_NEEDED_CONFIG) != "y":
+        return f"systemtap needs {_NEEDED_CONFIG}=y, which this kernel lacks"
+    # staprun ends with "Can't resolve uprobe_unregister!", also for a script without uprobes (seen on 6.12.117).
+    if image.config.get("CONFIG_UPROBES") == "y" and not Elf.read_cached(image.vmlinux).symbols_named(_NEEDED_FUNCTION):
+        return f"systemtap 5.1 needs the kernel's {_NEEDED_FUNCTION}(), which has other names since 6.12"
+    return ""
 
 
 def module_name(name: str) -> str:

@@ -163,7 +163,8 @@ class ForeignProbes:
     def _table(self) -> str:
         """Write the kernel's functions to a file of the guest; for a mutant each with the next one's address."""
         layout = Layout(self.guest)
-        functions = sorted(layout.functions(""), key=lambda symbol: symbol.address)
+        # The kernel refuses a kprobe on a preamble (`__pfx_f`), which is what follows a function since 6.2.
+        functions = sorted(layout.functions("", preambles=False), key=lambda symbol: symbol.address)
         shift = 1 if self._mutant == TABLE_LIES else 0
         pairs = zip(functions, functions[shift:], strict=False)
         lines = (f"{there.address + layout.slide:x} t {named.name}\n" for named, there in pairs)
