@@ -74,8 +74,8 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
         Command('./pinpoint run --vm parisc-fsections -k "stub or by_hand"'),
         Command("./pinpoint sites schedule_timeout --vm parisc --boot", prints="100.00 %"),
         Command("./pinpoint verify my_probe.c --vm parisc", prints="vfs_read"),
-        Command(f"./pinpoint repro results/latest/bundles/{CELL} --times 5", prints="5 of 5"),
-        Command(f"./pinpoint repro results/latest/bundles/{CELL} --gdb", typed="quit\n"),
+        Command(f"./pinpoint repro results/latest/bundles/{CELL} --times 5", status=1, prints="5 of 5"),
+        Command(f"./pinpoint repro results/latest/bundles/{CELL} --gdb", status=1, typed="quit\n"),
         Command(
             "./pinpoint bisect --tree ~/linux --good v6.1 --bad HEAD -k stub --vm parisc", prints="first bad commit: "
         ),
