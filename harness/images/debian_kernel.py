@@ -18,6 +18,7 @@ from harness.core.errors import BuildError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.images import (
+    arm_zimage,
     deb,
     debian_suite_host_programs,
     drivers,
@@ -39,7 +40,7 @@ _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 # The headers that all flavors of a release share; the flavors with PREEMPT_RT have their own up to 6.1.
 _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
-_MODULES = (deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs, vmlinux)
+_MODULES = (deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs, vmlinux, arm_zimage)
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 
 

@@ -40,15 +40,16 @@ class Kallsyms:
         raise BuildError(f"the kernel's symbol table has no {name}", mend="is it a Linux kernel with CONFIG_KALLSYMS?")
 
 
-def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0) -> Kallsyms:
+def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0, word_bytes: int = 8) -> Kallsyms:
     """Return the symbols of an unpacked kernel, an ELF or a flat image.
 
     `linked_at` is the link address of a flat image, or 0 to let vmlinux-to-elf infer it from function prologues, which
-    it can for the architectures that it knows. The child writes its result to the file `scratch`. Raises BuildError
-    when the tables are not found, and DeadlineExceeded when the search takes too long.
+    it can for the architectures that it knows. `word_bytes` counts only with `linked_at`. The child writes its result
+    to the file `scratch`. Raises BuildError when the tables are not found, and DeadlineExceeded when the search takes
+    too long.
     """
     child = run(
-        [sys.executable, "-m", "harness.images.kallsyms", kernel, scratch, f"{linked_at:x}"],
+        [sys.executable, "-m", "harness.images.kallsyms", kernel, scratch, f"{linked_at:x}", str(word_bytes)],
         deadline=deadline,
         cwd=paths.PROJECT,
     )
@@ -62,13 +63,13 @@ def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0)
     )
 
 
-def _child(kernel: Path, out: Path, base: int) -> None:
+def _child(kernel: Path, out: Path, base: int, word_bytes: int) -> None:
     """Write the base and the symbols to a file, one per line."""
     from vmlinux_to_elf.core.kallsyms import KallsymsFinder
 
-    known = {"bit_size": 64, "explicit_base_address": base} if base else {}
+    known = {"bit_size": 8 * word_bytes, "explicit_base_address": base} if base else {}
     finder = KallsymsFinder(kernel.read_bytes(), **known)
-    lines = [f"{finder.kernel_text_candidate:x}"]
+    lines = [f"{base or finder.kernel_text_candidate:x}"]
     for symbol in finder.symbols:
         letter = symbol.symbol_type.value
         lines.append(f"{symbol.virtual_address:x} {letter if symbol.is_global else letter.lower()} {symbol.name}")
@@ -76,4 +77,4 @@ def _child(kernel: Path, out: Path, base: int) -> None:
 
 
 if __name__ == "__main__":
-    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3], 16))
+    _child(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3], 16), int(sys.argv[4]))

@@ -15,7 +15,7 @@ from elftools.elf.enums import ENUM_E_MACHINE
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.images import kallsyms, write_recovered_symbols_elf
+from harness.images import arm_zimage, kallsyms, write_recovered_symbols_elf
 from harness.images.kallsyms import Kallsyms
 from harness.images.write_recovered_symbols_elf import FlatSection, Form
 
@@ -31,9 +31,12 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
 
     An ELF inside the kernel file keeps its program headers and notes, so that QEMU can start it at its PVH entry; an
     ELF with a symbol table is written unchanged. A flat Image is put into an ELF with its bytes at their link
-    addresses, which can be read but not booted. Raises BuildError when the file is neither, or has no symbols.
+    addresses, which can be read but not booted. So is the kernel in a 32-bit ARM zImage. Raises BuildError when the
+    file is none of these, or has no symbols.
     """
-    content = unpack(kernel.read_bytes(), kernel.name)
+    packed = kernel.read_bytes()
+    zimage = arm_zimage.unpack(packed, kernel.name) if arm_zimage.is_zimage(packed) else None
+    content = zimage.content if zimage else unpack(packed, kernel.name)
     if content.startswith(ELF) and (count := write_recovered_symbols_elf.count_symbols(content)):
         vmlinux.write_bytes(content)
         return count
@@ -41,8 +44,10 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
     answer = vmlinux.with_suffix(".symbols")
     try:
         bare.write_bytes(content)
-        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), architecture.flat_image_base_address)
-        elf = content if content.startswith(ELF) else _wrapped(content, found, architecture)
+        base = architecture.flat_image_base_address + (zimage.text_offset if zimage else 0)
+        found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), base, architecture.word_bytes)
+        bss_size = zimage.bss_size if zimage else None
+        elf = content if content.startswith(ELF) else _wrapped(content, found, architecture, bss_size)
         vmlinux.write_bytes(write_recovered_symbols_elf.with_symbols(elf, found.symbols))
     finally:
         bare.unlink(missing_ok=True)
@@ -84,12 +89,15 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 )
 
 
-def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture) -> bytes:
-    """Return an ELF around a flat Image; of its sections, the symbols give only the borders of code."""
+def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture, bss_size: int | None) -> bytes:
+    """Return an ELF around a flat Image; of its sections, the symbols give only the borders of code.
+
+    `bss_size` is None if the image has a header with its size in memory.
+    """
     base = symbols.image_base
     # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data and has
     # no symbol without CONFIG_KALLSYMS_ALL.
-    in_memory = struct.unpack_from("<Q", image, 16)[0]
+    in_memory = struct.unpack_from("<Q", image, 16)[0] if bss_size is None else len(image) + bss_size
     text, text_end, init, init_end = (
         symbols.symbol_address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
     )
