@@ -42,7 +42,7 @@ PLACES: Mapping[str, Sequence[SourcePlace]] = {
     "pinpoint_target": (
         SourcePlace("pinpoint_leaf", _SHAPES, "x ^= x << 13;"),
         SourcePlace("pinpoint_leaf", _SHAPES, "x += salt;"),
-        SourcePlace("pinpoint_rare", "target/cold.c", "return x ^ PINPOINT_RARE;"),
+        SourcePlace("pinpoint_rare", "target/cold.c", "x ^= PINPOINT_RARE;"),
     ),
     "pinpoint_second": (
         SourcePlace("pinpoint_leaf", _SHAPES, "x ^= x << 13;"),

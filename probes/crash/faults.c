@@ -68,6 +68,9 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #elif defined(CONFIG_PARISC)
 #define PINPOINT_ILLEGAL	".long 0xffffffff"
 #define PINPOINT_BREAKPOINT	"break 0,0"
+#elif defined(CONFIG_ARM)
+#define PINPOINT_ILLEGAL	"udf #0"
+#define PINPOINT_BREAKPOINT	"bkpt #7"
 #else
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"brk #7"
