@@ -136,7 +136,7 @@ def test_outside_does_not_take_any_change_for_a_probe() -> None:
 def test_outside_aligns_on_fixed_width() -> None:
     # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
-    window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint))
+    window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint.value))
     assert five_address_witnesses.qemu_memory_statement(window, 0x1004, PARISC).address == 0x1004
 
 

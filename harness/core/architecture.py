@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
 from harness.core.qemu_registers import RegisterParser
 from harness.core.single_step_defect_types import Defect
@@ -18,6 +19,25 @@ class DecoderKind(Enum):
     X86_32 = "x86_32"
     AARCH64 = "aarch64"
     PARISC = "parisc"
+
+
+class PatchPattern(NamedTuple):
+    """What the kernel writes into code for a probe.
+
+    `value` are the first bytes in memory, `size` is how many bytes of code are replaced, and `mask` has the bits of the
+    first bytes that count, where not all of them do.
+    """
+
+    value: bytes
+    size: int
+    mask: bytes = b""
+
+    def matches(self, code: bytes) -> bool:
+        """Return True if some bytes of code begin with the patch."""
+        if not self.mask:
+            return code.startswith(self.value)
+        first = code[: len(self.mask)]
+        return bytes(byte & bits for byte, bits in zip(first, self.mask, strict=False)) == self.value
 
 
 class AddressTranslation(Enum):
@@ -76,22 +96,23 @@ class QemuMachine:
 class KprobeTraits:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
-    `breakpoint` are the bytes in memory at a probed address; `patch_starts_and_sizes` all that the kernel may write
-    there, by how it begins, and how many bytes it replaces; `trap_offset` what the instruction pointer in a pre-handler
-    stands past that address; `mid_instruction_errno` the errno for an offset inside an instruction;
-    `instruction_alignment` the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction
-    that, standing at a function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64,
-    arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and `second_argument_pt_regs_offset` are where struct
-    pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `register_parser` reads what QEMU's monitor
-    answers to `info registers`; `ftrace_call_instruction` is how ftrace calls from a function's site;
-    `patch_start_by_flag` is how the patch begins where the kernel lists a probe with a flag; `defects` are the kinds of
-    instruction that the kernel steps wrong (landing/code/instruction.py), and `nested`, a nested probe;
-    `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes;
-    `uprobe_mid_instruction_errno` is the errno for a uprobe at an odd place inside an instruction, 0 where it is taken.
+    `breakpoint` is the patch at a probed address; `patches` are all that the kernel may write there; `trap_offset` what
+    the instruction pointer in a pre-handler stands past that address; `mid_instruction_errno` the errno for an offset
+    inside an instruction; `instruction_alignment` the bytes every instruction starts at a multiple of;
+    `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on `symbol+0` past itself
+    (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and `second_argument_pt_regs_offset` are
+    where struct pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `register_parser` reads what
+    QEMU's monitor answers to `info registers`; `ftrace_call_instruction` is how ftrace calls from a function's site;
+    `patch_by_flag` is the patch where the kernel lists a probe with a flag; `reserved_text_areas` are the areas that
+    the architecture refuses, besides those of every architecture, and `areas_missing_in_blacklist` those of them that
+    the kernel's blacklist file does not have; `defects` are the kinds of instruction that the kernel steps wrong
+    (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
+    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe
+    at an odd place inside an instruction, 0 where it is taken.
     """
 
-    breakpoint: bytes
-    patch_starts_and_sizes: tuple[tuple[bytes, int], ...]
+    breakpoint: PatchPattern
+    patches: tuple[PatchPattern, ...]
     trap_offset: int
     mid_instruction_errno: int
     instruction_alignment: int
@@ -101,13 +122,28 @@ class KprobeTraits:
     second_argument_pt_regs_offset: int
     register_parser: RegisterParser
     uprobe_breakpoint: bytes = b""
+    uprobe_condition_bits: bytes = b""
     uprobe_mid_instruction_errno: int = 0
     entry_landing_pad: bytes = b""
     ftrace_call_instruction: FtraceCallInstruction | None = None
-    patch_start_by_flag: Mapping[str, bytes] = field(default_factory=dict, hash=False)
+    patch_by_flag: Mapping[str, PatchPattern] = field(default_factory=dict, hash=False)
     reserved_text_areas: tuple[str, ...] = ()
+    areas_missing_in_blacklist: tuple[str, ...] = ()
     refuses_exception_table: bool = False
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
+
+    def uprobe_breakpoint_over(self, own: bytes) -> bytes:
+        """Return what a uprobe writes over some bytes.
+
+        The bits of `uprobe_condition_bits` are those of the probed instruction, unless these are not less than the
+        breakpoint's own (arch_uprobe_analyze_insn(), arch/arm/probes/uprobes/core.c, 6.1).
+        """
+        places = list(zip(self.uprobe_breakpoint, own, self.uprobe_condition_bits, strict=False))
+        if not places or bytes(byte & bits for _, byte, bits in places) >= bytes(
+            code & bits for code, _, bits in places
+        ):
+            return self.uprobe_breakpoint
+        return bytes(code & ~bits | byte & bits for code, byte, bits in places)
 
 
 @dataclass(frozen=True)
@@ -135,8 +171,9 @@ class Architecture:
 
     `debian` is dpkg's name, None if the Debian release has no such port; `elf_machine` is the machine in the header of
     an ELF file; `flat_image_base_address` is the link address of a flat kernel image if its own code does not show that
-    address. `compat_programs` describes the 32-bit programs that its kernels may run, None for an architecture that has
-    none.
+    address. `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program
+    without dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs`
+    describes the 32-bit programs that its kernels may run, None for an architecture that has none.
     """
 
     name: str
@@ -150,6 +187,8 @@ class Architecture:
     qemu_machine: QemuMachine
     kprobe_traits: KprobeTraits
     flat_image_base_address: int = 0
+    program_flags: tuple[str, ...] = ()
+    static_program_flags: tuple[str, ...] = ("-fPIE", "-static-pie")
     compat_programs: CompatPrograms | None = None
 
     @property

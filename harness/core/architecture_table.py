@@ -17,6 +17,7 @@ from harness.core.architecture import (
     DecoderKind,
     FtraceCallInstruction,
     KprobeTraits,
+    PatchPattern,
     QemuMachine,
 )
 from harness.core.qemu_registers import RegisterParser
@@ -67,10 +68,11 @@ _X86_MACHINE = QemuMachine(
     # panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
     kernel_arguments=("no_timer_check",),
 )
+# int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
+_INT3, _JUMP, _CALL = PatchPattern(b"\xcc", 1), PatchPattern(b"\xe9", 5), PatchPattern(b"\xe8", 5)
 _X86_KPROBES = KprobeTraits(
-    breakpoint=b"\xcc",
-    # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
-    patch_starts_and_sizes=((b"\xcc", 1), (b"\xe9", 5), (b"\xe8", 5)),
+    breakpoint=_INT3,
+    patches=(_INT3, _JUMP, _CALL),
     trap_offset=1,
     mid_instruction_errno=errno.EILSEQ,
     instruction_alignment=1,
@@ -80,9 +82,12 @@ _X86_KPROBES = KprobeTraits(
     second_argument_pt_regs_offset=2 * 4,  # dx
     register_parser=RegisterParser(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
     uprobe_breakpoint=b"\xcc",
-    patch_start_by_flag={"[OPTIMIZED]": b"\xe9", "[FTRACE]": b"\xe8"},
+    patch_by_flag={"[OPTIMIZED]": _JUMP, "[FTRACE]": _CALL},
     ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
 )
+
+_ARM64_BREAKPOINT = PatchPattern(bytes.fromhex("800020d4"), 4)
+_PARISC_BREAKPOINT = PatchPattern(bytes.fromhex("03ff801f"), 4)
 
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
@@ -152,8 +157,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoint=bytes.fromhex("800020d4"),
-                patch_starts_and_sizes=((bytes.fromhex("800020d4"), 4),),
+                breakpoint=_ARM64_BREAKPOINT,
+                patches=(_ARM64_BREAKPOINT,),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,
@@ -202,8 +207,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 nic_modules=(),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoint=bytes.fromhex("03ff801f"),
-                patch_starts_and_sizes=((bytes.fromhex("03ff801f"), 4),),
+                breakpoint=_PARISC_BREAKPOINT,
+                patches=(_PARISC_BREAKPOINT,),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,

@@ -64,7 +64,8 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa
     """Return every input of the files, for the store key; all kernels of an architecture share the files."""
     narrow = recipe.architecture.compat_programs
     compilers = [compiler_and_linker_versions(recipe.architecture), *([_version(narrow)] if narrow else [])]
-    return [recipe.arch, sha256_of_matching_files(_sources()), *compilers, sha256(Path(__file__))]
+    flags = " ".join((*recipe.architecture.program_flags, *recipe.architecture.static_program_flags))
+    return [recipe.arch, sha256_of_matching_files(_sources()), *compilers, flags, sha256(Path(__file__))]
 
 
 def _version(narrow: CompatPrograms) -> str:
@@ -111,7 +112,9 @@ class _Job:
             self._narrow(entry / COMPAT, self.architecture.compat_programs)
         self._gcc(entry / PLAIN / PRELOADED, ["preloaded"], "-fPIC", "-shared")
         (entry / STATIC).mkdir()
-        self._gcc(entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", "-fPIE", "-static-pie")
+        self._gcc(
+            entry / STATIC / RUNNER, _RUNNER_SOURCES, "-DPINPOINT_STATIC", *self.architecture.static_program_flags
+        )
         for name, source in ((PAGES, "mapped_pages_reader"), (PERF, "perf")):
             self._gcc(entry / name, [source], "-static", "-s")
         for name in (RUNNER, FIRST_LIBRARY, SECOND_LIBRARY):
@@ -155,8 +158,9 @@ class _Job:
     ) -> None:
         files = [_sources() / f"{source}.c" for source in sources]
         maps = f"-ffile-prefix-map={_sources()}=probes/user"
+        own = self.architecture.program_flags if prefix in (None, self.architecture.cross_prefix) else ()
         prefix = self.architecture.cross_prefix if prefix is None else prefix
-        self._run([f"{prefix}gcc", *_FLAGS, maps, *flags, "-o", output, *files, *(after or [])])
+        self._run([f"{prefix}gcc", *_FLAGS, maps, *own, *flags, "-o", output, *files, *(after or [])])
 
     def _strip(self, entry: Path, name: str) -> None:
         """Make a stripped copy and two copies of its symbol table, for .gnu_debuglink (.debug/) and for .build-id/."""

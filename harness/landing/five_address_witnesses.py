@@ -163,7 +163,7 @@ class Window:
     def probe_patch_length_at(self, address: int, kprobes: KprobeTraits) -> int:
         """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe."""
         now = self.during[address - self.start :]
-        return next((length for begins, length in kprobes.patch_starts_and_sizes if now.startswith(begins)), 0)
+        return next((patch.size for patch in kprobes.patches if patch.matches(now)), 0)
 
     def address_if_already_probed(
         self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]
@@ -185,7 +185,7 @@ class Window:
 
         A patch counts as a probe's only at the address of a `listed` probe (None: at any address).
         """
-        longest = max(length for _, length in kprobes.patch_starts_and_sizes)
+        longest = max(patch.size for patch in kprobes.patches)
         others = {address - self.start + byte for address in standing for byte in range(longest)}
         put = {
             address - self.start + byte

@@ -75,12 +75,12 @@ def await_jump(probes: ProbeRun, site: Site) -> None:
 
     Other probes of the run are not checked; they may be disabled.
     """
-    patches = probes.guest.architecture.kprobe_traits.patch_start_by_flag
+    patches = probes.guest.architecture.kprobe_traits.patch_by_flag
     address, deadline = probes.layout.probe_address(site), probes.guest.scaled_deadline(_SECONDS)
     window = probes.sites.index(site)
     while not deadline.expired:
         memory = probes.memory_windows[window]
-        jump = memory.during[address - memory.start :].startswith(patches[OPTIMIZED])
+        jump = patches[OPTIMIZED].matches(memory.during[address - memory.start :])
         if jump and is_optimized(probes, site):
             return
         probes.read_again()

@@ -78,10 +78,11 @@ def _contradiction(probes: ProbeRun) -> str:
     traits = probes.guest.architecture.kprobe_traits
     for site, address, window in zip(probes.sites, probes.addresses, probes.memory_windows, strict=True):
         flags = _flags_at(probes, address) or ()
-        wanted = next((traits.patch_start_by_flag[each] for each in flags), traits.breakpoint)
-        seen = window.during[address - window.start :][: len(wanted)]
-        if seen != wanted:
-            return f"{site}: listed with {flags or 'no flag'}, but memory has {seen.hex()}, not {wanted.hex()}"
+        wanted = next((traits.patch_by_flag[each] for each in flags), traits.breakpoint)
+        seen = window.during[address - window.start :]
+        if not wanted.matches(seen):
+            first = seen[: len(wanted.value)].hex()
+            return f"{site}: listed with {flags or 'no flag'}, but memory has {first}, not {wanted.value.hex()}"
     return ""
 
 

@@ -268,7 +268,7 @@ class WatchedGuest:
     def _unexplained(self, changes: TextChanges, now: ListsAndModules, text: GuestText) -> list[int]:
         """Bytes of text that differ from before, except those of probes that a list has."""
         kprobes = self.guest.architecture.kprobe_traits
-        longest = max(length for _, length in kprobes.patch_starts_and_sizes)
+        longest = max(patch.size for patch in kprobes.patches)
         standing = [each.address for each in now.lists.kprobes if "[DISABLED]" not in each.flags]
         probed = {address + byte for address in standing for byte in range(longest)}
         wrong = [at for at in changes.changed_addresses(self.text_before, text) if at not in probed]
