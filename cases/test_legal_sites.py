@@ -6,6 +6,7 @@ import pytest
 
 from harness.landing.checks import disable_and_unregister
 from harness.landing.checks.every_instruction import EveryInstructionSites
+from harness.landing.checks.optimized_probes import jump_size
 from harness.landing.checks.probe_flags import await_flag, expect_flag_and_matching_memory, select_sites_apart
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.instructions import ftrace_site_offset
@@ -17,9 +18,8 @@ from harness.landing.target import Target
 
 TIMES = 3
 TOGETHER = 4
-# Shapes that do not call each other; the number of bytes that a jump displaces.
+# Shapes that do not call each other.
 SHAPES = ("loop", "picks", "reads_data", "cold_part")
-JUMP = 5
 
 
 @pytest.mark.requires("kprobes")
@@ -101,7 +101,7 @@ def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     sites = [
         site
         for shape in SHAPES
-        for site in select_sites_apart(layout.once_per_call_sites(target.shape_site(shape)), JUMP)
+        for site in select_sites_apart(layout.once_per_call_sites(target.shape_site(shape)), jump_size(layout))
     ]
     with kprobes.on(*sites) as probes:
         await_flag(probes, "[OPTIMIZED]")

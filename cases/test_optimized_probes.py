@@ -1,17 +1,18 @@
 """A probe that the kernel optimized into a jump displaces only what it may, changes no result, and leaves nothing.
 
-arch/x86/kernel/kprobes/opt.c (6.1): a jump is five bytes long and displaces the instructions in those bytes.
+arch/x86/kernel/kprobes/opt.c (6.1): a jump is five bytes long and displaces the instructions in those bytes. On ARM it
+is as long as every instruction (arch/arm/probes/kprobes/opt-arm.c, 6.1).
 """
 
 import pytest
 
 from harness.landing.checks import disable_and_unregister, single_step
 from harness.landing.checks.optimized_probes import (
-    JUMP_SIZE,
     OPTIMIZED,
     await_jump,
     expect_no_jump,
     is_optimized,
+    jump_size,
     optimizable_sites,
     sites_before_static_branches,
     sites_overwriting_branch_targets,
@@ -38,7 +39,7 @@ def possible(layout: Layout, target: Target, kprobes: Kprobes, *shapes: str) -> 
     sites = [
         site
         for shape in shapes
-        for site in select_sites_apart(layout.once_per_call_sites(target.shape_site(shape)), JUMP_SIZE)
+        for site in select_sites_apart(layout.once_per_call_sites(target.shape_site(shape)), jump_size(layout))
     ]
     return optimizable_sites(kprobes, sites)
 
@@ -62,8 +63,8 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
     unprobed = target.call_for_checksum("carries", TIMES)
     line = layout.once_per_call_sites(target.shape_site("carries"))
     jumps = 0
-    for first in range(JUMP_SIZE):
-        sites = [line[0], *select_sites_apart(line[1 + first :], JUMP_SIZE)]
+    for first in range(jump_size(layout)):
+        sites = [line[0], *select_sites_apart(line[1 + first :], jump_size(layout))]
         with kprobes.on(*sites) as probes:
             await_flag(probes, OPTIMIZED)
             jumps += sum(is_optimized(probes, site) for site in sites)
@@ -74,6 +75,7 @@ def test_flags_live_through(layout: Layout, target: Target, kprobes: Kprobes) ->
     assert jumps
 
 
+@pytest.mark.requires("jumps_displace_instructions")
 @pytest.mark.mutants("only-reported")
 def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If a branch leads to an instruction that would be displaced, the breakpoint stays (insn_jump_into_range())."""
@@ -83,6 +85,7 @@ def test_branch_target_is_kept(layout: Layout, target: Target, kprobes: Kprobes)
     expect_no_jump(kprobes, sites, clock)
 
 
+@pytest.mark.requires("jumps_displace_instructions")
 @pytest.mark.mutants("only-reported")
 def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Before a static branch, which the kernel itself patches, the breakpoint stays (jump_label_text_reserved())."""
@@ -92,6 +95,7 @@ def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes
     expect_no_jump(kprobes, sites, clock)
 
 
+@pytest.mark.requires("jumps_displace_instructions")
 @pytest.mark.mutants("only-reported")
 @pytest.mark.parametrize("backwards", [False, True], ids=["outer-first", "inner-first"])
 def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwards: bool) -> None:
@@ -115,6 +119,7 @@ def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwa
     probes.prove(hits=TIMES)
 
 
+@pytest.mark.requires("jumps_displace_instructions")
 @pytest.mark.mutants("only-reported")
 def test_forced_back(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If a jump's probe is disabled and another is armed at once on a displaced instruction, that one is hit.

@@ -139,6 +139,7 @@ class Traits(_Table):
     module_text_sections: bool = True
     module_stubs: bool = False
     optimized_kprobes: bool = False
+    jumps_displace_instructions: bool = False
     ftrace_kprobes: bool = False
     entry_landing_pad: bool = False
     data_symbols: bool = False

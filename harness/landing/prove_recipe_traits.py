@@ -11,9 +11,10 @@ from harness.core.elf import Elf
 from harness.core.errors import WRONG_USE, DeadlineExceeded, GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
-from harness.images.user_targets import COMPAT, FIRST_LIBRARY, KIND, RUNNER, SECOND_LIBRARY
+from harness.images.user_targets import COMPAT, FIRST_LIBRARY, KIND, RUNNER, SECOND_LIBRARY, STATIC
 from harness.images.vm_recipe import Traits
 from harness.landing import probe_module
+from harness.landing.checks.optimized_probes import jumps_displace_instructions
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -88,9 +89,13 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     view = probe_module.load_probe_module(guest, [_FUNCTION])
     scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_before_load))
     try:
-        seen = {trait: look(scene) for trait, look in _LOOKS.items()}
+        try:
+            seen = {trait: look(scene) for trait, look in _LOOKS.items()}
+        finally:
+            probe_module.unload_probe_module(guest)
+        # It loads the probe module with other sites.
+        seen["jumps_displace_instructions"] = seen["optimized_kprobes"] and jumps_displace_instructions(layout, target)
     finally:
-        probe_module.unload_probe_module(guest)
         target.unload()
     report = view.reports[0]
     return seen, f"slide {layout.slide:#x}, a probe on {_FUNCTION}: errno {report.errno}, address {report.address:#x}"
@@ -207,7 +212,7 @@ open=/sys/module/pinpoint_pinned/parameters/open_gate
 until [ -e $open ]; do [ -d /proc/$first ] || exit 1; done
 {load} gates=entered >/dev/null & second=$!
 until read -r _ _ state _ </proc/$second/stat && [ $state = S ] &&
-    grep -q -e load_module -e finit_module /proc/$second/stack
+    grep -q -e load_module -e finit_module /proc/$second/stack /proc/$second/wchan
 do [ -d /proc/$second ] || exit 2; done
 echo >$open
 wait $first || exit 3
@@ -223,12 +228,13 @@ def _shared_loads(scene: _Scene) -> bool:
     return scene.guest.run_script(_TWO_LOADERS.format(load=load)).check().stdout.strip() == "0"
 
 
+_OWN_PROGRAM = f"{KIND}/{STATIC}/{RUNNER}"
 # Put a uprobe on the entry of one of our programs, run the program, and print the number of hits that the kernel
 # counted.
 _ONE_UPROBE = """
 cd /sys/kernel/tracing 2>/dev/null && [ -e uprobe_events ] || {{ echo 0; exit; }}
 echo 'p:pinpoint_trait/entry {program}:{offset:#x}' >>uprobe_events && echo 1 >events/pinpoint_trait/enable
-{program} >/dev/null 2>&1
+{program} </dev/null >/dev/null 2>&1
 sed -n 's/.* entry  *//p' uprobe_profile
 echo 0 >events/pinpoint_trait/enable
 echo '-:pinpoint_trait/entry' >>uprobe_events
@@ -236,8 +242,15 @@ echo '-:pinpoint_trait/entry' >>uprobe_events
 
 
 def _uprobes(scene: _Scene) -> bool:
-    elf = Elf.read_cached(scene.guest.image.programs["pinpoint_loader"])
-    text = _ONE_UPROBE.format(program=scene.guest.copy_program("pinpoint_loader"), offset=elf.file_offset(elf.entry))
+    programs, name = scene.guest.image.programs, "pinpoint_loader"
+    elf = Elf.read_cached(programs[name])
+    place = elf.entry
+    if place % scene.guest.architecture.kprobe_traits.instruction_alignment and _OWN_PROGRAM in programs:
+        # The C library's entry is Thumb code, on which ARM takes no uprobe.
+        name, elf = _OWN_PROGRAM, Elf.read_cached(programs[_OWN_PROGRAM])
+        place = elf.function("main").address
+        scene.guest.run("mkdir", "-p", f"/tmp/{KIND}/{STATIC}").check()
+    text = _ONE_UPROBE.format(program=scene.guest.copy_program(name), offset=elf.file_offset(place))
     return scene.guest.run_script(text).stdout.split()[:1] == ["1"]
 
 

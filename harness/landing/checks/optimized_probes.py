@@ -4,21 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.landing.checks.probe_flags import await_flag
+from harness.landing.checks.probe_flags import await_flag, select_sites_apart
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
+from harness.landing.five_address_witnesses import Window
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.landing.site import Site
+from harness.landing.target import Target
 
 OPTIMIZED = "[OPTIMIZED]"
-# Bytes of a relative jump (JMP32_INSN_SIZE, arch/x86/include/asm/text-patching.h, 6.1).
-JUMP_SIZE = 5
 # The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 30.0
+
+
+def jump_size(layout: Layout) -> int:
+    """The bytes of the jump of an optimized probe."""
+    return layout.guest.architecture.kprobe_traits.patch_by_flag[OPTIMIZED].size
+
+
+def jumps_displace_instructions(layout: Layout, target: Target) -> bool:
+    """True if the jump of an optimized probe changes bytes of instructions after its own.
+
+    On x86 a jump is longer than most instructions, on ARM every instruction is as long as a jump. Raises Missed if no
+    probe on the target's function becomes a jump.
+    """
+    line = layout.once_per_call_sites(target.shape_site("carries"))
+    sites = select_sites_apart(line, jump_size(layout))
+    with Kprobes(layout).on(*sites) as probes:
+        await_flag(probes, OPTIMIZED)
+        windows = dict(zip(sites, probes.memory_windows, strict=True))
+        jumps = [site for site in sites if is_optimized(probes, site)]
+        return any(_changed_after_instruction(layout, site, windows[site]) for site in jumps)
+
+
+def _changed_after_instruction(layout: Layout, site: Site, window: Window) -> bool:
+    start = layout.probe_address(site)
+    size = next(each.size for each in _code(layout, site) if each.offset == site.offset)
+    behind = range(start + size - window.start, start + jump_size(layout) - window.start)
+    return any(window.before[place] != window.during[place] for place in behind)
 
 
 def optimizable_sites(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
@@ -43,7 +70,8 @@ def is_optimized(probes: ProbeRun, site: Site) -> bool:
 
 def sites_overwritten_by_jump(layout: Layout, site: Site) -> list[Site]:
     """The instruction boundaries after a site that a jump at the site would overwrite."""
-    return [each for each in layout.instruction_sites(site) if site.offset < each.offset < site.offset + JUMP_SIZE]
+    end = site.offset + jump_size(layout)
+    return [each for each in layout.instruction_sites(site) if site.offset < each.offset < end]
 
 
 def sites_overwriting_branch_targets(layout: Layout, sites: Iterable[Site]) -> list[Site]:
@@ -66,7 +94,9 @@ def sites_before_static_branches(layout: Layout, start: Site) -> list[Site]:
         place - symbol.address for section, place in module_table_entries(elf, JUMPS) if section == symbol.section
     }
     return [
-        start.at_offset(each.offset) for each in _code(layout, start) if each.end in branches and each.size < JUMP_SIZE
+        start.at_offset(each.offset)
+        for each in _code(layout, start)
+        if each.end in branches and each.size < jump_size(layout)
     ]
 
 
