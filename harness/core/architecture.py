@@ -18,6 +18,7 @@ class DecoderKind(Enum):
     X86_64 = "x86_64"
     X86_32 = "x86_32"
     AARCH64 = "aarch64"
+    ARM = "arm"
     PARISC = "parisc"
 
 
@@ -56,6 +57,8 @@ class FtraceCallInstruction(Enum):
     """`call rel32` at the site (ftrace_call_replace(), arch/x86/kernel/ftrace.c, 6.1)."""
     ARM64_BL = "arm64-bl"
     """`bl` in one of the site's two words (ftrace_make_call(), arch/arm64/kernel/ftrace.c, 6.1)."""
+    ARM_BL = "arm-bl"
+    """`bl` at the site (ftrace_call_replace(), arch/arm/kernel/ftrace.c, 6.1)."""
 
 
 @dataclass(frozen=True)
@@ -207,4 +210,4 @@ class Architecture:
         return "" if self.native else f"{self.gnu_triplet}-"
 
 
-_UNAME = {"arm64": "aarch64"}
+_UNAME = {"arm64": "aarch64", "armhf": "armv7l"}

@@ -191,7 +191,8 @@ class Layout:
 
     def next_accepted_site(self, site: Site) -> Site | None:
         """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
-        later = (each for each in self._after_landing(site) if each.flow is not Flow.REFUSED and not each.is_padding)
+        not_probed = (Flow.REFUSED, Flow.EXCLUSIVE, Flow.UNKNOWN)
+        later = (each for each in self._after_landing(site) if each.flow not in not_probed and not each.is_padding)
         start = self.symbol_start(site)
         refused = () if site.module else self._patched_or_trapping
         return next((site.at_offset(each.offset) for each in later if start + each.offset not in refused), None)

@@ -12,8 +12,9 @@ def group_equally_run_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) ->
     """Group the offsets of a function's instructions so that all members of a group run equally often.
 
     A group ends before each branch target and after each instruction that can change the flow of control. A delay slot
-    is a group of its own, and so is an instruction that may be nullified. If the function has a computed jump, its
-    branch targets are unknown, and every instruction is a group of its own. Raises PinpointError as `decoded` does.
+    is a group of its own, and so is an instruction that may be nullified, or that is conditional. If the function has a
+    computed jump, its branch targets are unknown, and every instruction is a group of its own. Raises PinpointError as
+    `decoded` does.
     """
     code = decode_function(elf, symbol, decoder)
     alone = any(each.flow is Flow.COMPUTED for each in code)
@@ -23,6 +24,8 @@ def group_equally_run_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) ->
         if each.flow in LEAVING_FLOWS or each.flow is Flow.SKIPS:
             after = 2 if each.flow is Flow.SKIPS else slots
             begins |= {later.offset for later in code[place + 1 : place + 1 + after]}
+        if each.is_conditional:
+            begins |= {each.offset, each.end}
     groups: list[list[int]] = []
     for each in code:
         if alone or not groups or each.offset in begins:

@@ -21,8 +21,11 @@ class Flow(Enum):
     """The next instruction need not run after it: a branch, a call, a return, a trap."""
     COMPUTED = "computed"
     """A jump to an address that is in a register."""
+    EXCLUSIVE = "exclusive"
+    """It is between an exclusive load and its store. The kernel accepts a probe on it, but with one the store never
+    succeeds, because the exception of the probe clears the CPU's monitor (ARM; arm64 refuses such a probe)."""
     UNKNOWN = "unknown"
-    """The bytes cannot be decoded."""
+    """The bytes cannot be decoded, or are data."""
 
 
 class InstructionKind(Enum):
@@ -47,7 +50,8 @@ class Instruction(NamedTuple):
 
     `offset` is in bytes from the function's start, `size` in bytes. `target` is the offset that a direct branch goes
     to, which may be outside of the function; None for any other instruction. `is_padding` is true for instructions that
-    also occur between functions: nops, traps, zeros.
+    also occur between functions: nops, traps, zeros. `is_conditional` is true if the kernel calls a probe's handler
+    only when the condition in the instruction holds (kprobe_handler(), arch/arm/probes/kprobes/core.c, 6.1).
     """
 
     offset: int
@@ -56,6 +60,7 @@ class Instruction(NamedTuple):
     target: int | None = None
     is_padding: bool = False
     kind: InstructionKind = InstructionKind.OTHER
+    is_conditional: bool = False
 
     @property
     def end(self) -> int:

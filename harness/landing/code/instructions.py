@@ -9,10 +9,9 @@ from typing import NamedTuple
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
-from harness.landing.code import decode_parisc
+from harness.landing.code import decode_arm, decode_parisc
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
-_FENTRY = "__fentry__"
 # The size of the longest instruction, in bytes, rounded up.
 _LONGEST = 16
 
@@ -36,8 +35,9 @@ class _Machine(NamedTuple):
     - `fixed_width`: every word is an instruction, even if it cannot be decoded.
     - `padding_byte`: an instruction of one byte with which the linker fills text.
     - `entry_pad` may precede the instruction that ftrace patches.
-    - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of __fentry__,
+    - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of `tracer`,
       or the function has no ftrace site.
+    - `tracer_called_at_entry`: that call is the first instruction, and not one after the function's prologue.
     - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
       (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
     - `delay_slots`: the instruction after a branch still runs.
@@ -51,6 +51,8 @@ class _Machine(NamedTuple):
     padding_byte: bytes = b""
     entry_pad: bytes = b""
     entry_nops: int = 0
+    tracer: str = "__fentry__"
+    tracer_called_at_entry: bool = True
     probed_on_ftrace: bool = True
     delay_slots: bool = False
     loads: Callable[[bytes, int], set[int]] = _no_loads
@@ -86,6 +88,16 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
             entry_nops=2,
             probed_on_ftrace=False,
             loads=decode_capstone.addresses_of_words_read_aarch64,
+        ),
+        # push {lr}; bl __gnu_mcount_nc (arch/arm/kernel/entry-ftrace.S, 6.1).
+        DecoderKind.ARM: _Machine(
+            decode_arm.decode,
+            starts=decode_arm.instruction_starts,
+            stubs=decode_arm.stub_ranges,
+            tracer="__gnu_mcount_nc",
+            tracer_called_at_entry=False,
+            probed_on_ftrace=False,
+            loads=decode_arm.addresses_of_words_read,
         ),
         DecoderKind.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
     }
@@ -149,14 +161,15 @@ def once_per_call_boundaries(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> 
 
 
 def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> frozenset[int]:
-    """The offsets of PLAIN instructions that are never skipped and not in a delay slot.
+    """The offsets of PLAIN instructions that are never skipped, not conditional, and not in a delay slot.
 
     Raises PinpointError as `instruction_boundaries` does.
     """
     code = decode_function(elf, symbol, decoder)
     leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _machines()[decoder].delay_slots else {Flow.SKIPS}
     skippable = {each.end for each in code if each.flow in leaving}
-    return frozenset(each.offset for each in code if each.flow is Flow.PLAIN and each.offset not in skippable)
+    plain = (each for each in code if each.flow is Flow.PLAIN and not each.is_conditional)
+    return frozenset(each.offset for each in plain if each.offset not in skippable)
 
 
 def instruction_starts_of_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> Iterable[int]:
@@ -238,7 +251,7 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
     for each in code:
         if each.flow in LEAVING_FLOWS or (each.offset and each.offset in aimed_at):
             return
-        if each.flow is Flow.PLAIN and not skipped:
+        if each.flow is Flow.PLAIN and not (skipped or each.is_conditional):
             yield each.offset
         skipped = each.flow is Flow.SKIPS
 
@@ -263,16 +276,17 @@ def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[In
     if machine.entry_nops:
         nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP for each in first)
         return first[-1].offset if nops else None
-    return first[0].offset if first and _calls_fentry(elf, symbol, first[0]) else None
+    calls = first if machine.tracer_called_at_entry else (each for each in found if each.kind is InstructionKind.CALL)
+    return next((each.offset for each in calls if _calls(elf, symbol, each, machine.tracer)), None)
 
 
-def _calls_fentry(elf: Elf, symbol: Symbol, call: Instruction) -> bool:
+def _calls(elf: Elf, symbol: Symbol, call: Instruction, name: str) -> bool:
     if call.target is None:
         return False
     if elf.linked:
-        return any(found.address == symbol.address + call.target for found in elf.symbols_named(_FENTRY))
+        return any(found.address == symbol.address + call.target for found in elf.symbols_named(name))
     covered = range(elf.offset_in_section(symbol) + call.offset, elf.offset_in_section(symbol) + call.end)
-    return any(found.symbol.name == _FENTRY and found.offset in covered for found in elf.relocations(symbol.section))
+    return any(found.symbol.name == name and found.offset in covered for found in elf.relocations(symbol.section))
 
 
 def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> set[int]:

@@ -110,6 +110,6 @@ def _begins_unprobed(layout: Layout, symbol: Symbol, patched: Collection[int]) -
     if symbol.address + pad in patched:
         return True
     begins = instruction_at_function_start(layout.kernel, symbol, layout.decoder, landing_pad=pad)
-    if begins is None or begins.flow is Flow.REFUSED:
+    if begins is None or begins.flow in (Flow.REFUSED, Flow.UNKNOWN):
         return True
     return begins.flow is Flow.ENDS and begins.kind is InstructionKind.OTHER
