@@ -181,7 +181,7 @@ def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> Refusa
     monkeypatch.setattr(documented_refusal_reasons, "read_blacklist_ranges", lambda _: [(0x100500, 0x100600)])
     kprobes = SimpleNamespace(decoder=DecoderKind.X86_64)
     guest = SimpleNamespace(
-        image=SimpleNamespace(config={}),
+        image=SimpleNamespace(config={"CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE": "y"}),
         architecture=SimpleNamespace(kprobe_traits=kprobes),
         memory=SimpleNamespace(read=lambda *_: memory),
     )

@@ -170,6 +170,13 @@ def test_an_arm64_site_calls_from_either_word() -> None:
     assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, nop + nop) is None
 
 
+def test_an_arm_site_calls_from_two_words_on() -> None:
+    assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("020000eb")) == 0x1010
+    assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("fdffffeb")) == 0xFFC
+    assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("04d08de2")) is None
+    assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("020000")) is None
+
+
 def test_listed_kprobes_have_their_latest_registrations() -> None:
     first, second, other = call(0x10), call(0x10), call(0x20)
     listed = [ListedProbe(0x10, "f+0x0", ()), ListedProbe(0x30, "g+0x0", ())]

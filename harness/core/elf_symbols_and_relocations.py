@@ -28,11 +28,13 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
     "EM_PARISC": {1: 4},  # R_PARISC_DIR32
     "EM_386": {1: 4},  # R_386_32
+    "EM_ARM": {2: 4, 38: 4},  # R_ARM_ABS32, TARGET1, which the kernel takes as ABS32 (arch/arm/kernel/module.c, 6.1)
 }
 
 # Relocations whose addend is a plain four-byte field in the section's bytes if the table has no addends.
 _IN_PLACE: dict[str, frozenset[int]] = {
     "EM_386": frozenset({1, 2, 4}),  # R_386_32, PC32, PLT32
+    "EM_ARM": frozenset({2, 3, 38}),  # R_ARM_ABS32, REL32, TARGET1; all others are in fields of less than a word
 }
 
 

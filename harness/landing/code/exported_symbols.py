@@ -68,26 +68,30 @@ def _string(content: bytes, position: int) -> str:
 def _from_flat_image(vmlinux: Elf) -> Iterator[tuple[str, int]]:
     """Find the row of a known export in the read-only data of an image without tables, and read its neighbors.
 
-    Only little-endian kernels with 32-bit distances have such a file (arm64).
+    Only little-endian kernels have such a file: with 32-bit distances (arm64), or with 32-bit addresses (ARM).
     """
     data = vmlinux.sections_by_name[_FLAT]
     content = vmlinux.section_bytes(_FLAT, 0, data.size)
     strings = {match.start() for match in re.finditer(rb"%s\0" % _ANCHOR.encode(), content)}
-    words = array("i", content[: len(content) // _FIELD * _FIELD])
+    relative = vmlinux.word_bytes > _FIELD
+    words = array("i" if relative else "I", content[: len(content) // _FIELD * _FIELD])
     for index, word in enumerate(words):
-        if index and word + _FIELD * index in strings:
+        if index and (word + _FIELD * index if relative else word - data.address) in strings:
             row = _FIELD * (index - 1)
             start = row
-            while start >= _ROW and _string_of_row(content, start - _ROW):
+            base = None if relative else data.address
+            while start >= _ROW and _string_of_row(content, start - _ROW, base):
                 start -= _ROW
-            if start == row and not _string_of_row(content, row + _ROW):
+            if start == row and not _string_of_row(content, row + _ROW, base):
                 continue
-            yield from _rows(vmlinux, content[start:], data.address + start, content, data.address, relative=True)
+            yield from _rows(vmlinux, content[start:], data.address + start, content, data.address, relative=relative)
             return
 
 
-def _string_of_row(content: bytes, row: int) -> str:
+def _string_of_row(content: bytes, row: int, base: int | None) -> str:
+    """The name in a row; `base` is the address of the content if the row holds an address, None if a distance."""
     name = row + _FIELD
     if name + _FIELD > len(content):
         return ""
-    return _string(content, name + int.from_bytes(content[name : name + _FIELD], "little", signed=True))
+    field = int.from_bytes(content[name : name + _FIELD], "little", signed=base is None)
+    return _string(content, name + field if base is None else field - base)

@@ -77,8 +77,18 @@ def evenly_spread(found: Sequence[_Any], count: int) -> list[_Any]:
 
 
 def read_blacklist_ranges(guest: Guest) -> list[tuple[int, int]]:
-    """The address ranges that the kernel refuses to probe, from lines `START-END NAME` (kernel/kprobes.c, 6.1)."""
-    return list(_ranges(guest.read_text(BLACKLIST).splitlines()))
+    """The address ranges that the kernel refuses to probe, from lines `START-END NAME` (kernel/kprobes.c, 6.1).
+
+    The areas that the architecture refuses without listing them are included.
+    """
+    found = list(_ranges(guest.read_text(BLACKLIST).splitlines()))
+    areas = guest.architecture.kprobe_traits.areas_missing_in_blacklist
+    if areas:
+        pattern = " __\\(" + "\\|".join(areas) + "\\)_text_\\(start\\|end\\)$"
+        lines = guest.run_script(f"grep '{pattern}' /proc/kallsyms").stdout.splitlines()
+        marks = {line.split()[2]: int(line.split()[0], 16) for line in lines}
+        found += [(marks[f"__{area}_text_start"], marks[f"__{area}_text_end"]) for area in areas]
+    return found
 
 
 def _ranges(lines: Iterable[str]) -> Iterable[tuple[int, int]]:

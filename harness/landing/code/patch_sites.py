@@ -17,7 +17,7 @@ from typing import NamedTuple
 from harness.core.elf import BROKEN_FILE_ERRORS, Elf
 from harness.core.elf_symbols_and_relocations import Relocation
 from harness.core.errors import PinpointError
-from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, MACHINES, PatchTableFormat, PatchTables
+from harness.landing.code.patch_tables import FTRACE, MACHINES, PatchTableFormat, PatchTables
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_arm64_tables import RowRange
 
@@ -159,7 +159,7 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     for table in (*tables, *_members(elf, machine)):
         found[LINKED] += kernel.patched(table)
     found[LINKED] += kernel.relocated()
-    return PatchSites(found, known=bool(kernel.rows(ALTERNATIVES, machine.tables[0].end_symbol)))
+    return PatchSites(found, known=bool(kernel.rows(machine.tables[0].begin_symbol, machine.tables[0].end_symbol)))
 
 
 def table_addresses(vmlinux: Elf, begin: str) -> list[int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -41,22 +42,33 @@ class PatchTableFormat(NamedTuple):
         return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
 
 
-class LoaderFilledSection(NamedTuple):
-    """A section of a module that the loader fills with jumps (landing/code/arm64_module_plt.py).
+class JumpForm(Enum):
+    """The form of the jumps that a module's loader writes."""
 
-    `jump_targets` are the only functions that it jumps to; without any it jumps to what relocations of a type in
-    `call_relocation_types` name. Each relocation of a type in `page_relocation_types` may need an entry, too.
+    ARM64 = "arm64"
+    """`adrp; add; br`, or `adrp; add; b` (get_plt_entry(), arch/arm64/kernel/module-plts.c, 6.1)."""
+    ARM = "arm"
+    """Blocks of 16 `ldr pc, [pc, #56]` and their 16 words (struct plt_entries, arch/arm/include/asm/module.h, 6.1)."""
+
+
+class LoaderFilledSection(NamedTuple):
+    """A section of a module that the loader fills with jumps (landing/code/module_plt.py).
+
+    It jumps to what relocations of a type in `call_relocation_types` name, and to `jump_targets`. Each relocation of a
+    type in `page_relocation_types` may need an entry, too.
     """
 
     call_relocation_types: frozenset[int] = frozenset()
     page_relocation_types: frozenset[int] = frozenset()
     jump_targets: tuple[str, ...] = ()
+    form: JumpForm = JumpForm.ARM64
 
 
 class PatchTables(NamedTuple):
     """All tables that patch text on one machine.
 
-    `loader_filled_sections` are the sections that a module's loader fills, by name. `relocation_distance_bias` is what
+    The first of `tables` is one that every kernel of the machine has. `loader_filled_sections` are the sections that a
+    module's loader fills, by name. `relocation_distance_bias` is what
     the relocation of a distance takes off it; `is_patched_whole` selects symbols that are patched whole;
     `table_families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
     """
@@ -106,6 +118,9 @@ def _between(name: str) -> tuple[str, str]:
     return f"__start_{name}", f"__stop_{name}"
 
 
+# Additions of the distance between physical and virtual addresses (__pv_stub(), arch/arm/include/asm/memory.h), and
+# instructions that a kernel for several processors replaces on one (ALT_SMP(), asm/assembler.h, fixup_smp()).
+ARM_PHYSICAL, ARM_PROCESSORS = "__pv_table_begin", "__smpalt_begin"
 ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
 STATIC_CALLS = "__start_static_call_sites"
 _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
@@ -117,6 +132,11 @@ _JUMPS = (*_between("__jump_table"), "__jump_table")
 
 # Calls of the tracer in ftrace's own entry code (ftrace_update_ftrace_func(), arch/*/kernel/ftrace.c).
 _FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
+# The same on ARM, and the division that becomes two instructions (patch_aeabi_idiv(), arch/arm/kernel/setup.c, 6.1).
+_ARM_PATCHED = _FTRACE_CALLS | {"ftrace_graph_regs_call", "__aeabi_uidiv", "__aeabi_idiv"}
+# R_ARM_PC24, CALL, JUMP24.
+_ARM_CALLS = frozenset({1, 28, 29})
+_ARM_PLT = LoaderFilledSection(_ARM_CALLS, jump_targets=("ftrace_caller", "__gnu_mcount_nc"), form=JumpForm.ARM)
 # R_AARCH64_CALL26 and JUMP26; ADR_PREL_PG_HI21 and its variant without a check of overflow.
 _ARM64_CALLS, _ARM64_PAGES = frozenset({283, 282}), frozenset({275, 276})
 # Data in .text: initialize_ivt(), arch/parisc/kernel/traps.c, and the checksum of setup_toc_handler(), toc.c.
@@ -183,6 +203,16 @@ MACHINES: Mapping[str, PatchTables] = {
             ".plt": LoaderFilledSection(_ARM64_CALLS, _ARM64_PAGES),
             ".text.ftrace_trampoline": LoaderFilledSection(jump_targets=("ftrace_caller", "ftrace_regs_caller")),
         },
+    ),
+    "EM_ARM": PatchTables(
+        tables=(
+            PatchTableFormat(ARM_PHYSICAL, "__pv_table_end", ".pv_table", "i", _always(4)),
+            PatchTableFormat(ARM_PROCESSORS, "__smpalt_end", ".alt.smp.init", "iI", _always(4)),
+            PatchTableFormat(*_JUMPS, "III", _always(4), holds_addresses=True),
+            PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "I", _always(4), holds_addresses=True),
+        ),
+        is_patched_whole=_ARM_PATCHED.__contains__,
+        loader_filled_sections={".plt": _ARM_PLT, ".init.plt": _ARM_PLT},
     ),
     "EM_PARISC": PatchTables(
         tables=(

@@ -1,8 +1,9 @@
 """What else in a kernel's own file confirms its symbols, independent of the symbol table and of kallsyms.
 
 Five sources. `exports` confirm name and address (`__ksymtab`). `ftrace` (`__mcount_loc`) and `unwind` (ORC on x86_64,
-`.PARISC.unwind`) confirm that a function begins at an address. `btf` confirms that a function has the name. `debug`,
-the symbols of Debian's debug package, confirms name and address; it is there with --debug-symbols.
+`.PARISC.unwind`, the unwind index on ARM) confirm that a function begins at an address. `btf` confirms that a function
+has the name. `debug`, the symbols of Debian's debug package, confirms name and address; it is there with
+--debug-symbols.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from typing import NamedTuple
 from harness.core.elf import Elf, Symbol
 from harness.core.struct_fields import function_names_in_btf
 from harness.images.debug_symbols import read_functions
+from harness.landing.code.arm_unwind_index import unwind_index_starts
 from harness.landing.code.exported_symbols import exported_symbols
 from harness.landing.code.patch_sites import LINKED, ftrace_sites
 
@@ -125,9 +127,16 @@ def symbol_confirmations(vmlinux: Elf, debug_symbols: Path | None = None) -> Sym
     return SymbolConfirmations(vmlinux, debug_symbols)
 
 
+def _orc_starts(vmlinux: Elf) -> set[int]:
+    return set(vmlinux.orc_table.function_starts())
+
+
+_OTHER_UNWIND_TABLES: Mapping[str, Callable[[Elf], set[int]]] = {"EM_ARM": unwind_index_starts}
+
+
 def _unwind_starts(vmlinux: Elf) -> set[int]:
     if _PARISC_UNWIND not in vmlinux.sections_by_name:
-        return set(vmlinux.orc_table.function_starts())
+        return _OTHER_UNWIND_TABLES.get(vmlinux.machine, _orc_starts)(vmlinux)
     # Rows of start, end and two words of flags; addresses count from the start of the image
     # (unwind_table_init(), arch/parisc/kernel/unwind.c, 6.1).
     size = vmlinux.sections_by_name[_PARISC_UNWIND].size

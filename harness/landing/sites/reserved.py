@@ -15,6 +15,7 @@ from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, merge_
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, STATIC_CALLS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
+from harness.landing.code.stripped_arm_tables import ArmTableFinder
 
 _BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 # A function that every kernel with kprobes has on its blacklist (NOKPROBE_SYMBOL(get_kprobe), kernel/kprobes.c).
@@ -43,7 +44,7 @@ class Reserved:
         self._config = config
         self._kprobes = kprobes
         tables = select_table_finder(kernel)
-        self._flat = tables if isinstance(tables, Arm64TableFinder) else None
+        self._flat = tables if isinstance(tables, Arm64TableFinder | ArmTableFinder) else None
 
     def refusal_reason(self, address: int) -> str:
         """The reason why check_kprobe_address_safe() refuses an address with EINVAL; "" if it does not."""

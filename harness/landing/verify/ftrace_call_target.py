@@ -8,13 +8,20 @@ from harness.core.architecture import FtraceCallInstruction
 LONGEST = 8
 
 _X86_CALL, _X86_SIZE = 0xE8, 5
+# BL that is always executed has this in its upper eight bits, a distance in words below, and counts from two words on.
+_ARM_BL, _ARM_DISTANCE, _ARM_AHEAD = 0xEB, 24, 8
 # BL has 100101 in its upper six bits and a distance in words below.
 _ARM64_BL, _ARM64_WORD, _ARM64_DISTANCE = 0x25, 4, 26
 
 
 def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
     """The address that the site at `address` calls; None where its bytes are no call."""
-    return {FtraceCallInstruction.X86_CALL: _x86, FtraceCallInstruction.ARM64_BL: _arm64}[form](address, code)
+    decoders = {
+        FtraceCallInstruction.X86_CALL: _x86,
+        FtraceCallInstruction.ARM64_BL: _arm64,
+        FtraceCallInstruction.ARM_BL: _arm,
+    }
+    return decoders[form](address, code)
 
 
 def _x86(address: int, code: bytes) -> int | None:
@@ -32,3 +39,12 @@ def _arm64(address: int, code: bytes) -> int | None:
             words -= (words >> (_ARM64_DISTANCE - 1)) << _ARM64_DISTANCE
             return (address + place + _ARM64_WORD * words) & 0xFFFF_FFFF_FFFF_FFFF
     return None
+
+
+def _arm(address: int, code: bytes) -> int | None:
+    word = int.from_bytes(code[:_ARM64_WORD], "little")
+    if len(code) < _ARM64_WORD or word >> _ARM_DISTANCE != _ARM_BL:
+        return None
+    words = word & ((1 << _ARM_DISTANCE) - 1)
+    words -= (words >> (_ARM_DISTANCE - 1)) << _ARM_DISTANCE
+    return (address + _ARM_AHEAD + _ARM64_WORD * words) & 0xFFFF_FFFF

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.core.elf import Elf
 from harness.landing import own_bytes
-from harness.landing.code import arm64_module_plt
+from harness.landing.code import module_plt
 from harness.landing.code.patch_sites import LINKED, ftrace_sites, patch_sites
 from harness.landing.layout import Layout
 from harness.landing.verify.ftrace_call_target import LONGEST, call_target
@@ -120,7 +120,7 @@ class TextChanges:
         elf, place, shift = self._place(region.start)
         if elf is None or region.section in elf.duplicated_section_names:
             return
-        if region.section in arm64_module_plt.loader_filled_sections(elf):
+        if region.section in module_plt.loader_filled_sections(elf):
             yield from self._from_loader(elf, region)
             return
         own = own_bytes.module_own_bytes(elf, region.section, region.start, region.start, len(region.content))
@@ -136,12 +136,16 @@ class TextChanges:
         """Addresses of entries that the loader does not write, of a section that it fills."""
         allowed = set[int]()
         module = self._modules[region.module]
-        for symbol, addend in arm64_module_plt.jump_target_symbols(elf, region.section):
+        for symbol, addend in module_plt.jump_target_symbols(elf, region.section):
             own = symbol.section in module.sections
             places = [self._layout.symbol_address(symbol, region.module)] if own else self._elsewhere(symbol.name)
             allowed.update(place + addend for place in places)
-        wrong = arm64_module_plt.find_foreign_entry_offsets(
-            region.content, region.start, allowed, lambda at: bool(module.section_at(at))
+        wrong = module_plt.find_foreign_entry_offsets(
+            region.content,
+            region.start,
+            allowed,
+            lambda at: bool(module.section_at(at)),
+            module_plt.loader_jump_form(elf, region.section),
         )
         yield from (region.start + offset for offset in wrong)
 

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
-from harness.landing.code import arm64_module_plt
+from harness.landing.code import module_plt
 
 _PAGE = 4096
 _CUT = "--pinpoint-cut--"
@@ -77,10 +77,10 @@ class LoadedModule:
     def _size(self, name: str, start: int) -> int:
         """Return a section's size in memory: of one that the loader fills all that it may be, up to the next one."""
         assert self.elf is not None
-        if name not in arm64_module_plt.loader_filled_sections(self.elf):
+        if name not in module_plt.loader_filled_sections(self.elf):
             return self.elf.sections_by_name[name].size
         end = min((other for other in self.sections.values() if other > start), default=start + _PAGE)
-        return min(arm64_module_plt.largest_section_size(self.elf, name), end - start)
+        return min(module_plt.largest_section_size(self.elf, name), end - start)
 
 
 def module_with_code(modules: Iterable[LoadedModule], address: int) -> str:

@@ -2,8 +2,10 @@
 
 arm64's loader makes `.plt` as long as the module's calls need and writes one entry for each function that a call
 does not reach; `.text.ftrace_trampoline` has one entry, for ftrace (module_frob_arch_sections() and
-module_emit_plt_entry(), arch/arm64/kernel/module-plts.c, and module_init_ftrace_plt(), module.c, 6.1). So these bytes
-are compared with what the loader may write, instead of with the file.
+module_emit_plt_entry(), arch/arm64/kernel/module-plts.c, and module_init_ftrace_plt(), module.c, 6.1). ARM's loader
+does the same with `.plt` and `.init.plt`, in blocks of 16 entries, the first two of which are for ftrace
+(get_module_plt(), arch/arm/kernel/module-plts.c, 6.1). So these bytes are compared with what the loader may write,
+instead of with the file.
 """
 
 from __future__ import annotations
@@ -13,9 +15,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.patch_tables import MACHINES
+from harness.landing.code.patch_tables import MACHINES, JumpForm
 
 ENTRY_SIZE = 12
+# ARM: LDR pc, [pc, #56] loads the word that is a cache line (L1_CACHE_BYTES) further.
+ARM_BLOCK_SIZE, _ARM_LITERALS, _LDR_PC_56 = 128, 64, 0xE59FF038
 _WORD = struct.Struct("<I")
 _PAGE = 12
 _BITS = (1 << 64) - 1
@@ -43,11 +47,14 @@ def loader_filled_sections(elf: Elf) -> Collection[str]:
 def largest_section_size(elf: Elf, section: str) -> int:
     """Return the size in bytes that such a section has at most in memory."""
     linkage = MACHINES[elf.machine].loader_filled_sections[section]
-    if linkage.jump_targets:
+    if not linkage.call_relocation_types:
         return ENTRY_SIZE
     moved = sum(each.type in linkage.call_relocation_types for name in _code(elf) for each in elf.relocations(name))
     # One entry more than calls (count_plts()), and one for each veneer of Cortex-A53's erratum 843419.
     veneers = sum(each.type in linkage.page_relocation_types for name in _code(elf) for each in elf.relocations(name))
+    if linkage.form is JumpForm.ARM:
+        blocks = -(-(moved + len(linkage.jump_targets)) * 2 * _WORD.size // ARM_BLOCK_SIZE)
+        return ARM_BLOCK_SIZE * blocks
     return ENTRY_SIZE * (moved + veneers + 1)
 
 
@@ -57,9 +64,10 @@ def jump_target_symbols(elf: Elf, section: str) -> list[tuple[Symbol, int]]:
     A symbol without a section is another file's.
     """
     linkage = MACHINES[elf.machine].loader_filled_sections[section]
-    if linkage.jump_targets:
-        return [(Symbol(name, 0, 0, "", "func", "global"), 0) for name in linkage.jump_targets]
-    found = {
+    found: dict[tuple[Symbol, int], None] = {
+        (Symbol(name, 0, 0, "", "func", "global"), 0): None for name in linkage.jump_targets
+    }
+    found |= {
         (each.symbol, each.addend): None
         for name in _code(elf)
         for each in elf.relocations(name)
@@ -69,12 +77,19 @@ def jump_target_symbols(elf: Elf, section: str) -> list[tuple[Symbol, int]]:
 
 
 def find_foreign_entry_offsets(
-    content: bytes, start: int, allowed: Collection[int], inside: Callable[[int], bool]
+    content: bytes,
+    start: int,
+    allowed: Collection[int],
+    inside: Callable[[int], bool],
+    form: JumpForm = JumpForm.ARM64,
 ) -> Iterator[int]:
     """Yield the offset of each entry of a section in memory at `start` that the loader does not write.
 
     An entry is empty, or jumps to an allowed address, or, for a veneer, to one that is `inside` of the module's code.
     """
+    if form is JumpForm.ARM:
+        yield from _foreign_arm_entry_offsets(content, allowed)
+        return
     for offset in range(0, len(content), ENTRY_SIZE):
         piece = content[offset : offset + ENTRY_SIZE]
         if not any(piece):
@@ -82,6 +97,25 @@ def find_foreign_entry_offsets(
         entry = decode_entry(piece, start + offset)
         if entry is None or not (inside(entry.target) if entry.returns_to_module else entry.target in allowed):
             yield offset
+
+
+def _foreign_arm_entry_offsets(content: bytes, allowed: Collection[int]) -> Iterator[int]:
+    """Yield as find_foreign_entry_offsets() does, for blocks of 16 loads and 16 words; unused words are zero."""
+    for block in range(0, len(content), ARM_BLOCK_SIZE):
+        piece = content[block : block + ARM_BLOCK_SIZE]
+        if not any(piece):
+            continue
+        words = [word for (word,) in _WORD.iter_unpack(piece[: len(piece) // _WORD.size * _WORD.size])]
+        loads, literals = words[: _ARM_LITERALS // _WORD.size], words[_ARM_LITERALS // _WORD.size :]
+        for number, load in enumerate(loads):
+            target = literals[number] if number < len(literals) else None
+            if load != _LDR_PC_56 or target is None or not (target == 0 or target in allowed):
+                yield block + number * _WORD.size
+
+
+def loader_jump_form(elf: Elf, section: str) -> JumpForm:
+    """Return the form of the jumps in a section that the loader fills."""
+    return MACHINES[elf.machine].loader_filled_sections[section].form
 
 
 def decode_entry(piece: bytes, address: int) -> JumpEntry | None:

@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 
 from harness.core.elf import Elf
-from harness.landing.code import arm64_module_plt
-from harness.landing.code.arm64_module_plt import ENTRY_SIZE, JumpEntry, decode_entry, find_foreign_entry_offsets
+from harness.landing.code import module_plt
+from harness.landing.code.module_plt import (
+    ARM_BLOCK_SIZE,
+    ENTRY_SIZE,
+    JumpEntry,
+    decode_entry,
+    find_foreign_entry_offsets,
+)
+from harness.landing.code.patch_tables import JumpForm
 from harness.landing.verify.loaded_modules import LoadedModule
 
 PLT, TARGET = 0xFFFF_AFB4_0000_1040, 0xFFFF_AFB4_CA66_8AF0
@@ -92,12 +99,12 @@ def test_a_veneer_that_leaves_its_module_is_a_stray() -> None:
 
 
 def test_the_entries_of_a_module_are_those_of_its_calls(module: Elf) -> None:
-    assert set(arm64_module_plt.loader_filled_sections(module)) == {".plt", ".text.ftrace_trampoline"}
-    assert {symbol.name for symbol, _ in arm64_module_plt.jump_target_symbols(module, ".plt")} >= {
+    assert set(module_plt.loader_filled_sections(module)) == {".plt", ".text.ftrace_trampoline"}
+    assert {symbol.name for symbol, _ in module_plt.jump_target_symbols(module, ".plt")} >= {
         "outside",
         "outside_too",
     }
-    assert [symbol.name for symbol, _ in arm64_module_plt.jump_target_symbols(module, ".text.ftrace_trampoline")] == [
+    assert [symbol.name for symbol, _ in module_plt.jump_target_symbols(module, ".text.ftrace_trampoline")] == [
         "ftrace_caller",
         "ftrace_regs_caller",
     ]
@@ -112,3 +119,20 @@ def test_a_filled_section_is_read_whole_and_no_further_than_the_next(module: Elf
     alone = LoadedModule("m", 0x1000, 0x2000, module, {".plt": 0x1040})
     # Three calls that leave their section, an ADRP, and one to spare.
     assert [size for _, _, size in alone.code_sections()] == [5 * ENTRY_SIZE]
+
+
+def arm_block(*targets: int) -> bytes:
+    """One block of an ARM module's .plt: 16 loads, and as many words as there are targets, the others zero."""
+    return struct.pack("<16I", *[0xE59FF038] * 16) + struct.pack(f"<{len(targets)}I", *targets).ljust(64, b"\0")
+
+
+def test_only_jumps_of_arms_loader_are_no_strays() -> None:
+    whole = arm_block(TARGET & 0xFFFFFFFF, 0xC0300000) + bytes(ARM_BLOCK_SIZE)
+
+    def strays(content: bytes, *allowed: int) -> list[int]:
+        return list(find_foreign_entry_offsets(content, PLT, set(allowed), lambda _: False, JumpForm.ARM))
+
+    assert strays(whole, TARGET & 0xFFFFFFFF, 0xC0300000) == []
+    assert strays(whole, TARGET & 0xFFFFFFFF) == [4]
+    assert strays(whole[:8] + bytes.fromhex("f801f0e7") + whole[12:], TARGET & 0xFFFFFFFF, 0xC0300000) == [8]
+    assert strays(whole[:60], TARGET & 0xFFFFFFFF, 0xC0300000) == list(range(0, 60, 4))
