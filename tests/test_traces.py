@@ -68,3 +68,21 @@ def test_what_is_not_known_has_no_line(tmp_path: Path) -> None:
     subprocess.run([compiler, "-O2", "-c", "one.c", "-o", "mod.o"], cwd=tmp_path, check=True)
     assert source_of_function_offset(tmp_path / "mod.o", "first", 1) == ""
     assert source_of_function_offset(tmp_path / "mod.o", "second", 1) == ""
+
+
+ARM_OOPS = """\
+PC is at pinpoint_null_read+0x10/0x20 [pinpoint_crash]
+LR is at pinpoint_trigger+0x40/0x80 [pinpoint_crash]
+pc : [<bf000014>]    lr : [<bf000040>]    psr: 60000013
+ pinpoint_null_read [pinpoint_crash] from pinpoint_trigger+0x40/0x80 [pinpoint_crash]
+ pinpoint_trigger [pinpoint_crash] from param_attr_store+0x90/0xc0
+"""
+
+
+def test_an_arm_trace_has_a_caller_in_each_line() -> None:
+    """The pointer first, then what each line was called from; the link register is no frame."""
+    assert [str(frame) for frame in frames(ARM_OOPS.splitlines(), {})] == [
+        "pinpoint_null_read+0x10 [pinpoint_crash]",
+        "pinpoint_trigger+0x40 [pinpoint_crash]",
+        "param_attr_store+0x90",
+    ]

@@ -133,6 +133,8 @@ OPENINGS = (
     ),
     Opening(ComplaintKind.FAULT, r"Internal error: ", _CRASHING),
     Opening(ComplaintKind.FAULT, r"SError Interrupt on CPU"),
+    # do_DataAbort() and do_PrefetchAbort(), arch/arm/mm/fault.c
+    Opening(ComplaintKind.FAULT, r"Unhandled (?:fault|prefetch abort): "),
     # arch/parisc/kernel/traps.c: parisc_terminate(); die_if_kernel(), which names an address only for user space
     Opening(
         ComplaintKind.FAULT,
@@ -154,6 +156,8 @@ OPENINGS = (
     Opening(ComplaintKind.WARNING, r"WARNING: "),
     Opening(ComplaintKind.WARNING, r"-+\[ cut here \]-+", unspecific=True),
     Opening(ComplaintKind.TRACE, r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:)", _ANY, unspecific=True),
+    # ARM's traces have no heading (unwind_backtrace(), arch/arm/kernel/unwind.c, 6.1); this is the first line.
+    Opening(ComplaintKind.TRACE, r"\s*unwind_backtrace from ", _ANY, unspecific=True),
 )
 
 _ANCHORED = tuple(opening for opening in OPENINGS if not opening.required_literal)

@@ -9,21 +9,22 @@ from harness.core.elf import Elf
 from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import MOST_LINES, Complaint
 
-_HEAD = re.compile(r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:)")
+# The heading of a trace; on ARM its first line.
+_HEAD = re.compile(r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:|unwind_backtrace from )")
 # `function+0x1/0x20 [module]`; `? ` marks a value that only looks like a return address.
 _FRAME = re.compile(
     r"(?P<doubtful>\? )?(?P<function>[A-Za-z_][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[(?P<module>\w+)[^\]]*\])?"
 )
 # The functions between dump_stack()'s caller and the top of the trace (lib/dump_stack.c, arch/*/kernel, 6.1).
 _DUMPING = re.compile(
-    r"(?:__)?(?:dump_stack\w*|show_stack\w*|dump_backtrace\w*|show_trace\w*|arch_stack_walk|walk_stackframe)$"
+    r"(?:__)?(?:dump_stack\w*|show_stack\w*|dump_backtrace\w*|show_trace\w*|arch_stack_walk|walk_stackframe|unwind_backtrace)$"
 )
 # The functions that call a function of a module by its address: one that ends in dump_stack() has no frame of its own,
 # since the compiler makes a jump of the call. First those that call a probe's handler, then an initializer or an exit,
 # timers, work, threads, interrupts, callbacks, notifiers, and files.
 _CALLS_MODULES = re.compile(
     r"(?:aggr_pre_handler|aggr_post_handler|kprobe_ftrace_handler|opt_pre_handler|optimized_callback"
-    r"|kprobe_int3_handler|kprobe_post_process|kprobe_(?:breakpoint_)?(?:ss_)?handler|post_kprobe_handler"
+    r"|kprobe_int3_handler|kprobe_post_process|kprobe_(?:breakpoint_|trap_)?(?:ss_)?handler|post_kprobe_handler"
     r"|parisc_kprobe_(?:break|ss)_handler|__?kretprobe_trampoline_handler|pre_handler_kretprobe"
     r"|rethook_trampoline_handler|arch_rethook_trampoline_callback|kretprobe_rethook_handler|__?fprobe_handler"
     r"|fprobe_\w+|arch_ftrace_ops_list_func|ftrace_ops_assist_func"

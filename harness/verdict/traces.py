@@ -19,10 +19,10 @@ _FRAME = re.compile(
     r"(?:(?P<doubtful>\? )|(?<![\w.$]))(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
     r"(?: \[(?P<module>\w+)\])?"
 )
-# Lines with the instruction pointer itself, on x86, arm64 and parisc; all other lines have return addresses.
-_POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: ")
+# Lines with the instruction pointer itself, on x86, arm64, parisc and ARM; all other lines have return addresses.
+_POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: |PC is at ")
 # The second entry of parisc's instruction address queue, and registers with a return address that the trace also has.
-_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |WARNING: |BUG: ")
+_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |LR is at |WARNING: |BUG: ")
 
 
 @dataclass(frozen=True)
