@@ -59,7 +59,7 @@ class UprobeGate:
         steps = f"""
 rmmod pinpoint_uprobe & removing=$!
 n=0
-until [ ! -d /proc/$removing ] || grep -q uprobe /proc/$removing/stack
+until [ ! -d /proc/$removing ] || grep -q uprobe /proc/$removing/stack /proc/$removing/wchan
 do n=$((n + 1)); [ $n -lt {_READINGS} ] || break; sleep 0.02; done
 sleep 0.1
 kill -0 $removing 2>/dev/null && echo waits

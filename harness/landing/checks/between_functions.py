@@ -15,8 +15,14 @@ _STUB = 8
 
 
 def sites_behind_functions(layout: Layout, module: str) -> list[Site]:
-    """The first byte after each function of a module that is not directly followed by another function."""
-    return [site.at_offset(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
+    """The first byte after each function of a module that is not directly followed by another function.
+
+    The last function is one of them. On ARM there is no other, because nothing is between functions.
+    """
+    found = [site.at_offset(end - start) for start, end, following, site in _gaps(layout, module) if end < following]
+    start, end, last = _functions(layout, module)[-1]
+    named_once = {symbol.name for symbol in layout.targets[module].functions_named_once}
+    return [*found, last.at_offset(end - start)] if last.symbol in named_once and end % _PAGE else found
 
 
 def linker_stub_sites_before_functions(layout: Layout, module: str) -> list[Site]:

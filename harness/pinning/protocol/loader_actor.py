@@ -22,6 +22,8 @@ _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # virtual CPU that moment can be long. /proc/PID/syscall distinguishes it: it is "running" unless the task stays off its
 # CPU in one state (wait_task_inactive(), called by task_current_syscall(), lib/syscall.c, 5.10 to 7.3). wchan does not:
 # on x86 it is always 0 before 5.16 if the kernel has no frame pointers (get_wchan(), arch/x86/kernel/process.c, 5.10).
+# It only names the function if the file with the stack is empty, as on ARM, where a kernel for several processors reads
+# no other task's stack (__save_stack_trace(), arch/arm/kernel/stacktrace.c, 6.1).
 _SETTLED = """
 n=0 where=
 while [ ! "$where" ]; do
@@ -32,7 +34,7 @@ while [ ! "$where" ]; do
        read -r call _ 2>/dev/null </proc/{pid}/syscall
        read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$call" != running ] && [ "$state" = I ] && where=gate;;
     Z) where=ended;;
-    S) if grep -q -e load_module -e finit_module /proc/{pid}/stack 2>/dev/null; then
+    S) if grep -q -e load_module -e finit_module /proc/{pid}/stack /proc/{pid}/wchan 2>/dev/null; then
            read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = S ] && where=waits
        fi;;
     esac
