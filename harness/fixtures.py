@@ -245,7 +245,7 @@ def guest_with_packages(request: pytest.FixtureRequest, vm: str) -> Callable[...
     """A guest of its own that has Debian packages in a chroot: `with guest_with_packages("bpftrace") as guest`.
 
     `suite=` takes them from another release. Skips on a kernel of our own configuration: large packages are on a disk,
-    which only Debian's modules can mount.
+    which only Debian's modules can mount. Skips if Debian has no such package for the architecture.
     """
     if request.config.stash[RUN].fleet.image(vm).recipe.kernel.source != "debian-binary":
         pytest.skip(f"{vm} has no virtio_blk, squashfs and overlay to mount a disk of Debian packages with")
@@ -254,6 +254,9 @@ def guest_with_packages(request: pytest.FixtureRequest, vm: str) -> Callable[...
     def begin(*packages: str, suite: str = "") -> Iterator[Guest]:
         run = request.config.stash[RUN]
         image, context = run.fleet.image(vm), run.fleet.build_context
+        lacking = guest_packages_as_archive_or_disk.packages_that_debian_lacks(image.recipe, packages, context, suite)
+        if lacking:
+            pytest.skip(f"Debian has no {', '.join(lacking)} for {image.recipe.architecture.debian}")
         wanted = guest_packages_as_archive_or_disk.obtain_packed_tools(image.recipe, packages, context, suite)
         with verify_guest.start_guest(image, context, run.fleet.new_console_log_path(vm), wanted) as guest:
             request.node.stash[WATCH].guest = guest

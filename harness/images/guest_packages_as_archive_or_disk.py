@@ -79,6 +79,26 @@ def obtain_packed_tools(
     return PackedTools(entry.path.name, archive, None) if archive.exists() else PackedTools(entry.path.name, None, disk)
 
 
+def packages_that_debian_lacks(
+    recipe: Recipe, packages: Sequence[str], build_context: BuildContext, suite: str = ""
+) -> list[str]:
+    """Return those of the packages that Debian does not have for the recipe's architecture.
+
+    Raises HostError when no list of packages can be fetched.
+    """
+    architecture = recipe.architecture.debian
+    source = packages_of_suite_and_release(suite or recipe.kernel.suite, build_context.packages)
+    return [name for name in packages if architecture is None or not _has(source, name, architecture)]
+
+
+def _has(source: Packages, package: str, architecture: str) -> bool:
+    try:
+        source.version(package, architecture)
+    except RecipeError:
+        return False
+    return True
+
+
 def packages_of_suite_and_release(suite: str, packages: Packages) -> Packages:
     """The packages of a suite, and of the release that it extends: backports have few packages of their own."""
     return packages.with_suite_and_base_release(suite) if "-" in suite else packages.with_suite(suite)
