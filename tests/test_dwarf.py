@@ -74,7 +74,8 @@ def build(tmp_path: Path) -> Build:
         for source, text in {"one.c": ONE, "two.c": TWO}.items():
             (tmp_path / source).write_text(text)
             objects.append(f"{source}.o")
-            compiler = [f"{prefix}gcc", "-O1", "-ffreestanding", "-fno-pic", *(flags or ["-g"]), "-c", source]
+            common = ["-O1", "-ffreestanding", "-fno-pic", *ARCHITECTURES[arch].program_flags]
+            compiler = [f"{prefix}gcc", *common, *(flags or ["-g"]), "-c", source]
             subprocess.run([*compiler, "-o", objects[-1]], cwd=tmp_path, check=True)
         subprocess.run([f"{prefix}ld", "-r", "--build-id=sha1", *objects, "-o", name], cwd=tmp_path, check=True)
         if strip:

@@ -61,7 +61,8 @@ def _compiled(directory: Path, architecture: str, text: str, *flags: str) -> Pat
     source.write_text(text)
     common = ["-O2", "-fno-pic", "-fno-pie", "-fno-asynchronous-unwind-tables", "-fcf-protection=none"]
     usable = common if architecture in ("x86_64", "i386") else common[:-1]
-    _run(_tool(architecture, "gcc"), "-c", *usable, *flags, "-o", made, source)
+    own = ARCHITECTURES[architecture].program_flags
+    _run(_tool(architecture, "gcc"), "-c", *usable, *own, *flags, "-o", made, source)
     return made
 
 

@@ -13,6 +13,7 @@ from harness.landing.site import Site
 
 X86 = ARCHITECTURES["x86_64"].kprobe_traits
 PARISC = ARCHITECTURES["parisc"].kprobe_traits
+ARM = ARCHITECTURES["armhf"].kprobe_traits
 CODE = bytes.fromhex("0f1f440000554889e55dc3909090")
 
 
@@ -140,6 +141,21 @@ def test_outside_aligns_on_fixed_width() -> None:
     assert five_address_witnesses.qemu_memory_statement(window, 0x1004, PARISC).address == 0x1004
 
 
+@pytest.mark.parametrize("patch", ["f801f0e7", "f801f007", "f801f017", "123456ea", "1234560a"])
+def test_outside_takes_arms_patches_with_any_condition(patch: str) -> None:
+    before = bytes.fromhex("0010a0e1 04d08de2 1eff2fe1")
+    window = Window(0x1000, before, patched(before, 4, bytes.fromhex(patch)))
+    seen = five_address_witnesses.qemu_memory_statement(window, 0x1004, ARM)
+    assert (seen.address, seen.contradicts) == (0x1004, False)
+
+
+@pytest.mark.parametrize("patch", ["f901f0e7", "123456eb", "0010a0e3"])
+def test_outside_takes_no_other_change_for_arms_probe(patch: str) -> None:
+    before = bytes.fromhex("0010a0e1 04d08de2 1eff2fe1")
+    window = Window(0x1000, before, patched(before, 4, bytes.fromhex(patch)))
+    assert five_address_witnesses.qemu_memory_statement(window, 0x1004, ARM).contradicts
+
+
 def test_restored_compares_after_with_before() -> None:
     probed = patched(CODE, 0, b"\xcc")
     assert Window(0x1000, CODE, probed, CODE).restored
@@ -205,3 +221,13 @@ def test_the_elf_row_names_what_confirms_its_symbol(confirmed_by: tuple[str, ...
     assert statement.detail == detail
     record = Landing(Site("leaf"), [statement], 0, hex).record()
     assert record.get("symbol", "") == detail
+
+
+@pytest.mark.parametrize(
+    ("own", "written"),
+    [("0010a0e1", "f901f0e7"), ("00000091", "f901f097"), ("0010a003", "f901f007"), ("00f0d0f5", "f901f0e7")],
+    ids=["always", "data", "eq", "unconditional space"],
+)
+def test_arms_uprobe_has_the_condition_of_what_it_replaces(own: str, written: str) -> None:
+    assert ARM.uprobe_breakpoint_over(bytes.fromhex(own)) == bytes.fromhex(written)
+    assert X86.uprobe_breakpoint_over(bytes.fromhex(own)) == b"\xcc"

@@ -88,6 +88,10 @@ _X86_KPROBES = KprobeTraits(
 
 _ARM64_BREAKPOINT = PatchPattern(bytes.fromhex("800020d4"), 4)
 _PARISC_BREAKPOINT = PatchPattern(bytes.fromhex("03ff801f"), 4)
+# KPROBE_ARM_BREAKPOINT_INSTRUCTION, and a branch if optimized, each with the condition of the probed instruction
+# (arch_arm_kprobe(), arch/arm/probes/kprobes/core.c; arch_optimize_kprobes(), opt-arm.c; 6.1).
+_ARM_BREAKPOINT = PatchPattern(bytes.fromhex("f801f007"), 4, mask=bytes.fromhex("ffffff0f"))
+_ARM_BRANCH = PatchPattern(bytes.fromhex("0000000a"), 4, mask=bytes.fromhex("0000000f"))
 
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
@@ -186,6 +190,56 @@ ARCHITECTURES: dict[str, Architecture] = {
                 # "we do not support AARCH32 instruction probing" (arch/arm64/kernel/probes/uprobes.c:40, 6.1)
                 uprobe_errno=errno.EOPNOTSUPP,
             ),
+        ),
+        Architecture(
+            name="armhf",
+            elf_machine="EM_ARM",
+            debian="armhf",
+            kernel_arch="arm",
+            gnu_triplet="arm-linux-gnueabihf",
+            kernel_target="zImage",
+            kernel_file="arch/arm/boot/zImage",
+            word_bytes=4,
+            qemu_machine=QemuMachine(
+                qemu="qemu-system-arm",
+                # With highmem the PCI windows are above 4 GiB, where a kernel without LPAE has no access.
+                machine="virt,highmem=off",
+                cpu="cortex-a15",
+                console="ttyAMA0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
+            ),
+            kprobe_traits=KprobeTraits(
+                breakpoint=_ARM_BREAKPOINT,
+                patches=(_ARM_BREAKPOINT, _ARM_BRANCH),
+                trap_offset=0,
+                mid_instruction_errno=errno.EINVAL,
+                instruction_alignment=4,
+                decoder=DecoderKind.ARM,
+                address_translation=AddressTranslation.QEMU,
+                first_argument_pt_regs_offset=0,  # uregs[0]
+                # uregs[2]: a 64-bit argument begins at an even register (AAPCS), as the offset of register_uprobe().
+                second_argument_pt_regs_offset=8,
+                register_parser=RegisterParser(
+                    r"R15=([0-9a-f]+)", r"PSR=([0-9a-f]+)", 0x80, flag_disables_interrupts=True
+                ),
+                patch_by_flag={"[OPTIMIZED]": _ARM_BRANCH},
+                ftrace_call_instruction=FtraceCallInstruction.ARM_BL,
+                # arch_within_kprobe_blacklist(), arch/arm/probes/kprobes/core.c; the file of the blacklist has no areas
+                # of the architecture, because ARM has no arch_populate_kprobe_blacklist().
+                reserved_text_areas=("entry", "irqentry", "idmap"),
+                areas_missing_in_blacklist=("entry", "irqentry", "idmap"),
+                # UPROBE_SWBP_ARM_INSN, arch/arm/include/asm/uprobes.h; the condition is the probed instruction's.
+                uprobe_breakpoint=bytes.fromhex("f901f0e7"),
+                uprobe_condition_bits=bytes.fromhex("000000f0"),
+                uprobe_mid_instruction_errno=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm/probes/uprobes/core.c
+            ),
+            # "Thumb not yet support" (arch_uprobe_analyze_insn(), arch/arm/probes/uprobes/core.c, 6.1).
+            program_flags=("-marm",),
+            static_program_flags=("-static",),  # glibc has no static-pie for ARM (rcrt1.o)
+            flat_image_base_address=0xC0000000,  # PAGE_OFFSET (CONFIG_VMSPLIT_3G); the zImage has TEXT_OFFSET
         ),
         Architecture(
             name="parisc",

@@ -25,6 +25,7 @@ _PACKAGES = {
     "qemu-system-x86_64": "qemu-system-x86",
     "qemu-system-i386": "qemu-system-x86",
     "qemu-system-aarch64": "qemu-system-arm",
+    "qemu-system-arm": "qemu-system-arm",
     "qemu-system-hppa": "qemu-system-misc",
 }
 # Content of the cached answer of a canary that passed.

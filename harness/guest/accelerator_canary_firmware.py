@@ -117,6 +117,25 @@ def arm64_canary_program(text: bytes, psci: int) -> bytes:
     return struct.pack(f"<{len(words)}I", *words) + text
 
 
+def _arm() -> bytes:
+    """Return the same program in 32-bit ARM code, which prints the greeting and turns the machine off."""
+    words = (
+        0xE3A01409,  # mov r1, #0x09000000
+        0xE28F2024,  # adr r2, greeting
+        0xE3A03000 | len(GREETING),  # mov r3, #length
+        0xE4D24001,  # next: ldrb r4, [r2], #1
+        0xE5814000,  # str r4, [r1]
+        0xE2533001,  # subs r3, r3, #1
+        0x1AFFFFFB,  # bne next
+        0xE3000000 | PSCI_SYSTEM_OFF & 0xFFF,  # movw r0, #function
+        0xE3480400,  # movt r0, #0x8400
+        0xE1400070,  # hvc #0
+        0xE320F003,  # halt: wfi
+        0xEAFFFFFD,  # b halt
+    )
+    return struct.pack(f"<{len(words)}I", *words) + GREETING
+
+
 # The firmware address of QEMU's B160L, which loads its firmware from an ELF file (hw/hppa/hppa_hardware.h, machine.c).
 _FIRMWARE = 0xF0000000
 
@@ -149,5 +168,6 @@ CANARIES = {
     # isa-debug-exit ends QEMU with twice the value written, plus one (hw/misc/debugexit.c).
     "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
     "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
+    "armhf": Canary(_arm(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
 }

@@ -99,7 +99,8 @@ def expect_data_uprobe_accepted(uprobes: Uprobes, file: UserFile, name: str, pro
     for was, now in zip(before.pages, during.pages, strict=True):
         place, wanted = offset % _PAGE, was.bytes_inside
         if "w" not in during.mapping_of_page(now).permissions:
-            wanted = wanted[:place] + breakpoint_ + wanted[place + len(breakpoint_) :]
+            written = guest.architecture.kprobe_traits.uprobe_breakpoint_over(wanted[place:])
+            wanted = wanted[:place] + written + wanted[place + len(written) :]
         if wanted not in (now.bytes_inside, b"") or now.bytes_inside != now.bytes_outside:
             raise Missed(
                 f"{name}: the mapping at {now.address:#x} has {now.bytes_inside[place : place + 16].hex()} there"

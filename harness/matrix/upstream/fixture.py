@@ -39,6 +39,9 @@ class UpstreamTests:
         files = self._files([ftrace_selftest.DIRECTORY, *_SAMPLES])
         if not (files / ftrace_selftest.DIRECTORY / ftrace_selftest.TESTS / test).is_file():
             pytest.skip(f"{self._image.release} has no {ftrace_selftest.TESTS}/{test}")
+        option = ftrace_selftest.NEEDED_OPTIONS.get(test)
+        if option and self._image.config.get(option) != "y":
+            pytest.skip(f"{self._image.release} has no {option}, which {test} does not check for")
         with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
             samples, names = ftrace_selftest.MODULES.get(test, ("", ()))
             modules = [self._built(files / samples / f"{name}.c", Path(scratch)) for name in names]
