@@ -339,6 +339,7 @@ def test_lost_traits_are_those_that_only_the_vm_has() -> None:
     given: Recipe = base.model_copy(update={"traits": Traits(kprobes=True, kaslr=True, uprobes=True)})
     assert lost_traits(base, given) == [
         "optimized_kprobes",
+        "jumps_displace_instructions",
         "ftrace_kprobes",
         "data_symbols",
         "cold_halves",
