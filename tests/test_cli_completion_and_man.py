@@ -36,7 +36,7 @@ complete -p pinpoint
     commands, vms, options, form, bound = done.stdout.splitlines()
     assert commands.split() == ["report", "repro"]
     assert {"x86_64-debian", "x86_64-debian-6.12"} <= set(vms.split())
-    assert options.split() == ["--schedules", "--schedule"]
+    assert options.split() == ["--schedules", "--schedule", "--scheduler", "--scheduler-tls"]
     assert form.split() == ["--format"]
     assert "_pinpoint_completion" in bound
 

@@ -207,11 +207,15 @@ def test_keys_reach_everything(opened: Open) -> None:
 
 
 def test_claims_fold_their_cases(opened: Open) -> None:
+    from playwright.sync_api import expect
+
     page = opened()
     button = page.locator(".claim button", has_text="clean up")
     row = page.locator("tr.case", has_text="test_entry")
     assert (button.get_attribute("aria-expanded"), row.is_visible()) == ("false", False)
-    assert "nothing shows that it was loaded" in page.locator("tr.claim", has_text="clean up").inner_text()
+    # inner_text() is empty until the row has been drawn, which takes a moment on a loaded host.
+    claim = page.locator("tr.claim", has_text="clean up")
+    expect(claim).to_contain_text("nothing shows that it was loaded", use_inner_text=True)
     button.press("Enter")
     assert (button.get_attribute("aria-expanded"), row.is_visible()) == ("true", True)
     page.keyboard.press("Tab")
