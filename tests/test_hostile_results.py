@@ -41,6 +41,12 @@ def written(root: Path, name: str, *lines: object) -> RunDirectory:
     return run
 
 
+@pytest.fixture(autouse=True)
+def _results_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merged run must not become the project's latest one."""
+    monkeypatch.setenv("PINPOINT_RESULTS", str(tmp_path / "results"))
+
+
 def started(run: RunDirectory, command: list[str]) -> int:
     words = [*command, *([str(run.path)] if command == ["compare"] else []), str(run.path)]
     began = time.process_time()

@@ -71,9 +71,10 @@ def started(
     tmp_path: Path, *arguments: str, stderr: IO[bytes] | int = subprocess.PIPE, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command line as the launcher starts it."""
+    own = {"PINPOINT_CACHE": str(tmp_path), "PINPOINT_RESULTS": str(tmp_path / "results")}
     return subprocess.run(
         [*_PROGRAM, *arguments],
-        env={**os.environ, "PYTHONPATH": str(paths.PROJECT), "PINPOINT_CACHE": str(tmp_path), **environment},
+        env={**os.environ, "PYTHONPATH": str(paths.PROJECT), **own, **environment},
         stdout=subprocess.PIPE,
         stderr=stderr,
         timeout=300,
@@ -123,6 +124,7 @@ def test_results_that_cannot_be_written_are_a_failure_of_the_host(tmp_path: Path
 @pytest.mark.slow
 def test_an_internal_error_of_a_run_is_one_line(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PINPOINT_CACHE", str(pytester.path / "cache"))
+    monkeypatch.setenv("PINPOINT_RESULTS", str(pytester.path / "results"))
     monkeypatch.setenv("PYTHONPATH", str(paths.PROJECT))
     pytester.makeconftest(
         """
@@ -173,6 +175,7 @@ def test_nothing_is_imported_from_the_directory_one_starts_in(tmp_path: Path, wo
         env={
             **{name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"},
             **{"PYTHONPATH": str(paths.PROJECT), "PINPOINT_CACHE": str(tmp_path / "cache")},
+            **{"PINPOINT_RESULTS": str(tmp_path / "results")},
         },
         cwd=here,
         capture_output=True,
