@@ -108,10 +108,12 @@ def test_a_kernel_that_was_built_with_debug_information_needs_no_package(
     (tmp_path / "k.c").write_text("void _start(void) { }\n")
     made = tmp_path / "with-debug-information"
     subprocess.run(["gcc", "-g", "-nostdlib", "-static", "-o", made, tmp_path / "k.c"], check=True)
+    made.with_name("config").write_text("CONFIG_RELAY=y\n")
     built = replace(image, vmlinux=made)
     assert debug_information_tree.is_at_hand(built)
     tree = debug_information_tree.obtain(built, context)
     assert (tree / "vmlinux").read_bytes() == made.read_bytes()
+    assert (tree / ".config").read_text() == "CONFIG_RELAY=y\n"
     assert (tree / "scripts").readlink() == image.headers.objects.parent / "programs"
     (image.headers.objects / "vmlinux").write_bytes(made.read_bytes())
     assert debug_information_tree.obtain(built, context) == image.headers.objects

@@ -22,7 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 
 KIND = "debug-information"
-_TREE, _VMLINUX, _MODULES = "tree", "vmlinux", "modules"
+_TREE, _VMLINUX, _MODULES, _CONFIG = "tree", "vmlinux", "modules", ".config"
 _FETCHING = 1800.0
 
 
@@ -50,11 +50,13 @@ def obtain(image: Image, build_context: BuildContext) -> Path:
 
 
 def _of_built_kernel(image: Image, objects: Path, build_context: BuildContext) -> Path:
-    """A copy of the kernel's tree that also has its vmlinux, which a build of modules does not need."""
+    """A copy of the kernel's tree that also has its vmlinux and .config, which a build of modules does not need."""
 
     def build(entry: Path, step: ProgressStep) -> Mapping[str, Any]:  # noqa: ARG001 - the interface of the store
         _copy_tree(objects, entry / _TREE)
         shutil.copyfile(image.vmlinux, entry / _TREE / _VMLINUX)
+        if not (entry / _TREE / _CONFIG).exists():
+            shutil.copyfile(image.vmlinux.with_name("config"), entry / _TREE / _CONFIG)
         return {}
 
     parts = [image.build_id, str(objects), code_sha256(Path(__file__))]
