@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from words_in_memory import WordsInMemory
 
 from harness.core.errors import GuestError
 from harness.core.struct_fields import FieldOffsetAndStruct, Fields
@@ -35,23 +35,7 @@ TABLE_STRUCTS = {
 }
 
 
-class _Memory:
-    """Words by address; anything else is zero."""
-
-    def __init__(self) -> None:
-        self.content = bytearray(0x10000)
-
-    def put(self, address: int, *words: int) -> None:
-        struct.pack_into(f"<{len(words)}Q", self.content, address, *words)
-
-    def read(self, address: int, size: int) -> bytes:
-        return bytes(self.content[address : address + size])
-
-    def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        return [self.read(*span) for span in spans]
-
-
-def walker(memory: _Memory, structs: Mapping[str, Mapping[str, int]]) -> Walker:
+def walker(memory: WordsInMemory, structs: Mapping[str, Mapping[str, int]]) -> Walker:
     fields: dict[str, Fields] = {
         name: {field: FieldOffsetAndStruct(offset, "") for field, offset in offsets.items()}
         for name, offsets in structs.items()
@@ -66,9 +50,9 @@ def walker(memory: _Memory, structs: Mapping[str, Mapping[str, int]]) -> Walker:
     return Walker(cast(Guest, SimpleNamespace(name="made", memory=memory)), fields, places, 8, "little")
 
 
-def memory_with_ops() -> _Memory:
+def memory_with_ops() -> WordsInMemory:
     """An fprobe on two sites of one bucket, a struct ftrace_ops of something else, and an fprobe at a return."""
-    made = _Memory()
+    made = WordsInMemory()
     made.put(LIST, 0x1000)
     made.put(0x1000, HANDLER, 0x2000, 0, 0x1100)
     made.put(0x1000 + 72, ENTRY, LEAVE)
@@ -87,9 +71,9 @@ def memory_with_ops() -> _Memory:
     return made
 
 
-def memory_with_table() -> _Memory:
+def memory_with_table() -> WordsInMemory:
     """The same fprobes; both are in one bucket of the table."""
-    made = _Memory()
+    made = WordsInMemory()
     made.put(TABLE + 8 * 5, 0x1000)
     made.put(0x1000, 0x2000, TABLE, 0, 0, 0x1800, 2)
     made.put(0x1000 + 48, 0, 0, 0xA0, 0x1800, 0, 0, 0xB0, 0x1800)
@@ -106,7 +90,7 @@ def memory_with_table() -> _Memory:
     ids=["ops", "table"],
 )
 def test_each_fprobe_has_its_sites(
-    memory: _Memory, structs: Mapping[str, Mapping[str, int]], places: tuple[int, int]
+    memory: WordsInMemory, structs: Mapping[str, Mapping[str, int]], places: tuple[int, int]
 ) -> None:
     entered, left = Fprobe(places[0], ENTRY), Fprobe(places[1], LEAVE)
     found = sorted(walker(memory, structs).sites_and_fprobes(), key=str)

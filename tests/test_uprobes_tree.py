@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import struct
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from words_in_memory import WordsInMemory
 
 from harness.core.errors import GuestError
 from harness.core.struct_fields import FieldOffsetAndStruct
@@ -19,23 +18,7 @@ ROOT, INODE, BLOCK = 0x1000, 0x8000, 0x9000
 NODES = (0x2000, 0x3000, 0x4000)
 
 
-class _Memory:
-    """Words by address; anything else is zero."""
-
-    def __init__(self) -> None:
-        self.content = bytearray(0x10000)
-
-    def put(self, address: int, *words: int) -> None:
-        struct.pack_into(f"<{len(words)}Q", self.content, address, *words)
-
-    def read(self, address: int, size: int) -> bytes:
-        return bytes(self.content[address : address + size])
-
-    def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-        return [self.read(*span) for span in spans]
-
-
-def walker(memory: _Memory, *, listed: bool) -> _Walker:
+def walker(memory: WordsInMemory, *, listed: bool) -> _Walker:
     """A walker of a kernel whose consumers are a list (since 6.12) or a chain."""
     consumers = FieldOffsetAndStruct(32, "list_head" if listed else "")
     structs = {
@@ -54,9 +37,9 @@ def walker(memory: _Memory, *, listed: bool) -> _Walker:
     return _Walker(guest, ROOT, structs, 8, "little")
 
 
-def memory(*, listed: bool) -> _Memory:
+def memory(*, listed: bool) -> WordsInMemory:
     """Three nodes of one file with one, no and two consumers."""
-    made = _Memory()
+    made = WordsInMemory()
     made.put(ROOT, NODES[0])
     made.put(NODES[0] + 8, NODES[1], NODES[2])
     made.put(INODE + 64, 77)
@@ -80,7 +63,7 @@ def test_walk(listed: bool) -> None:
 
 
 def test_empty_tree() -> None:
-    assert walker(_Memory(), listed=True).files() == {}
+    assert walker(WordsInMemory(), listed=True).files() == {}
 
 
 def test_circle_of_nodes() -> None:

@@ -25,10 +25,10 @@ class ShardOrder(BaseModel):
 
     `name` is the shard's name in its run, `lane` that of its place among the processes that run at once. `vm` is empty
     for tests that are no cells. `arguments` are pytest's, and `options` replace the values that pytest parsed from
-    them. Bundles name files below `results_directory`, where the controller puts them. `console_suffix` tells the
-    console logs of a row's parts apart. `images` are the VMs whose images the tests need; `image_errors` has the error
-    of each that the controller could not build, the others are in its store. `survivors` and `skipped_mutants` are
-    mutants of earlier processes of this shard.
+    them. Bundles name files below `results_directory`, where the controller puts them. `console_suffix` makes the names
+    of the console logs of a row's parts different. `images` are the VMs whose images the tests need; `image_errors` has
+    the error of each that the controller could not build, the others are in its store. `survivors` and
+    `skipped_mutants` are mutants of earlier processes of this shard.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
