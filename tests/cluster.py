@@ -72,8 +72,13 @@ class ClusterHere:
             self.kill(name)
 
     def variables(self, directory: Path) -> dict[str, str]:
-        """Return the environment of a run in a directory."""
-        return {**environment(directory), "PYTHONPATH": self.module_path}
+        """Return the environment of a run in a directory.
+
+        Dask's client refreshes its list of workers all the time, and not every 2 s: the new list has no workers, and a
+        run that reads it has lost its hosts.
+        """
+        refresh = {"DASK_DISTRIBUTED__CLIENT__SCHEDULER_INFO_INTERVAL": "10ms"}
+        return {**environment(directory), "PYTHONPATH": self.module_path, **refresh}
 
     def _start(self, name: str, words: Sequence[str | Path], directory: Path) -> None:
         directory.mkdir(exist_ok=True)

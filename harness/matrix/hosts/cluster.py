@@ -174,7 +174,12 @@ class Cluster:
             raise HostError("the cluster has no worker", mend="start `pinpoint worker` on each host: docs/hosts.md")
 
     def _workers(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        """Return the workers by address, as the scheduler has them now.
+
+        `Client.scheduler_info()` is no source: it returns what the client stored last, and a refresh of the client in
+        between stores a list without workers (`Client._update_scheduler_info()`, distributed 2026).
+        """
+        found: dict[str, Any] = self._client.sync(self._client.scheduler.identity, n_workers=-1)["workers"]
         return found
 
     def _submit(self, address: str, key: str, work: Any, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - of Dask
