@@ -11,7 +11,8 @@ import pytest
 
 from harness.core.elf import Elf, Section, Symbol
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
-from harness.landing.code.stripped_arm64_tables import Arm64TableFinder, RowRange
+from harness.landing.code.stripped_arm64_tables import Arm64TableFinder
+from harness.landing.code.table_row_search import RowRange
 
 BASE = 0xFFFF800008000000
 TEXT, INIT, DATA = BASE + 0x1000, BASE + 0x9000, BASE + 0xA000

@@ -10,8 +10,8 @@ from typing import cast
 from harness.core.elf import Elf, Section, Symbol
 from harness.landing.code.patch_tables import ARM_PHYSICAL, ARM_PROCESSORS, FTRACE, JUMPS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
-from harness.landing.code.stripped_arm64_tables import RowRange
 from harness.landing.code.stripped_arm_tables import ArmTableFinder
+from harness.landing.code.table_row_search import RowRange
 
 TEXT = 0xC0300000
 SITES = 300

@@ -12,8 +12,8 @@ import pytest
 from harness.core.elf import Elf, Section, Symbol
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
-from harness.landing.code.stripped_arm64_tables import RowRange
 from harness.landing.code.stripped_x86_32_tables import X86TableFinder
+from harness.landing.code.table_row_search import RowRange
 
 TEXT, RODATA, INIT, ALT = 0xC1000000, 0xC1800000, 0xC1900000, 0xC1A00000
 FENTRY = TEXT + 0x10

@@ -19,7 +19,7 @@ from harness.core.elf_symbols_and_relocations import Relocation
 from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import FTRACE, MACHINES, PatchTableFormat, PatchTables
 from harness.landing.code.select_stripped_table_finder import select_table_finder
-from harness.landing.code.stripped_arm64_tables import RowRange
+from harness.landing.code.table_row_search import RowRange
 
 # The place name for a linked file, which has a single place with link addresses; a module has one for each section.
 LINKED = ""

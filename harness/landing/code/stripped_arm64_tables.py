@@ -8,11 +8,11 @@ that fit by chance are recognized because their neighbors do not fit.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
+from harness.landing.code.table_row_search import RowRange, RowSearch
 
 EXCEPTIONS = "__start___ex_table"
 
@@ -28,13 +28,6 @@ _CALL_BACK, _FEATURES = 0x8000, 128
 _JUMP_REACH = 1 << 20
 # The kinds of fixup that arm64 has: from EX_TYPE_NONE to EX_TYPE_LOAD_UNALIGNED_ZEROPAD (asm-extable.h, 6.1).
 _LAST_FIXUP_KIND = 4
-
-
-class RowRange(NamedTuple):
-    """A table, or a part of one: the link address of its first row, and the address after its last row."""
-
-    start: int
-    end: int
 
 
 class Arm64TableFinder:
@@ -55,9 +48,10 @@ class Arm64TableFinder:
         self._texts = [
             (elf.symbols_named(begin)[0].address, elf.symbols_named(end)[0].address) for begin, end in _TEXTS
         ]
+        self._search = RowSearch(self._image, self._base, self._texts[0][1], _LEAST)
         self.relative: Mapping[int, int] = {
             place: value
-            for rows in self._find(struct.Struct("<QQQ"), self._is_relative)
+            for rows in self._search.find(struct.Struct("<QQQ"), self._is_relative)
             for place, _, value in struct.iter_unpack("<QQQ", self._bytes(rows))
         }
 
@@ -70,36 +64,7 @@ class Arm64TableFinder:
             JUMPS: (struct.Struct("<iiq"), self._is_jump),
             EXCEPTIONS: (struct.Struct("<iihH"), self._is_exception),
         }[table]
-        return self._find(form, fits)
-
-    def _find(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> list[RowRange]:
-        """Every run of at least _LEAST rows after the text that fit. One row in each _LEAST / 2 is tried."""
-        found = []
-        begin = self._texts[0][1] - self._base
-        for phase in range(0, row.size, 4):
-            place = begin + phase
-            while place + row.size <= len(self._image):
-                if fits(self._base + place, row.unpack_from(self._image, place)):
-                    start, end = self._stretch(row, fits, place)
-                    if end - start >= _LEAST * row.size:
-                        found.append(RowRange(self._base + start, self._base + end))
-                    place = max(place, end - row.size)
-                place += row.size * (_LEAST // 2)
-        return found
-
-    def _stretch(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool], place: int) -> tuple[int, int]:
-        """The start and end of the run of fitting rows around a row that fits."""
-
-        def fit(at: int) -> bool:
-            inside = 0 <= at <= len(self._image) - row.size
-            return inside and fits(self._base + at, row.unpack_from(self._image, at))
-
-        start, end = place, place + row.size
-        while fit(start - row.size):
-            start -= row.size
-        while fit(end):
-            end += row.size
-        return start, end
+        return self._search.find(form, fits)
 
     def _longest_pointers(self) -> list[RowRange]:
         """The longest run of words that are all relocated to text: the table of ftrace sites."""

@@ -8,11 +8,11 @@ asm/assembler.h, ALT_SMP(); 6.1).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ARM_PHYSICAL, ARM_PROCESSORS, FTRACE, JUMPS
-from harness.landing.code.stripped_arm64_tables import RowRange
+from harness.landing.code.table_row_search import RowRange, RowSearch
 
 # Fewer consecutive rows are not a table.
 _LEAST = 64
@@ -50,7 +50,7 @@ class ArmTableFinder:
             JUMPS: (struct.Struct("<III"), self._is_jump),
             FTRACE: (struct.Struct("<I"), self._is_traced),
         }[table]
-        found = self._find(form, fits)
+        found = RowSearch(self._image, self._base, self._texts[0][1], _LEAST).find(form, fits)
         return [max(found, key=lambda each: each.end - each.start)] if found else []
 
     def adjacent_pointers_including(self, address: int) -> list[int]:
@@ -71,29 +71,6 @@ class ArmTableFinder:
     def _word(self, place: int) -> int:
         """The word at a place in the image; 0 outside of it."""
         return int.from_bytes(self._image[place : place + 4], "little") if 0 <= place <= len(self._image) - 4 else 0
-
-    def _find(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool]) -> list[RowRange]:
-        """Every run of at least _LEAST rows after the text that fit. One row in each _LEAST / 2 is tried."""
-        found = []
-        begin = self._texts[0][1] - self._base
-        for phase in range(0, row.size, 4):
-            place = begin + phase
-            while place + row.size <= len(self._image):
-                if self._fits(row, fits, place):
-                    start = end = place
-                    while self._fits(row, fits, start - row.size):
-                        start -= row.size
-                    while self._fits(row, fits, end):
-                        end += row.size
-                    if end - start >= _LEAST * row.size:
-                        found.append(RowRange(self._base + start, self._base + end))
-                    place += (end - place) // row.size * row.size
-                place += row.size * (_LEAST // 2)
-        return found
-
-    def _fits(self, row: struct.Struct, fits: Callable[[int, tuple[int, ...]], bool], place: int) -> bool:
-        inside = 0 <= place <= len(self._image) - row.size
-        return inside and fits(self._base + place, row.unpack_from(self._image, place))
 
     def _is_physical(self, place: int, row: tuple[int, ...]) -> bool:
         word = self._code(place + row[0])

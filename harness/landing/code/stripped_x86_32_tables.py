@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
-from harness.landing.code.stripped_arm64_tables import RowRange
+from harness.landing.code.table_row_search import RowRange
 
 _SECTIONS = {
     ALTERNATIVES: ".altinstructions",
