@@ -12,6 +12,8 @@ from words_in_memory import WordsInMemory
 from harness.core.errors import GuestError
 from harness.core.struct_fields import FieldOffsetAndStruct, Fields
 from harness.guest.guest import Guest
+from harness.guest.kernel_structs import KernelStructs
+from harness.guest.read_guest_memory import Memory
 from harness.landing.verify import fprobe_owners, traced_functions
 from harness.landing.verify.fprobe_owners import FprobeOwners
 from harness.landing.verify.fprobes_in_guest_memory import Fprobe, Walker
@@ -47,7 +49,8 @@ def walker(memory: WordsInMemory, structs: Mapping[str, Mapping[str, int]]) -> W
         "fprobe_handler": HANDLER,
         "fprobe_kprobe_handler": HANDLER + 8,
     }
-    return Walker(cast(Guest, SimpleNamespace(name="made", memory=memory)), fields, places, 8, "little")
+    guest = cast(Guest, SimpleNamespace(name="made"))
+    return Walker(guest, KernelStructs(cast(Memory, memory), fields, 8, "little"), places)
 
 
 def memory_with_ops() -> WordsInMemory:

@@ -12,6 +12,8 @@ from words_in_memory import WordsInMemory
 from harness.core.errors import GuestError
 from harness.core.struct_fields import FieldOffsetAndStruct
 from harness.guest.guest import Guest
+from harness.guest.kernel_structs import KernelStructs
+from harness.guest.read_guest_memory import Memory
 from harness.userspace.uprobes_tree import _Walker
 
 ROOT, INODE, BLOCK = 0x1000, 0x8000, 0x9000
@@ -33,8 +35,8 @@ def walker(memory: WordsInMemory, *, listed: bool) -> _Walker:
         "super_block": {"s_dev": FieldOffsetAndStruct(16, "")},
         "rb_node": {"rb_right": FieldOffsetAndStruct(8, ""), "rb_left": FieldOffsetAndStruct(16, "")},
     }
-    guest = cast(Guest, SimpleNamespace(name="made", memory=memory))
-    return _Walker(guest, ROOT, structs, 8, "little")
+    guest = cast(Guest, SimpleNamespace(name="made"))
+    return _Walker(guest, ROOT, KernelStructs(cast(Memory, memory), structs, 8, "little"))
 
 
 def memory(*, listed: bool) -> WordsInMemory:

@@ -7,15 +7,15 @@ of the guest shows it.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, PinpointError
-from harness.core.struct_fields import Fields, fields_by_struct
+from harness.core.struct_fields import fields_by_struct
 from harness.guest.guest import Guest
+from harness.guest.kernel_structs import KernelStructs
 from harness.images.uprobe_struct_types import STRUCTS
 from harness.landing.code.instructions import addresses_of_words_read
 from harness.landing.layout import Layout
@@ -54,81 +54,59 @@ def read_uprobes_tree(guest: Guest, struct_types: Path) -> UprobesTree:
 class _Walker:
     guest: Guest
     root: int
-    structs: Mapping[str, Fields]
-    word: int
-    byte_order: Literal["little", "big"]
+    structs: KernelStructs
 
     @classmethod
     def of(cls, guest: Guest, struct_types: Path) -> _Walker:
         """A walker of this guest's kernel. Raises PinpointError."""
         layout = Layout(guest)
         elf = layout.kernel
-        structs = fields_by_struct(struct_types, STRUCTS)
+        fields = fields_by_struct(struct_types, STRUCTS)
         root = _linked_root(elf, guest) + layout.slide
-        return cls(guest, root, structs, elf.word_bytes, elf.byte_order)
+        return cls(guest, root, KernelStructs(guest.memory, fields, elf.word_bytes, elf.byte_order))
 
     def files(self) -> dict[str, dict[int, int]]:
         """Every node of the tree. Raises GuestError."""
         found: dict[str, dict[int, int]] = {}
         identities: dict[int, str] = {}
-        level = [each for each in [self._pointer(self.root)] if each]
+        level = [each for each in [self.structs.pointer(self.root)] if each]
         count = 0
         while level:
             count += len(level)
             if count > _MOST_NODES:
                 raise GuestError(f"{_TREE} has more than {_MOST_NODES} nodes", where=self.guest.name)
-            nodes = self._many(level, "uprobe")
+            nodes = self.structs.contents(level, "uprobe")
             for node, content in zip(level, nodes, strict=True):
-                inode = self._word(content, "uprobe", "inode")
-                offset = self._number(content, self._at("uprobe", "offset"), 8)
+                inode = self.structs.field(content, "uprobe", "inode")
+                offset = self.structs.number(content, self.structs.offset("uprobe", "offset"), 8)
                 if inode not in identities:
                     identities[inode] = self._identity(inode)
                 found.setdefault(identities[inode], {})[offset] = self._consumers(node, content)
-            sides = [self._at("rb_node", side) for side in ("rb_left", "rb_right")]
-            level = [child for content in nodes for side in sides if (child := self._number(content, side, self.word))]
+            sides = [self.structs.offset("rb_node", side) for side in ("rb_left", "rb_right")]
+            level = [child for content in nodes for side in sides if (child := self.structs.word_in(content, side))]
         return found
 
     def _consumers(self, node: int, content: bytes) -> int:
         """How many consumers a node has: a chain of pointers until 6.11, a list since 6.12."""
-        head = self.structs["uprobe"]["consumers"]
+        head = self.structs.fields["uprobe"]["consumers"]
         listed = head.nested_struct == "list_head"
-        link = 0 if listed else self._at("uprobe_consumer", "next")
+        link = 0 if listed else self.structs.offset("uprobe_consumer", "next")
         end = node + head.offset if listed else 0
-        following, count = self._number(content, head.offset, self.word), 0
+        following, count = self.structs.word_in(content, head.offset), 0
         while following != end:
             count += 1
             if count > _MOST_CONSUMERS or not following:
                 raise GuestError(f"a uprobe's consumers are no list after {count}", where=self.guest.name)
-            following = self._pointer(following + link)
+            following = self.structs.pointer(following + link)
         return count
 
     def _identity(self, inode: int) -> str:
         """Device and number of an inode as stat(2) reports them: the kernel's dev_t has 20 bits of minor number."""
-        number = self._pointer(inode + self._at("inode", "i_ino"))
-        block = self._pointer(inode + self._at("inode", "i_sb"))
-        device = self._integer(block + self._at("super_block", "s_dev"), 4)
+        number = self.structs.pointer(inode + self.structs.offset("inode", "i_ino"))
+        block = self.structs.pointer(inode + self.structs.offset("inode", "i_sb"))
+        device = self.structs.integer(block + self.structs.offset("super_block", "s_dev"), 4)
         major, minor = device >> _MINOR_BITS, device & (1 << _MINOR_BITS) - 1
         return f"{os.makedev(major, minor)}:{number}"
-
-    def _many(self, addresses: Sequence[int], struct: str) -> list[bytes]:
-        """The structs at some addresses, up to the end of their last field that is read here."""
-        size = max(each.offset for each in self.structs[struct].values()) + self.word
-        return self.guest.memory.read_many([(address, size) for address in addresses])
-
-    def _at(self, struct: str, name: str) -> int:
-        return self.structs[struct][name].offset
-
-    def _word(self, content: bytes, struct: str, name: str) -> int:
-        return self._number(content, self._at(struct, name), self.word)
-
-    def _number(self, content: bytes, place: int, size: int) -> int:
-        return int.from_bytes(content[place : place + size], self.byte_order)
-
-    def _pointer(self, address: int) -> int:
-        return self._integer(address, self.word)
-
-    def _integer(self, address: int, size: int) -> int:
-        return self._number(self.guest.memory.read(address, size), 0, size)
 
 
 def _linked_root(elf: Elf, guest: Guest) -> int:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from harness.core.errors import GuestError, PinpointError
-from harness.core.struct_fields import Fields, fields_by_struct
+from harness.core.struct_fields import fields_by_struct
 from harness.guest.guest import Guest
+from harness.guest.kernel_structs import KernelStructs
 from harness.landing.layout import Layout
 
 # Until 6.13 each fprobe has a struct ftrace_ops, which is in this list; ftrace_list_end is its last element.
@@ -51,10 +51,8 @@ class Walker:
     """Walks the tables of one guest; `places` are the addresses of the kernel's own symbols."""
 
     guest: Guest
-    structs: Mapping[str, Fields]
+    structs: KernelStructs
     places: Mapping[str, int]
-    word: int
-    byte_order: Literal["little", "big"]
 
     @classmethod
     def of(cls, guest: Guest) -> Walker:
@@ -62,7 +60,7 @@ class Walker:
         layout = Layout(guest)
         elf, vmlinux = layout.kernel, guest.image.vmlinux
         by_ops = "ops" in fields_by_struct(vmlinux, _OPS_STRUCTS[:1])["fprobe"]
-        structs = fields_by_struct(vmlinux, _OPS_STRUCTS if by_ops else _TABLE_STRUCTS)
+        fields = fields_by_struct(vmlinux, _OPS_STRUCTS if by_ops else _TABLE_STRUCTS)
         named = {
             name: symbols[0].address + layout.slide
             for name in (_OPS, _OPS_END, _TABLE, *_OPS_HANDLERS)
@@ -71,11 +69,11 @@ class Walker:
         absent = [name for name in ((_OPS, _OPS_END) if by_ops else (_TABLE,)) if name not in named]
         if absent:
             raise PinpointError(f"it has no symbol {absent[0]}", where=str(vmlinux))
-        return cls(guest, structs, named, elf.word_bytes, elf.byte_order)
+        return cls(guest, KernelStructs(guest.memory, fields, elf.word_bytes, elf.byte_order), named)
 
     def sites_and_fprobes(self) -> Iterator[tuple[int, Fprobe]]:
         """Every site of every fprobe. Raises GuestError."""
-        every = self._by_ops() if "ops" in self.structs["fprobe"] else self._by_table()
+        every = self._by_ops() if "ops" in self.structs.fields["fprobe"] else self._by_table()
         for count, found in enumerate(every):
             if count == _MOST_SITES:
                 raise self._no_table(f"more than {_MOST_SITES} sites of fprobes")
@@ -83,43 +81,48 @@ class Walker:
 
     def _by_ops(self) -> Iterator[tuple[int, Fprobe]]:
         handlers = {self.places[name] for name in _OPS_HANDLERS if name in self.places}
-        ops = self._pointer(self.places[_OPS])
+        ops = self.structs.pointer(self.places[_OPS])
         for _ in range(_MOST_OPS):
             if ops == self.places[_OPS_END]:
                 return
-            content = self._struct(ops, "ftrace_ops")
-            if self._field(content, "ftrace_ops", "func") in handlers:
-                fprobe = self._fprobe(ops - self._at("fprobe", "ops"))
-                for site in self._hashed_sites(self._field(content, "ftrace_ops", "func_hash")):
+            content = self.structs.content(ops, "ftrace_ops")
+            if self.structs.field(content, "ftrace_ops", "func") in handlers:
+                fprobe = self._fprobe(ops - self.structs.offset("fprobe", "ops"))
+                for site in self._hashed_sites(self.structs.field(content, "ftrace_ops", "func_hash")):
                     yield site, fprobe
-            ops = self._field(content, "ftrace_ops", "next")
+            ops = self.structs.field(content, "ftrace_ops", "next")
         raise self._no_table(f"{_OPS} has no end")
 
     def _hashed_sites(self, hashes: int) -> Iterator[int]:
         """The sites in the filter of a struct ftrace_ops."""
-        hashed = self._pointer(hashes + self._at("ftrace_ops_hash", "filter_hash"))
-        content = self._struct(hashed, "ftrace_hash")
-        bits = self._field(content, "ftrace_hash", "size_bits")
+        hashed = self.structs.pointer(hashes + self.structs.offset("ftrace_ops_hash", "filter_hash"))
+        content = self.structs.content(hashed, "ftrace_hash")
+        bits = self.structs.field(content, "ftrace_hash", "size_bits")
         if bits > _MOST_BUCKET_BITS:
             raise self._no_table(f"a filter of {bits} bits")
-        buckets = self._words(self._field(content, "ftrace_hash", "buckets"), 1 << bits)
-        node, address = self._at("ftrace_func_entry", "hlist"), self._at("ftrace_func_entry", "ip")
+        buckets = self.structs.words(self.structs.field(content, "ftrace_hash", "buckets"), 1 << bits)
+        node, address = (
+            self.structs.offset("ftrace_func_entry", "hlist"),
+            self.structs.offset("ftrace_func_entry", "ip"),
+        )
         for content in self._chains(buckets, node, "ftrace_func_entry"):
-            yield self._number(content, address, self.word)
+            yield self.structs.word_in(content, address)
 
     def _by_table(self) -> Iterator[tuple[int, Fprobe]]:
-        heads = self._words(self.places[_TABLE], _TABLE_SIZE)
-        array = self._at("fprobe_hlist", "array")
-        node = self._end("fprobe_hlist_node")
-        for content, place in self._chains_and_places(heads, self._at("fprobe_hlist", "hlist"), "fprobe_hlist"):
-            fprobe = self._fprobe(self._field(content, "fprobe_hlist", "fp"))
-            count = self._number(content, self._at("fprobe_hlist", "size"), _INT)
+        heads = self.structs.words(self.places[_TABLE], _TABLE_SIZE)
+        array = self.structs.offset("fprobe_hlist", "array")
+        node = self.structs.end("fprobe_hlist_node")
+        for content, place in self._chains_and_places(
+            heads, self.structs.offset("fprobe_hlist", "hlist"), "fprobe_hlist"
+        ):
+            fprobe = self._fprobe(self.structs.field(content, "fprobe_hlist", "fp"))
+            count = self.structs.number(content, self.structs.offset("fprobe_hlist", "size"), _INT)
             if count > _MOST_SITES:
                 raise self._no_table(f"an fprobe on {count} sites")
-            nodes = self.guest.memory.read(place + array, node * count)
+            nodes = self.structs.memory.read(place + array, node * count)
             for number in range(count):
-                at = node * number + self._at("fprobe_hlist_node", "addr")
-                yield self._number(nodes, at, self.word), fprobe
+                at = node * number + self.structs.offset("fprobe_hlist_node", "addr")
+                yield self.structs.word_in(nodes, at), fprobe
 
     def _chains(self, heads: list[int], link: int, struct: str) -> Iterator[bytes]:
         return (content for content, _ in self._chains_and_places(heads, link, struct))
@@ -131,40 +134,16 @@ class Walker:
             if not level:
                 return
             places = [node - link for node in level]
-            contents = self.guest.memory.read_many([(place, self._end(struct)) for place in places])
+            contents = self.structs.contents(places, struct)
             yield from zip(contents, places, strict=True)
             # The first word of a struct hlist_node is the next one.
-            level = [following for content in contents if (following := self._number(content, link, self.word))]
+            level = [following for content in contents if (following := self.structs.word_in(content, link))]
         raise self._no_table(f"a list of struct {struct} has no end")
 
     def _fprobe(self, address: int) -> Fprobe:
-        content = self._struct(address, "fprobe")
-        entry, leave = (self._field(content, "fprobe", name) for name in ("entry_handler", "exit_handler"))
+        content = self.structs.content(address, "fprobe")
+        entry, leave = (self.structs.field(content, "fprobe", name) for name in ("entry_handler", "exit_handler"))
         return Fprobe(address, entry or leave)
-
-    def _struct(self, address: int, struct: str) -> bytes:
-        return self.guest.memory.read(address, self._end(struct))
-
-    def _end(self, struct: str) -> int:
-        """The end of a struct's last field, which is a word or nothing in all that are read here."""
-        last = max(self.structs[struct].values(), key=lambda field: field.offset)
-        return last.offset + self.word
-
-    def _at(self, struct: str, name: str) -> int:
-        return self.structs[struct][name].offset
-
-    def _field(self, content: bytes, struct: str, name: str) -> int:
-        return self._number(content, self._at(struct, name), self.word)
-
-    def _number(self, content: bytes, place: int, size: int) -> int:
-        return int.from_bytes(content[place : place + size], self.byte_order)
-
-    def _pointer(self, address: int) -> int:
-        return self._number(self.guest.memory.read(address, self.word), 0, self.word)
-
-    def _words(self, address: int, count: int) -> list[int]:
-        content = self.guest.memory.read(address, self.word * count)
-        return [self._number(content, self.word * number, self.word) for number in range(count)]
 
     def _no_table(self, what: str) -> GuestError:
         return GuestError(f"its memory has no fprobes: {what}", where=self.guest.name)
