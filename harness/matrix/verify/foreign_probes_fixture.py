@@ -31,6 +31,8 @@ from harness.matrix.verify.systemtap_run import SystemtapRun
 
 Found = tuple[str, ProbeVerdict]
 _TABLE = "/tmp/pinpoint-symbols"
+# The only kind of probes/external whose probe is registered after the initializer, by a workqueue.
+_LATER = "later"
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class ForeignProbes:
         symbol = f"{site.module}:{site.symbol}" if site.module else site.symbol
         file = self.guest.image.modules[module]
         words = [f"kind={kind}", f"symbol={symbol}", f"offset={offset}"]
-        load = ModuleToLoad(module, file, file, words)
+        load = ModuleToLoad(module, file, file, words, registers_in_initializer_only=kind != _LATER)
         return self._run(Modules(self.guest, [load], "insmod", None), {module: file})
 
     def judge_own_module(self, name: str, *parameters: str) -> ForeignOutcome:

@@ -63,6 +63,7 @@ class ModuleToLoad:
     """One module: its name in the kernel, our copy of its file, and its parameters as words.
 
     `judged` is false for a module that is only loaded for others. `build_warnings` is what building it printed.
+    `registers_in_initializer_only` is true if it is known that it registers nothing later, whatever its file could do.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModuleToLoad:
     parameter_words: Sequence[str] = ()
     judged: bool = True
     build_warnings: Sequence[str] = ()
+    registers_in_initializer_only: bool = False
 
     @property
     def elf(self) -> Elf:
@@ -80,7 +82,9 @@ class ModuleToLoad:
     @property
     def registers_later(self) -> bool:
         """True if the module can register something after its initializer has returned."""
-        return any(not symbol.section and _LATER.match(symbol.name) for symbol in self.elf.symbols)
+        return not self.registers_in_initializer_only and any(
+            not symbol.section and _LATER.match(symbol.name) for symbol in self.elf.symbols
+        )
 
 
 def demand_architecture(wanted: VerifyRequest, recipe: Recipe, directory: Path) -> None:
