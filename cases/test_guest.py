@@ -110,6 +110,7 @@ def test_what_a_cell_leaves_is_noticed(
 ) -> None:
     """A module, mount or process that a cell leaves is named; after a new taint no other cell uses the guest."""
     monkeypatch.setattr(check_after_cell, "GONE_SECONDS", 0.5)
+    monkeypatch.setattr(check_after_cell, "FEWEST_LOOKS", 5)
     with fresh(may_die=True) as guest:
         module = guest.copy_module("pinpoint_second")
         for left, undone, reported in DIRT:

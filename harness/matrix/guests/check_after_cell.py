@@ -30,7 +30,7 @@ _MOST_FRAMES = 40
 GONE_SECONDS = 10.0
 # As many looks at least, with a short sleep of the guest before each: the guest's own clock decides, too. On a machine
 # whose host takes its processors away, QEMU seems to run while the guest's clock stands.
-_FEWEST_LOOKS = 20
+FEWEST_LOOKS = 20
 _clean: WeakKeyDictionary[Guest, GuestState] = WeakKeyDictionary()
 
 
@@ -84,7 +84,7 @@ def check_after_cell(guest: Guest) -> str:
     """
     clean, (after, allowed), deadline = _clean[guest], _state(guest), guest.scaled_deadline(GONE_SECONDS)
     looks = 0
-    while clean.added_processes(after) and (looks < _FEWEST_LOOKS or not deadline.expired):
+    while clean.added_processes(after) and (looks < FEWEST_LOOKS or not deadline.expired):
         after, more = _state(guest, "sleep 0.1; ")
         allowed, looks = allowed + more, looks + 1
     unexplained = clean.unexplained_crashes(after, allowed)
