@@ -3,10 +3,14 @@
 In a kernel compiled with -mharden-sls=all, an int3 follows every return and every indirect jump.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 import pytest
 
+from harness.core.architecture import DecoderKind
+from harness.core.elf import Elf
 from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instruction import Flow
@@ -19,12 +23,13 @@ from harness.landing.site import Site
 LOOKED_AT, SAMPLE = 2000, 24
 
 
-def behind_breakpoints(layout: Layout) -> list[Site]:
-    """Return the first instruction after an int3 inside a function, for many kernel functions."""
+@lru_cache(maxsize=8)
+def behind_breakpoints(kernel: Elf, decoder: DecoderKind) -> Sequence[Site]:
+    """Return the first instruction after an int3 inside a function, for many kernel functions: a second of work."""
     found = []
-    for symbol in evenly_spread(text_functions_named_once(layout.kernel), LOOKED_AT):
+    for symbol in evenly_spread(text_functions_named_once(kernel), LOOKED_AT):
         try:
-            code = decode_function(layout.kernel, symbol, layout.decoder)
+            code = decode_function(kernel, symbol, decoder)
         except PinpointError:
             # The function has bytes that are not instructions, such as templates (text_poke_early() on x86_64).
             continue
@@ -37,13 +42,13 @@ def behind_breakpoints(layout: Layout) -> list[Site]:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_behind_a_compilers_breakpoint(layout: Layout, kprobes: Kprobes) -> None:
     """A probe after such a breakpoint lands: the breakpoint is not the end of the function.
 
     can_probe(), arch/x86/kernel/kprobes/core.c, 6.1.
     """
-    sites = evenly_spread(behind_breakpoints(layout), SAMPLE)
+    sites = evenly_spread(behind_breakpoints(layout.kernel, layout.decoder), SAMPLE)
     if not sites:
         pytest.skip(f"{layout.guest.name} has no breakpoints inside of functions")
     with kprobes.on(*sites) as probes:

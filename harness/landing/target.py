@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -106,7 +106,7 @@ class Target:
 
     def functions(
         self,
-        sections: Container[str] | None = None,
+        sections: Collection[str] | None = None,
         *,
         unique: bool = False,
         preambles: bool = True,

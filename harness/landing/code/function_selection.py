@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ PREAMBLES = ("__cfi_", "__pfx_")
 
 def filter_functions(
     elf: Elf,
-    sections: Container[str] | None = None,
+    sections: Collection[str] | None = None,
     *,
     unique: bool = False,
     preambles: bool = True,
@@ -33,15 +33,24 @@ def filter_functions(
     in the file, in any section, because symbol + offset cannot distinguish them. `preambles=False` drops the symbols
     that precede a function (PREAMBLES), `empty=False` the functions of size 0.
     """
+    chosen = None if sections is None else frozenset(sections)
+    return list(_filtered(elf, chosen, unique=unique, preambles=preambles, empty=empty))
+
+
+@lru_cache(maxsize=32)
+def _filtered(
+    elf: Elf, sections: frozenset[str] | None, *, unique: bool, preambles: bool, empty: bool
+) -> Sequence[Symbol]:
+    """A tenth of a second for a kernel, and some cases select from it for each site."""
     found = [each for each in elf.symbols if each.kind == "func" and (preambles or not each.name.startswith(PREAMBLES))]
     named = Counter(symbol.name for symbol in found)
-    return [
+    return tuple(
         symbol
         for symbol in found
         if (sections is None or symbol.section in sections)
         and (not unique or named[symbol.name] == 1)
         and (empty or symbol.size)
-    ]
+    )
 
 
 def functions_named_once(elf: Elf) -> list[Symbol]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 from harness.guest.guest import Guest
 from harness.landing.code.bug_table import linked_bug_addresses
@@ -36,18 +38,28 @@ def bug_trap_addresses(layout: Layout) -> list[int]:
 
 def unlisted_parts_of_blacklisted_functions(layout: Layout, guest: Guest) -> list[int]:
     """The starts of parts that the compiler split off blacklisted functions, if they are not blacklisted themselves."""
-    ranges = [range(start, end) for start, end in read_blacklist_ranges(guest)]
-    listed = {symbol.name for symbol in layout.kernel.symbols if _in_any(symbol.address + layout.slide, ranges)}
+    blacklisted, slide = _in_any_of(read_blacklist_ranges(guest)), layout.slide
+    listed = {symbol.name for symbol in layout.kernel.symbols if blacklisted(symbol.address + slide)}
     halves = (
         symbol.address
         for symbol in layout.kernel.symbols
         if symbol.kind == "func" and "." in symbol.name and symbol.name.partition(".")[0] in listed
     )
-    return [place for place in _loaded(layout, halves) if not _in_any(place, ranges)]
+    return [place for place in _loaded(layout, halves) if not blacklisted(place)]
 
 
-def _in_any(address: int, ranges: list[range]) -> bool:
-    return any(address in each for each in ranges)
+def _in_any_of(ranges: Iterable[tuple[int, int]]) -> Callable[[int], bool]:
+    """Return a function that returns True for an address in one of the ranges, which may overlap."""
+    found = sorted(ranges)
+    starts = [start for start, _ in found]
+    # The furthest end of this range and all before it.
+    ends = list(accumulate((end for _, end in found), max))
+
+    def contains(address: int) -> bool:
+        last = bisect_right(starts, address) - 1
+        return last >= 0 and address < ends[last]
+
+    return contains
 
 
 def _loaded(layout: Layout, linked: Iterable[int]) -> list[int]:
