@@ -23,7 +23,7 @@ def from_start(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_address_and_offset(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """In a kernel function and in a module's, the probe lands and is hit once for each call."""
     for name, site in (("leaf", target.shape_site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):

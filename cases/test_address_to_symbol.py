@@ -95,7 +95,7 @@ def test_module_text(
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on bare addresses, and on both names of a function, are hit as often as their instructions run."""
     sites = layout.once_per_call_sites(target.shape_site("leaf"), 4)

@@ -23,7 +23,7 @@ SAMPLE = 24
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 @pytest.mark.parametrize(
     ("first", "last"), [("pinpoint_target", "pinpoint_second"), ("pinpoint_second", "pinpoint_target")]
 )
@@ -39,7 +39,7 @@ def test_newest_module_wins(guest: Guest, kprobes_in: Callable[..., Kprobes], fi
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -> None:
     """SYM is the kernel's function, even a static one, rather than a module's; MOD:SYM names the module's."""
     with Target(guest, "pinpoint_second") as second:
@@ -52,7 +52,7 @@ def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Of two static functions of one name in a module, the first in the symbol table is probed."""
     twins = [symbol for symbol in target.elf.symbols_named("pinpoint_twin") if symbol.kind == "func"]
@@ -67,7 +67,7 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
     """Of several kernel functions of one name, the one at the lowest address is probed."""
     names = sample_ambiguous_names(layout, SAMPLE)

@@ -27,7 +27,7 @@ Tried = Callable[..., TrialRow]
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "other-build")
+@pytest.mark.mutants("other-build", deep=("one-instruction-off",))
 def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes by symbol + offset land in kernel and module functions; an offset from another build does not."""
     kernels = [Site(symbol.name) for symbol in text_functions_named_once(layout.kernel)]
@@ -40,7 +40,7 @@ def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobe
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "misplaces-one")
+@pytest.mark.mutants("misplaces-one", deep=("one-instruction-off",))
 def test_made_for_this_kernel(
     layout: Layout, kprobes: Kprobes, record_relocation_trial: Tried, sweep_depth: Depth, figure: Callable[..., Figure]
 ) -> None:
@@ -59,7 +59,7 @@ def test_made_for_this_kernel(
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "other-build")
+@pytest.mark.mutants("other-build", deep=("one-instruction-off",))
 def test_made_for_another_order(
     layout: Layout, kprobes: Kprobes, record_relocation_trial: Tried, sweep_depth: Depth, figure: Callable[..., Figure]
 ) -> None:

@@ -29,7 +29,7 @@ RELEASE = 2 * 65
 TASK = 8192
 
 
-@pytest.mark.mutants("next-data-symbol", "data-by-text-base", "reads-next-word")
+@pytest.mark.mutants("data-by-text-base", "reads-next-word", deep=("next-data-symbol",))
 @pytest.mark.parametrize("kind", WORDS)
 def test_module_data(target: Target, data_reader: DataReader, kind: str) -> None:
     """A module's variables in `.data`, `.bss` and `.rodata` have their known values."""
@@ -38,7 +38,7 @@ def test_module_data(target: Target, data_reader: DataReader, kind: str) -> None
     )
 
 
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_module_code_and_data(target: Target, data_reader: DataReader) -> None:
     """A module's code has the addresses of its variables, and what it writes is there in the guest's memory.
 
@@ -49,7 +49,7 @@ def test_module_code_and_data(target: Target, data_reader: DataReader) -> None:
         data_reader.prove_datum_of_code(datum, data_reader.encode_number(value, 4))
 
 
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_module_per_cpu_data(target: Target, data_reader: DataReader) -> None:
     """A module's per-CPU word has its known value.
 
@@ -60,7 +60,7 @@ def test_module_per_cpu_data(target: Target, data_reader: DataReader) -> None:
 
 
 @pytest.mark.requires("data_symbols")
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_rodata(guest: Guest, data_reader: DataReader) -> None:
     """linux_banner in `.rodata` equals /proc/version."""
     version = guest.read_text("/proc/version").encode()
@@ -68,7 +68,7 @@ def test_kernel_rodata(guest: Guest, data_reader: DataReader) -> None:
 
 
 @pytest.mark.requires("data_symbols")
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_data(guest: Guest, layout: Layout, data_reader: DataReader) -> None:
     """init_uts_ns in `.data` holds the kernel release.
 
@@ -80,7 +80,7 @@ def test_kernel_data(guest: Guest, layout: Layout, data_reader: DataReader) -> N
 
 
 @pytest.mark.requires("data_symbols")
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_bss(guest: Guest, data_reader: DataReader) -> None:
     """core_pipe_limit, static in `.bss`, has the value that was set by sysctl (fs/coredump.c)."""
     limit = "/proc/sys/kernel/core_pipe_limit"
@@ -93,7 +93,7 @@ def test_kernel_bss(guest: Guest, data_reader: DataReader) -> None:
 
 
 @pytest.mark.requires("data_symbols")
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_pointer(guest: Guest, data_reader: DataReader) -> None:
     """saved_command_line points to the text that /proc/cmdline shows."""
     line = guest.read_text("/proc/cmdline").strip().encode() + b"\0"
@@ -101,7 +101,7 @@ def test_kernel_pointer(guest: Guest, data_reader: DataReader) -> None:
 
 
 @pytest.mark.requires("data_symbols")
-@pytest.mark.mutants("next-data-symbol", "reads-next-word")
+@pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_per_cpu_data(data_reader: DataReader) -> None:
     """The per-CPU variable ksoftirqd points to the task of that name (kernel/softirq.c)."""
     datum = Datum("ksoftirqd", data_reader.word_bytes, cpu=0)

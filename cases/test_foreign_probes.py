@@ -44,7 +44,7 @@ def test_plain(foreign_probes: ForeignProbes) -> None:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
 def test_in_another_module(foreign_probes: ForeignProbes, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
     site = target.shape_site("leaf")
@@ -114,7 +114,7 @@ def _demand_kprobe_events(guest: Guest) -> None:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
 def test_tracefs_script(foreign_probes: ForeignProbes) -> None:
     """A kprobe that a shell script writes to kprobe_events, by symbol + offset, lands there."""
     _demand_kprobe_events(foreign_probes.guest)

@@ -17,7 +17,7 @@ ENABLED = "/sys/kernel/tracing/enabled_functions"
 
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("only-reported", deep=("one-instruction-off",))
 def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """The kprobe is disarmed when its module is removed, so the module loaded again has ftrace's nop there.
 

@@ -25,7 +25,7 @@ STOCK = "x86_64-debian"
 
 
 @pytest.mark.requires("kprobes", "module_text_sections")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_module_sections(layout: Layout, target_with_function_sections: Target, kprobes: Kprobes) -> None:
     """In a module built with -ffunction-sections, f+0 lands at the address that sysfs shows for `.text.f`.
 

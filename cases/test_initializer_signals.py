@@ -12,7 +12,7 @@ from harness.pinning.open_files_of_signalled_loader import SIGNALS, WAITS, signa
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("closes-early", "betrayed")
+@pytest.mark.mutants("betrayed", deep=("closes-early",))
 @pytest.mark.parametrize("waits", WAITS)
 @pytest.mark.own_loader("it is signalled by its process id, and a foreign loader may be several processes")
 def test_signal_in_the_initializer(target: Target, probe_loaders: Loaders, waits: str) -> None:

@@ -19,7 +19,7 @@ ROUNDS, FEW = 60, 4
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("only-reported", "probes-again")
+@pytest.mark.mutants("probes-again", deep=("only-reported",))
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
     """The kprobe is listed as GONE, unregisters cleanly, and is not hit by a new module at the same address."""
     site = layout.once_per_call_sites(target.shape_site("leaf"))[2]

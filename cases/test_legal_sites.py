@@ -57,7 +57,7 @@ def test_boundaries_refused(layout: Layout, target: Target, kprobes: Kprobes) ->
 
 
 @pytest.mark.requires("kprobes", "ftrace_kprobes")
-@pytest.mark.mutants("only-reported", "one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 @pytest.mark.parametrize("site", [Site("clock_t_to_jiffies"), Site("pinpoint_leaf", module="pinpoint_target")], ids=str)
 def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site) -> None:
     """A probe on the instruction that ftrace patches is listed as [FTRACE]; memory has a call, not a breakpoint."""
@@ -71,7 +71,7 @@ def test_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes, site: Site)
 
 
 @pytest.mark.requires("kprobes", "entry_landing_pad")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If a function begins with a landing pad, such as ENDBR64, a probe on its entry lands after the pad.
 
@@ -90,7 +90,7 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
 
 
 @pytest.mark.requires("kprobes", "optimized_kprobes")
-@pytest.mark.mutants("only-reported", "one-instruction-off")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """The kernel turns probes that are far enough apart into jumps, lists them as [OPTIMIZED], and they are still hit.
 

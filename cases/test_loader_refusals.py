@@ -28,13 +28,19 @@ PAGE = 4096
 MANY, FEW = 100, 3
 
 
-@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.mutants(
+    "one-of-many",
+    deep=(
+        "loads-anyway",
+        "wrong-errno",
+    ),
+)
 def test_module_without_sections(probe_loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle: ENOENT at the open."""
     requirements_on_any_loader.refuses_absent_target(probe_loaders)
 
 
-@pytest.mark.mutants("loads-anyway", "wrong-errno")
+@pytest.mark.mutants("wrong-errno", deep=("loads-anyway",))
 def test_hidden_addresses(target: Target, probe_loaders: Loaders) -> None:
     """With kptr_restrict=2 even root reads zeros, and the loader refuses them instead of using them as an address."""
     probe_loaders.demand_control_load()
@@ -45,7 +51,13 @@ def test_hidden_addresses(target: Target, probe_loaders: Loaders) -> None:
         probe_loaders.guest.run_script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
 
 
-@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.mutants(
+    "loads-anyway",
+    deep=(
+        "one-of-many",
+        "wrong-errno",
+    ),
+)
 @pytest.mark.own_loader("becoming another user is an option of it")
 def test_not_root(target: Target, probe_loaders: Loaders) -> None:
     """An ordinary user gets EACCES from section files, which are 0400, and EPERM from the load.
@@ -58,7 +70,7 @@ def test_not_root(target: Target, probe_loaders: Loaders) -> None:
     probe_loaders.expect_refusal(LoaderOrder(user_id=SOMEBODY), LoaderExitStatus.LOAD, "EPERM")
 
 
-@pytest.mark.mutants("loads-anyway", "wrong-errno")
+@pytest.mark.mutants("wrong-errno", deep=("loads-anyway",))
 @pytest.mark.own_loader("it is stopped between the open and the first read")
 def test_removed_between_open_and_read(target: Target, probe_loaders: Loaders) -> None:
     """A token whose module was removed before the first read is ENODEV, even if the module is loaded again."""
@@ -71,7 +83,7 @@ def test_removed_between_open_and_read(target: Target, probe_loaders: Loaders) -
         expect_result(loader.continue_to_end(), LoaderExitStatus.READ, "ENODEV")
 
 
-@pytest.mark.mutants("loads-anyway", "wrong-errno")
+@pytest.mark.mutants("loads-anyway", deep=("wrong-errno",))
 def test_going_target(guest: Guest, probe_loaders: Loaders) -> None:
     """The handle of a module that is GOING can still be read, but the probe gets no reference to it: ESTALE.
 
@@ -86,7 +98,13 @@ def test_going_target(guest: Guest, probe_loaders: Loaders) -> None:
     assert removal == "EBUSY"
 
 
-@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.mutants(
+    "one-of-many",
+    deep=(
+        "loads-anyway",
+        "wrong-errno",
+    ),
+)
 @pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_number_that_is_no_handle(target: Target, probe_loaders: Loaders) -> None:
     """Wrong numbers from a broken loader are refused.
@@ -108,7 +126,7 @@ def test_number_that_is_no_handle(target: Target, probe_loaders: Loaders) -> Non
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("no-base", "wrong-errno")
+@pytest.mark.mutants("no-base", deep=("wrong-errno",))
 @pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_wrong_base(target: Target, probe_loaders: Loaders) -> None:
     """A right handle and name with another base is refused: by base alone, because no build-id is given."""
@@ -121,7 +139,7 @@ def test_wrong_base(target: Target, probe_loaders: Loaders) -> None:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("no-name", "wrong-errno")
+@pytest.mark.mutants("no-name", deep=("wrong-errno",))
 @pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_exchanged_names(target: Target, probe_loaders: Loaders) -> None:
     """Two targets whose names are exchanged are refused: by name alone, because each handle has its own base.
@@ -148,7 +166,7 @@ def test_exchanged_names(target: Target, probe_loaders: Loaders) -> None:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("registers-outside", "wrong-errno")
+@pytest.mark.mutants("registers-outside", deep=("wrong-errno",))
 @pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_site_outside_every_target(layout: Layout, target: Target, probe_loaders: Loaders) -> None:
     """A site that is in none of the targets is ESTALE, though it is a function that the kernel would take."""
@@ -159,7 +177,13 @@ def test_site_outside_every_target(layout: Layout, target: Target, probe_loaders
     probe_loaders.expect_refusal(order, LoaderExitStatus.LOAD, "ESTALE")
 
 
-@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.mutants(
+    "one-of-many",
+    deep=(
+        "loads-anyway",
+        "wrong-errno",
+    ),
+)
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_image_that_is_none(guest: Guest, probe_loaders: Loaders, *, in_memory: bool) -> None:
@@ -178,7 +202,13 @@ def test_image_that_is_none(guest: Guest, probe_loaders: Loaders, *, in_memory: 
         )
 
 
-@pytest.mark.mutants("loads-anyway", "one-of-many", "wrong-errno")
+@pytest.mark.mutants(
+    "wrong-errno",
+    deep=(
+        "loads-anyway",
+        "one-of-many",
+    ),
+)
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_parameters_too_long(probe_loaders: Loaders) -> None:
     """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""
@@ -221,7 +251,7 @@ def test_target_without_exit(guest: Guest, probe_loaders: Loaders) -> None:
 
 
 @pytest.mark.requires("module_text_sections")
-@pytest.mark.mutants("loads-anyway", "wrong-errno")
+@pytest.mark.mutants("wrong-errno", deep=("loads-anyway",))
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_two_sections_of_one_name(
     probe_loaders: Loaders, mutant: str, fresh: Fresh, figure: Callable[..., Figure]

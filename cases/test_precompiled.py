@@ -118,7 +118,13 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "one-base", "swaps-handles")
+@pytest.mark.mutants(
+    "one-base",
+    deep=(
+        "one-instruction-off",
+        "swaps-handles",
+    ),
+)
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_load_order(guest: Guest, probe_loaders: Loaders, *, in_memory: bool) -> None:
@@ -135,7 +141,7 @@ def test_load_order(guest: Guest, probe_loaders: Loaders, *, in_memory: bool) ->
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "one-base")
+@pytest.mark.mutants("one-base", deep=("one-instruction-off",))
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_kernel_without_symbol_names(guest: Guest, fresh: Fresh, mutant: str) -> None:
     """On a kernel that takes addresses only, as until 2.6.16, a probe by name is EINVAL, and the module lands.
@@ -204,7 +210,7 @@ def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSi
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("previous-instance", "one-instruction-off")
+@pytest.mark.mutants("previous-instance", deep=("one-instruction-off",))
 def test_target_reloaded_elsewhere(guest: Guest, kprobes_in: Probing) -> None:
     """Sites by section + offset, fixed before any load, land in a target that is loaded again at another address.
 

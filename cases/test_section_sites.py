@@ -41,7 +41,7 @@ def sites_at_lines(elf: Elf, shape: str) -> list[PrecompiledSite]:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "only-reported")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_line(target: Target, kprobes: Kprobes, shape: str) -> None:
     """Sites by section + offset and by symbol + offset land at the same addresses and are hit once for each call."""

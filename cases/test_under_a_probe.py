@@ -56,7 +56,7 @@ def under_probe_or_defect(
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("clobbers", "only-reported")
+@pytest.mark.mutants("clobbers", deep=("only-reported",))
 def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """With a probe on every correctly stepped instruction of a module, all its functions return the same values.
 

@@ -10,9 +10,9 @@ TIMES = 3
 
 
 @pytest.mark.requires("uprobes", "programs_32bit")
-@pytest.mark.mutants("user-unarmed", "user-left-registered")
-@pytest.mark.parametrize("way", ["tracefs", "module"])
-@pytest.mark.parametrize("name", [FIRST_LIBRARY, RUNNER])
+@pytest.mark.mutants("user-unarmed", deep=("user-left-registered",))
+@pytest.mark.parametrize("way", [pytest.param("tracefs", marks=pytest.mark.deep), "module"])
+@pytest.mark.parametrize("name", [FIRST_LIBRARY, pytest.param(RUNNER, marks=pytest.mark.deep)])
 def test_32bit(uprobes: Uprobes, name: str, way: str) -> None:
     """x86 decodes the instruction as 32-bit code and probes it; arm64 returns EOPNOTSUPP where the code is mapped."""
     file = uprobes.target_file(name, COMPAT)

@@ -38,7 +38,7 @@ def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> lis
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-instruction-off", "user-wrong-anchor")
+@pytest.mark.mutants("user-wrong-anchor", deep=("user-one-instruction-off",))
 def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """Control: in the build that the distances were taken from, every function is found."""
     for trial in trials(uprobes, PLAIN, figure):
@@ -46,8 +46,11 @@ def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-instruction-off", "user-same-build")
-@pytest.mark.parametrize("variant", ["sections", "reordered", "rebuilt"])
+@pytest.mark.mutants("user-same-build", deep=("user-one-instruction-off",))
+@pytest.mark.parametrize(
+    "variant",
+    ["reordered", *(pytest.param(each, marks=pytest.mark.deep) for each in ("sections", "rebuilt"))],
+)
 def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> None:
     """In a build of the same source with another layout, most functions are missed; by symbol none are."""
     found = trials(uprobes, variant, figure)
@@ -58,7 +61,7 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-link-address", "user-wrong-anchor")
+@pytest.mark.mutants("user-link-address", deep=("user-wrong-anchor",))
 def test_linked_at_another_base(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """In a file linked at another base the distances hold; an address used as a file offset misses every function."""
     for trial in trials(uprobes, "based", figure):

@@ -13,7 +13,7 @@ TIMES = 3
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-next-symbol", "user-base-for-bias")
+@pytest.mark.mutants("user-base-for-bias", deep=("user-next-symbol",))
 def test_the_process_itself_agrees(uprobes: Uprobes) -> None:
     """What ld.so answers in the process, by r_debug and dladdr(), is what the file's tables and the mappings say."""
     for variant in (PLAIN, "based"):
@@ -82,9 +82,9 @@ def test_static_pie(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-instruction-off", "user-other-build")
+@pytest.mark.mutants("user-other-build", deep=("user-one-instruction-off",))
 @pytest.mark.parametrize("symbols_by", [DebugFileLookup.BUILD_ID, DebugFileLookup.DEBUGLINK], ids=lambda by: by.value)
-@pytest.mark.parametrize("name", [FIRST_LIBRARY, RUNNER])
+@pytest.mark.parametrize("name", [FIRST_LIBRARY, pytest.param(RUNNER, marks=pytest.mark.deep)])
 def test_stripped(uprobes: Uprobes, name: str, symbols_by: DebugFileLookup) -> None:
     """The symbols of a stripped file come from a separate file, found by build-id or by .gnu_debuglink."""
     file = uprobes.target_file(name, STRIPPED, symbols_by)

@@ -33,8 +33,10 @@ def test_removed_during_a_hit(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-gate-open", "user-spares-it")
-@pytest.mark.parametrize("what", ["killed", "exit", "exec", "unmap"])
+@pytest.mark.mutants("user-gate-open", deep=("user-spares-it",))
+@pytest.mark.parametrize(
+    "what", ["killed", *(pytest.param(what, marks=pytest.mark.deep) for what in ("exit", "exec")), "unmap"]
+)
 def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
     """During a hit the process can be killed, exit, execute another program or unmap the code."""
     file = uprobes.target_file(FIRST_LIBRARY)

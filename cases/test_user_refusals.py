@@ -14,7 +14,7 @@ from harness.userspace.uprobes_fixture import Uprobes
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-good-request", "user-left-registered", "user-leaves-event")
+@pytest.mark.mutants("user-good-request", "user-leaves-event", deep=("user-left-registered",))
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.description.replace(" ", "-")) for bad in REFUSED_REQUESTS])
 def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
     """Bad offsets, files and file systems are refused."""
@@ -22,7 +22,7 @@ def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-unarmed", "user-writes-data")
+@pytest.mark.mutants("user-writes-data", deep=("user-unarmed",))
 @pytest.mark.parametrize("name", ["variables", "constants"])
 def test_on_data(uprobes: Uprobes, name: str) -> None:
     """The kernel takes a uprobe on data. Writable data it never changes; in other data it writes a breakpoint."""

@@ -21,17 +21,19 @@ BOUNDARIES = 4
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants(
     "user-one-instruction-off",
-    "user-unarmed",
-    "user-other-file",
     "user-stale-view",
     "user-stays",
-    "user-registered-twice",
-    "user-left-registered",
     "user-keeps-copy",
     "user-writes-file",
     "user-same-address",
+    deep=(
+        "user-unarmed",
+        "user-other-file",
+        "user-registered-twice",
+        "user-left-registered",
+    ),
 )
-@pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
+@pytest.mark.parametrize("way", ["tracefs", *(pytest.param(way, marks=pytest.mark.deep) for way in ("module", "perf"))])
 def test_user_function(uprobes: Uprobes, way: str) -> None:
     """Probes on the entry and inner boundaries of a DSO's function land in two processes at two addresses.
 
@@ -52,8 +54,8 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-next-symbol", "user-unarmed")
-@pytest.mark.parametrize("way", ["tracefs", "module", "perf"])
+@pytest.mark.mutants("user-next-symbol", deep=("user-unarmed",))
+@pytest.mark.parametrize("way", [*(pytest.param(way, marks=pytest.mark.deep) for way in ("tracefs", "module")), "perf"])
 def test_user_return(uprobes: Uprobes, way: str) -> None:
     """A return probe is registered at the function's entry and reports each return with the function's address."""
     file = uprobes.target_file(SECOND_LIBRARY)
@@ -67,7 +69,9 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol")
-@pytest.mark.parametrize("symbol", ["leaf", "static", "calls"])
+@pytest.mark.parametrize(
+    "symbol", ["leaf", *(pytest.param(symbol, marks=pytest.mark.deep) for symbol in ("static", "calls"))]
+)
 def test_user_program(uprobes: Uprobes, symbol: str) -> None:
     """Probes land in functions of a position-independent program: exported, static, and calling through the PLT."""
     file = uprobes.target_file(RUNNER)
@@ -81,7 +85,7 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-next-symbol", "user-unarmed")
+@pytest.mark.mutants("user-next-symbol", deep=("user-unarmed",))
 def test_calls_through_the_plt(uprobes: Uprobes) -> None:
     """A call through the PLT of the program, of another DSO and of the DSO itself runs the function that is probed."""
     file = uprobes.target_file(FIRST_LIBRARY)
@@ -96,7 +100,7 @@ def test_calls_through_the_plt(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-mapping", "user-unarmed")
+@pytest.mark.mutants("user-one-mapping", deep=("user-unarmed",))
 def test_twice_in_one_process(uprobes: Uprobes) -> None:
     """A DSO that one process has mapped twice, at two addresses (dlmopen()): the probe is in both, and both hit it."""
     file = uprobes.target_file(FIRST_LIBRARY)
@@ -112,7 +116,13 @@ def test_twice_in_one_process(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants("user-one-instruction-off", "user-unarmed", "user-spares-it")
+@pytest.mark.mutants(
+    "user-one-instruction-off",
+    deep=(
+        "user-unarmed",
+        "user-spares-it",
+    ),
+)
 def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """Probes on the entry and one inner boundary of every function that can be called by name land.
 

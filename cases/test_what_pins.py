@@ -16,7 +16,7 @@ from harness.report.metrics_with_goals import Figure
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("lets-go", "holds-more")
+@pytest.mark.mutants("lets-go", deep=("holds-more",))
 def test_what_pins(guest: Guest, mutant: str, figure: Callable[..., Figure]) -> None:
     """Device and debugfs files, dependents and sockets pin a module; sysfs files and kprobes do not.
 

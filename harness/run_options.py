@@ -36,7 +36,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "add your own vm_images/, probes/ and cases/ in DIR to ours (docs/your-own-tree.md)",
     },
     "--accel": {"default": None, "metavar": "NAME", "help": "force an accelerator: kvm or tcg"},
-    "--deep": {"action": "store_true", "help": "also run the slow cases"},
+    "--deep": {"action": "store_true", "help": "also run the slow cases, and all mutants of each"},
     "--full": {"action": "store_true", "help": "also run the slowest cases, as --matrix full does; includes --deep"},
     "--test-cells": {
         "action": "store_true",

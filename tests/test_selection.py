@@ -15,6 +15,7 @@ from harness.matrix.cells.selection import (
     left_out_markers,
     without_cells_outside_test_cells,
     without_optional_cells,
+    without_repeated_mutants,
 )
 
 MARKED = ("", "crash_triggers", "deep", "full")
@@ -79,6 +80,19 @@ def test_test_cells_that_match_nothing_are_an_error() -> None:
     with pytest.raises(pytest.UsageError, match=r"small\.toml: `test_cells` names 'test_a\.py::test_gone'"):
         without_cells_outside_test_cells(items, recipes, complete=True)
     assert without_cells_outside_test_cells(items, recipes, complete=False) == items
+
+
+def _mutant_item(name: str, mutant: str) -> pytest.Item:
+    (item,) = _items((name, "vm"))
+    item.callspec.params["mutant"] = mutant  # type: ignore[attr-defined]
+    return item
+
+
+def test_a_mutant_runs_with_the_first_value_of_a_parametrized_case() -> None:
+    cells = [("test_x[a]", "off"), ("test_x[b]", "off"), ("test_x[b]", "lies"), ("test_x[a]", ""), ("test_x[b]", "")]
+    items = [_mutant_item(name, mutant) for name, mutant in [*cells, ("test_y[b]", "off")]]
+    kept = without_repeated_mutants(items)
+    assert kept == [items[0], *items[2:]]
 
 
 def test_every_file_that_test_cells_name_exists() -> None:

@@ -135,6 +135,8 @@ class ControllerRun(MatrixRun):
         if option.test_cells:
             kept = selection.without_cells_outside_test_cells(kept, self.recipes.values(), complete=not by_id)
         kept = selection.without_optional_cells(kept, left)
+        if "deep" in left:
+            kept = selection.without_repeated_mutants(kept)
         return selection.tests_and_loader_cells(kept) if option.loader else kept
 
     def select_items(self, items: list[pytest.Item]) -> list[pytest.Item]:

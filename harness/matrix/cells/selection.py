@@ -24,7 +24,8 @@ from harness.userspace import mutants as userspace
 MUTANTS = frozenset((*landing.MUTANTS, *pinning.MUTANTS, *verify.MUTANTS, *userspace.MUTANTS, *upstream.MUTANTS))
 MARKERS = (
     "requires(trait, ...): skip the case on a VM whose recipe lacks one of these traits",
-    "mutants(name, ...): run the case once more per mutant; it must raise Missed for each",
+    "mutants(name, ..., deep=(name, ...)): run the case once more per mutant; it must raise Missed for each. Those of "
+    "`deep` are marked `deep`",
     "sweep: the case takes minutes; leave it out with `-m 'not sweep'`",
     "crash_triggers: the case kills guests, or is slow; it runs only with `--crash-triggers all`",
     "deep: the case is slow; it runs with `--deep`, with more than a sample, or when it is named",
@@ -70,14 +71,19 @@ def parametrize_by_vm_and_mutant(metafunc: pytest.Metafunc, vms: Sequence[str]) 
         metafunc.parametrize("vm", vms)
         return
     marker = metafunc.definition.get_closest_marker("mutants")
-    names = tuple(marker.args) if marker else ()
-    for name in names:
+    default: Sequence[str] = marker.args if marker else ()
+    deep: Sequence[str] = marker.kwargs.get("deep", ()) if marker else ()
+    for name in (*default, *deep):
         if name not in MUTANTS:
             known = ", ".join(sorted(MUTANTS))
             raise pytest.UsageError(f"{metafunc.definition.nodeid}: no mutant {name!r}; one of {known}")
     # Mutants come first, because an honest cell passes only if its mutants were caught on the same VM.
-    cells = [(vm, mutant) for vm in vms for mutant in (*names, "")]
-    metafunc.parametrize(("vm", "mutant"), cells, ids=[_label(vm, mutant) for vm, mutant in cells])
+    cells = [
+        pytest.param(vm, mutant, id=_label(vm, mutant), marks=[pytest.mark.deep] if mutant in deep else [])
+        for vm in vms
+        for mutant in (*default, *deep, "")
+    ]
+    metafunc.parametrize(("vm", "mutant"), cells)
 
 
 def _label(vm: str, mutant: str) -> str:
@@ -131,6 +137,24 @@ def left_out_markers(option: argparse.Namespace, *, named: bool) -> list[str]:
 def without_optional_cells(items: list[pytest.Item], left_out: Collection[str]) -> list[pytest.Item]:
     """Return the items without those that have one of these markers."""
     return [item for item in items if not any(item.get_closest_marker(marker) for marker in left_out)]
+
+
+def without_repeated_mutants(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the items without the cells that run a mutant of a parametrized case with a later one of its values.
+
+    The first value shows that the case can fail for this mutant; the honest cells remain for all values.
+    """
+    seen: set[tuple[str, str, str, str]] = set()
+    kept = []
+    for item in items:
+        cell = cell_of(item)
+        if cell is not None and cell.mutant:
+            key = (cell.file, cell.item_name.partition("[")[0], cell.vm, cell.mutant)
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(item)
+    return kept
 
 
 def without_cells_outside_test_cells(
