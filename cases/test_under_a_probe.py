@@ -7,6 +7,7 @@ known defects of kernels there, with source lines; a cell with such a defect ass
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import pytest
 
@@ -46,7 +47,11 @@ def under_probe_or_defect(
         single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_exact()
         return
     if not defect.fatal:
-        single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
+        found = single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested)
+        if defect.nop:
+            skipped = single_step.checksum_with_nop(target, shape, site, TIMES, defect.nop)
+            found = replace(found, skipped_checksum=skipped)
+        found.demand_symptom(defect)
     else:
         with fresh(may_die=True) as guest:
             own = Target(guest, target.module)
@@ -96,6 +101,30 @@ def test_leaving_the_line(
     site = single_step.first_site_of_kind(layout, target.shape_site(shape), kind)
     if site is None:
         pytest.skip(f"{shape} has no such instruction on {layout.guest.name}")
+    under_probe_or_defect(kind.value, target, shape, site, kprobes, fresh)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("next-of-its-kind")
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        pytest.param(InstructionKind.CONDITIONAL, "branches", id="taken-branch"),
+        pytest.param(InstructionKind.CALL, "calls", id="call"),
+    ],
+)
+def test_value_where_it_is_skipped(
+    target: Target, layout: Layout, kprobes: Kprobes, fresh: Fresh, kind: InstructionKind, shape: str
+) -> None:
+    """Where a kernel skips a probed branch or call, the function returns exactly the value that it returns without it.
+
+    That value is measured: a nop is written over the instruction, and the function is called without a probe.
+    """
+    defect = target.guest.architecture.kprobe_traits.defects.get(kind.value)
+    if defect is None or not defect.nop:
+        pytest.skip(f"{target.guest.name} skips no {kind.value} under a probe")
+    site = single_step.first_site_of_kind(layout, target.shape_site(shape), kind)
+    assert site is not None
     under_probe_or_defect(kind.value, target, shape, site, kprobes, fresh)
 
 

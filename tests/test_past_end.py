@@ -67,6 +67,13 @@ class FakeElf:
         return next(symbol for symbol in self.symbols if symbol.name == name)
 
 
+class NoFunctions:
+    """A vmlinux without symbols."""
+
+    symbols = ()
+    sections_by_name = ()
+
+
 class FakeLayout(SimpleNamespace):
     """The layout of a guest with that module; the real code selects its functions."""
 
@@ -85,7 +92,7 @@ class FakeLayout(SimpleNamespace):
 def layout(*, stubs: bool) -> Layout:
     target = Target.__new__(Target)
     target.elf, target.sections = cast(Elf, FakeElf()), LOADED
-    kernel = SimpleNamespace(symbols=(), sections_by_name=())
+    kernel = NoFunctions()
     guest = SimpleNamespace(traits=SimpleNamespace(module_stubs=stubs))
     return cast(Layout, FakeLayout(guest=guest, targets={"target": target}, kernel=kernel, slide=0))
 
@@ -144,7 +151,7 @@ def outcome(probed: str, hits: int, missed: int = 0, stands: MostFrequentCpuAddr
 
 EXACT = outcome("0xfeed", 8)
 SHOWS = {
-    Symptom.WRONG_RESULT: outcome("0xbad", 8),
+    Symptom.WRONG_RESULT: replace(outcome("0xbad", 8), skipped_checksum="0xbad"),
     Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
     Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
@@ -158,6 +165,22 @@ def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
         if other is not SHOWS[symptom]:
             with pytest.raises(Missed, match=f"not the documented defect, {symptom.value}"):
                 other.demand_symptom(defect)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"probed_checksum": "0xdead"},
+        {"skipped_checksum": ""},
+        {"hits": 7},
+        {"missed": 1},
+        {"probed_checksum": "0xfeed", "skipped_checksum": "0xfeed"},
+    ],
+)
+def test_another_wrong_result_is_not_the_documented_one(change: dict[str, str | int]) -> None:
+    wrong = replace(SHOWS[Symptom.WRONG_RESULT], **change)  # type: ignore[arg-type]
+    with pytest.raises(Missed, match="not the documented defect, wrong result"):
+        wrong.demand_symptom(Defect(Symptom.WRONG_RESULT, "why"))
 
 
 @pytest.mark.parametrize("symptom", Symptom)

@@ -29,10 +29,12 @@ _PARISC_FALLS_THROUGH = (
     "arch/parisc/kernel/kprobes.c:161 (6.1): the switch looks at regs->iir, which holds the second break, never the "
     "stepped branch, so line 172 continues after the branch"
 )
+# `or r0,r0,r0`. The instruction in the delay slot follows it, as it follows a branch that is skipped.
+_PARISC_NOP = bytes.fromhex("08000240")
 _PARISC_DEFECTS = {
-    "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through"),
-    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped"),
-    "jump": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a jump falls through"),
+    "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through", _PARISC_NOP),
+    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped", _PARISC_NOP),
+    "jump": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a jump falls through", _PARISC_NOP),
     "return": Defect(
         Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
     ),

@@ -10,7 +10,7 @@ class Symptom(Enum):
     """Visible effect of the defect when the probed function is called."""
 
     WRONG_RESULT = "wrong result"
-    """The function returns a different value than without the probe; the guest survives."""
+    """The function returns the value that it returns with a nop in the instruction's place; the guest survives."""
     TRAPS_FOR_EVER = "traps forever"
     """The CPU takes the same trap repeatedly and makes no progress: the guest is lost."""
     SAME_RESULT_HITS_MISSED = "hits missed"
@@ -21,11 +21,13 @@ class Symptom(Enum):
 class Defect:
     """One kind of instruction that a kernel single-steps incorrectly.
 
-    `cause` is one line with the kernel file, the lines and the version.
+    `cause` is one line with the kernel file, the lines and the version. `nop` is an instruction without effect, for a
+    defect by which the kernel skips the probed instruction.
     """
 
     symptom: Symptom
     cause: str
+    nop: bytes = b""
 
     @property
     def fatal(self) -> bool:

@@ -44,6 +44,10 @@ class PariscVirtualMemory:
             return self.read_physical(address - _LINEAR, size)
         return b"".join(self.read_physical(*piece) for piece in self._pieces(address, address + size))
 
+    def physical_address(self, address: int) -> int:
+        """Return the physical address of a virtual one. Raises GuestError when its page is not mapped."""
+        return address - _LINEAR if address >= _LINEAR else self._page(address, {}) + address % _PAGE
+
     def _pieces(self, start: int, end: int) -> list[_Piece]:
         """Return the physical pieces of a virtual range; adjacent physical pages are joined."""
         pieces: list[_Piece] = []

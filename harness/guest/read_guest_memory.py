@@ -98,6 +98,15 @@ class Memory:
         self._monitor.execute("pmemsave", val=address, size=size, filename=self._shared.path)
         return self._shared.read_exactly(size)
 
+    def physical_address(self, address: int) -> int:
+        """Return the physical address of a kernel virtual address.
+
+        Raises GuestError when it is not mapped, or when QEMU walks this guest's page tables, which returns no address.
+        """
+        if not isinstance(self._space, PariscVirtualMemory):
+            raise GuestError("QEMU translates its addresses, and does not return them", where=self._name)
+        return self._space.physical_address(address)
+
     def _read_group(self, group: Sequence[Span]) -> dict[Span, bytes]:
         """Read all spans of a group at once; in halves if that fails because of a hole between them or of user mode."""
         if len(group) == 1:

@@ -68,7 +68,7 @@ def run_gdb(guest: Guest, symbols: SymbolFiles) -> int:
     gdb = find_gdb(guest.architecture)
     # gdb has the user of QEMU. What it reads, a guest could have influenced.
     given = child_privilege_drop.grant_restricted_rights([symbols.vmlinux, *symbols.module_section_addresses])
-    with _stub(guest) as address:
+    with open_gdb_stub(guest) as address:
         commands = [
             "set pagination off",
             "set confirm off",
@@ -83,7 +83,7 @@ def run_gdb(guest: Guest, symbols: SymbolFiles) -> int:
 
 
 @contextmanager
-def _stub(guest: Guest) -> Iterator[str]:
+def open_gdb_stub(guest: Guest) -> Iterator[str]:
     """Open QEMU's gdb stub on a Unix socket in a directory that only QEMU's user can enter; yield the socket's path."""
     with tempfile.TemporaryDirectory(
         prefix="pinpoint-gdb-", dir=child_privilege_drop.temporary_directory_qemu_may_enter()

@@ -35,6 +35,13 @@ class MutantNotInForceError(PinpointError):
     """A mutant that did nothing wrong: its probe was refused, so the check was not tried on it."""
 
 
+def demand_registered_elsewhere(site: Site, address: int, errno: int, reported: int) -> None:
+    """Raise MutantNotInForceError if a mutant's probe was refused, or was registered at its site's own `address`."""
+    if errno or reported == address:
+        fate = f"refused with errno {errno}" if errno else "left where it should be"
+        raise MutantNotInForceError(f"{NOT_IN_FORCE}: its probe for {site} was {fate}")
+
+
 @dataclass(frozen=True)
 class Landing:
     """Where one probe landed.

@@ -12,7 +12,7 @@ from typing import Literal
 
 from harness.core.errors import GuestError, PinpointError
 from harness.landing import precompiled_sites, systemtap_relocation_by_hand
-from harness.landing.code.instructions import once_per_call_boundaries
+from harness.landing.code.instructions import decode_function, once_per_call_boundaries
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_symbol_address
 from harness.landing.lookup.data_symbol_address import Datum
@@ -79,6 +79,20 @@ def _next_symbol(layout: Layout, sites: Sequence[Site]) -> list[str]:
         shifts.append(
             str(address_in_next_function(layout, site) - layout.symbol_address(symbol, site.module) - site.offset)
         )
+    return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
+
+
+def _next_of_its_kind(layout: Layout, sites: Sequence[Site]) -> list[str]:
+    """Put each probe on the function's next instruction of the same kind. Raises GuestError if there is none."""
+    shifts = []
+    for site in sites:
+        elf, symbol = layout.elf_and_symbol(site)
+        code = decode_function(elf, symbol, layout.decoder)
+        own = next(each for each in code if each.offset == site.offset)
+        later = next((each for each in code if each.offset > site.offset and each.kind is own.kind), None)
+        if later is None:
+            raise GuestError(f"{site} is the last {own.kind.value} of its function", where=layout.guest.name)
+        shifts.append(str(later.offset - site.offset))
     return ["mutant=next-symbol", f"mutant_shift={','.join(shifts)}"]
 
 
@@ -154,6 +168,7 @@ MUTANTS: dict[str, Mutant] = {
     "stale-offset": Mutant(relocation=precompiled_sites.request_without_build_check),
     "previous-instance": Mutant(relocation=precompiled_sites.request_at_previous_sections),
     "blind-to-returns": Mutant(parameters=lambda _, __: ["mutant=blind-to-returns"]),
+    "next-of-its-kind": Mutant(parameters=_next_of_its_kind, must_register_elsewhere=True),
     "clobbers": Mutant(parameters=_clobbers),
     "registers-anyway": Mutant(replace_refused_spec=lambda _: GOOD_SPEC),
     "registers-last": Mutant(replace_refused_spec=lambda _: GOOD_SPEC, replaces_last_spec_only=True),

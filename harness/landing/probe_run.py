@@ -13,7 +13,14 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import five_address_witnesses, past_end, probe_module
 from harness.landing.five_address_witnesses import Window
-from harness.landing.landing_judgment import NOT_IN_FORCE, Landing, Missed, MutantNotInForceError, prove_landings
+from harness.landing.landing_judgment import (
+    NOT_IN_FORCE,
+    Landing,
+    Missed,
+    MutantNotInForceError,
+    demand_registered_elsewhere,
+    prove_landings,
+)
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import OwnBytes, own_bytes_at
@@ -142,9 +149,7 @@ class ProbeRun:
         if not self.mutant.must_register_elsewhere:
             return
         for site, address, report in zip(self.sites, self.addresses, self.evidence.view.reports, strict=True):
-            if report.errno or report.address == address:
-                fate = f"refused with errno {report.errno}" if report.errno else "left where it should be"
-                raise MutantNotInForceError(f"{NOT_IN_FORCE}: its probe for {site} was {fate}")
+            demand_registered_elsewhere(site, address, report.errno, report.address)
 
     @property
     def evidence(self) -> ProbeRunEvidence:

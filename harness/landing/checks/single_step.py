@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.single_step_defect_types import Defect, Symptom
+from harness.guest.write_guest_memory import bytes_replaced
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Instruction, InstructionKind
 from harness.landing.code.instructions import decode_function, has_delay_slots, offsets_of_relocations_to_prefix
-from harness.landing.landing_judgment import Missed
+from harness.landing.landing_judgment import Missed, demand_registered_elsewhere
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
@@ -62,6 +63,8 @@ class SingleStepResult:
     `unprobed_checksum` and `probed_checksum` are the checksums of the values that the function returned without and
     with the probe. If the guest did not survive the call, `probed_checksum` is "" and `cpu_address` is where its CPU
     was. `inner_hits_and_misses` holds hits and misses of the probe on a function that the handler calls.
+    `skipped_checksum` is the checksum without the probe and with a nop in the place of the instruction; "" if it was
+    not measured.
     """
 
     site: Site
@@ -72,6 +75,7 @@ class SingleStepResult:
     missed: int = 0
     cpu_address: MostFrequentCpuAddress | None = None
     inner_hits_and_misses: tuple[int, int] | None = None
+    skipped_checksum: str = ""
 
     @property
     def exact(self) -> bool:
@@ -96,7 +100,8 @@ class SingleStepResult:
     def _shows(self, symptom: Symptom) -> bool:
         match symptom:
             case Symptom.WRONG_RESULT:
-                return self.probed_checksum not in ("", self.unprobed_checksum) and self.hits > 0
+                skipped = self.probed_checksum == self.skipped_checksum != self.unprobed_checksum
+                return skipped and (self.hits, self.missed) == (self.calls, 0)
             case Symptom.SAME_RESULT_HITS_MISSED:
                 return self.probed_checksum == self.unprobed_checksum and (self.hits, self.missed) == (
                     1,
@@ -114,9 +119,9 @@ class SingleStepResult:
         if self.inner_hits_and_misses is not None:
             hits, misses = self.inner_hits_and_misses
             inner = f"; in its handler hit {hits} and missed {misses} times"
-        return (
-            f"{self.site}: returned {self.unprobed_checksum} unprobed, {self.probed_checksum} probed; {counted}{inner}"
-        )
+        without = f", {self.skipped_checksum} with a nop there" if self.skipped_checksum else ""
+        returned = f"returned {self.unprobed_checksum} unprobed, {self.probed_checksum} probed{without}"
+        return f"{self.site}: {returned}; {counted}{inner}"
 
 
 def first_site_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Site | None:
@@ -161,10 +166,24 @@ def call_probed(
     if stands:
         return SingleStepResult(site, times, unprobed, probed, cpu_address=stands)
     first, *others = probe_module.unload_probe_module(target.guest).reports
+    if mutant.must_register_elsewhere:
+        demand_registered_elsewhere(site, layout.probe_address(site), first.errno, first.address)
     inner = [(each.hits, each.missed) for each in others]
     return SingleStepResult(
         site, times, unprobed, probed, first.hits, first.missed, inner_hits_and_misses=inner[0] if inner else None
     )
+
+
+def checksum_with_nop(target: Target, shape: str, site: Site, times: int, nop: bytes) -> str:
+    """Call the shape without a probe and with a nop in the place of the site's instruction; return the checksum.
+
+    The nop is written into the guest's memory from outside. Raises GuestError if its size is not the instruction's.
+    """
+    layout = Layout(target.guest, [target])
+    if layout.next_instruction_site(site).offset - site.offset != len(nop):
+        raise GuestError(f"the instruction at {site} is not {len(nop)} bytes long", where=target.guest.name)
+    with bytes_replaced(target.guest, layout.probe_address(site), nop):
+        return target.call_for_checksum(shape, times)
 
 
 def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, MostFrequentCpuAddress | None]:
