@@ -19,7 +19,7 @@ from click.shell_completion import CompletionItem
 from harness import doctor as host
 from harness import user_config
 from harness.cli_common import one_line_without_control_codes, print_error
-from harness.core import exception_as_pinpoint_error, paths, private_files, process
+from harness.core import error_handover, exception_as_pinpoint_error, paths, private_files, process
 from harness.core.errors import HARNESS_FAILED, INTERRUPTED, WRONG_USE, PinpointError
 
 _PROGRAM = paths.PROGRAM
@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # No child may import from the current directory.
     os.environ["PYTHONSAFEPATH"] = "1"
     private_files.keep_files_private()
+    error_file = error_handover.take_file_from_environment()
     for sign in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.default_int_handler)
     try:
@@ -132,6 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except PinpointError as error:
         print_error(error)
+        error_handover.hand_over(error, error_file)
         return error.exit_status
     except (BrokenPipeError, SystemExit):
         # click exits with 1 when its output pipe is closed.
@@ -142,6 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         process.stop_all()
         found = exception_as_pinpoint_error.as_pinpoint_error(error)
         print_error(found)
+        error_handover.hand_over(found, error_file)
         return found.exit_status
 
 

@@ -206,7 +206,7 @@ def _imports_of_others(path: Path) -> Iterator[str]:
 _HOST_WORK = {
     "harness/landing/checks/embedded_symbol_table_cost.py",
     "harness/landing/sites/objdump.py",
-    "harness/matrix/commands/bisect.py",
+    "harness/matrix/commands/bisect_tree.py",
     "harness/matrix/commands/bisect_test.py",
     "harness/matrix/hosts/dask_packages.py",
 }
