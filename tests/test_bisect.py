@@ -330,6 +330,21 @@ def test_a_harness_error_is_skipped_and_tested_again_only_by_a_resumed_bisection
     assert set(second.tested) <= {9, 10}
 
 
+def test_another_failure_is_tested_once_more(history: tuple[Path, list[str]], tmp_path: Path) -> None:
+    """A guest on a loaded host hangs once at each commit from 5 on; at 17 and 18 it hangs each time."""
+    hung = set[int]()
+
+    def verdict(number: int) -> Verdict:
+        if 5 <= number < COMMITS - 1 and (number in {17, 18} or number not in hung):
+            hung.add(number)
+            return Verdict.HANG
+        return FAIL if number >= 12 else PASS
+
+    fake = Scripted(case=verdict)
+    assert whole(history, tmp_path, fake).first_bad_commit == history[1][12]
+    assert max(fake.tested.count(number) for number in fake.tested) == 2
+
+
 def test_anew_forgets_the_tested_commits(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = history
     whole(history, tmp_path, Fake(20))

@@ -39,8 +39,8 @@ def ended(
     return read_end("c" * 40, status, cells, error, lines, LOG)
 
 
-def rule(test: CommitTest, *names: str, strict: bool = False) -> Ruling:
-    step = DecidingCells(frozenset(f"cases/test_sites.py::{name}" for name in names), strict).rule(test)
+def rule(test: CommitTest, *names: str, on_bad: Verdict = FAIL) -> Ruling:
+    step = DecidingCells({f"cases/test_sites.py::{name}": on_bad for name in names}).rule(test)
     assert step.why
     return step.ruling
 
@@ -50,8 +50,8 @@ def rule(test: CommitTest, *names: str, strict: bool = False) -> Ruling:
     [
         (0, [PASS], Ruling.GOOD),
         (1, [FAIL, PASS], Ruling.BAD),
-        (1, [Verdict.OOPS], Ruling.BAD),
-        (1, [Verdict.PANIC, PASS], Ruling.BAD),
+        (1, [Verdict.OOPS], Ruling.SKIP),
+        (1, [Verdict.HANG, FAIL], Ruling.BAD),
         (0, [Verdict.KNOWN_FAIL], Ruling.GOOD),
         (0, [SKIP], Ruling.SKIP),
         (0, [SKIP, PASS], Ruling.GOOD),
@@ -78,13 +78,19 @@ def test_a_failed_cell_that_does_not_decide_is_no_ruling() -> None:
 
 
 def test_a_skipped_cell_is_bad_only_with_strict() -> None:
-    assert rule(ended(0, SKIP, PASS), "case0", strict=True) is Ruling.BAD
+    assert rule(ended(0, SKIP, PASS), "case0", on_bad=SKIP) is Ruling.BAD
     assert rule(ended(0, SKIP, PASS), "case0") is Ruling.SKIP
+
+
+def test_another_failure_than_on_the_bad_end_is_no_ruling() -> None:
+    step = DecidingCells({"cases/test_sites.py::case0": FAIL}).rule(ended(1, Verdict.HANG))
+    assert (step.ruling, step.another_failure) == (Ruling.SKIP, True)
+    assert "on --bad it is fail" in step.why
 
 
 def test_a_skip_decides_with_strict_only_if_the_good_end_passed() -> None:
     good, bad = ended(1, PASS, SKIP, FAIL), ended(1, SKIP, SKIP, FAIL)
-    assert DecidingCells.between(good, bad, strict=False).names == frozenset()
+    assert DecidingCells.between(good, bad, strict=False).names == set()
     assert DecidingCells.between(good, bad, strict=True).names == {"cases/test_sites.py::case0"}
 
 

@@ -79,9 +79,14 @@ class Bisection:
             answer = self._tree.start(self._bad, self._good)
             while not answer.ends:
                 commit = self._tree.next_commit
-                step = deciding.rule(self._tested_now_or_before(commit))
+                step = self._ruled(commit, deciding)
                 answer = self._tree.rule(commit, step.ruling.value)
             return self._outcome(answer.found, answer.candidates, good, deciding)
+
+    def _ruled(self, commit: str, deciding: DecidingCells) -> Step:
+        """Test and rule a commit; after another failure than that on the bad end it is tested once more."""
+        step = deciding.rule(self._tested_now_or_before(commit))
+        return deciding.rule(self._test_now(commit)) if step.another_failure else step
 
     def _ends(self) -> tuple[CommitTest, DecidingCells]:
         """Test both ends; return the good one, and the cells that fail only on the bad one."""
@@ -109,6 +114,9 @@ class Bisection:
         recorded = self._recorded.read().get(commit)
         if recorded and (recorded.final or commit in self._tested):
             return recorded
+        return self._test_now(commit)
+
+    def _test_now(self, commit: str) -> CommitTest:
         self._tree.check_out(commit)
         test = self._test(commit, self._tree.path)
         self._recorded.append(test)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -74,12 +74,16 @@ class CommitTest:
 
 @dataclass(frozen=True)
 class Step:
-    """A tested commit with its ruling; `why` explains it in one line, `results` is the bundle of a failed cell."""
+    """A tested commit with its ruling; `why` explains it in one line, `results` is the bundle of a failed cell.
+
+    `another_failure` is True if a deciding cell failed with another verdict than on the bad end.
+    """
 
     test: CommitTest
     ruling: Ruling
     why: str
     results: str
+    another_failure: bool = False
 
     @property
     def commit(self) -> str:
@@ -89,29 +93,39 @@ class Step:
 
 @dataclass(frozen=True)
 class DecidingCells:
-    """The cells by which commits are ruled; with `strict` a skipped cell counts as failed."""
+    """The cells by which commits are ruled, with their verdicts on the bad end; `skip` only in a strict bisection."""
 
-    names: frozenset[str]
-    strict: bool = False
+    verdicts: Mapping[str, Verdict]
 
     @classmethod
     def between(cls, good: CommitTest, bad: CommitTest, *, strict: bool) -> DecidingCells:
         """Return the cells that fail on `bad` and not on `good`; with `strict` also those that only `bad` skips."""
-        failed = bad.failed().keys() - good.failed().keys()
-        skipped = (bad.failed(skips_too=True).keys() - bad.failed().keys()) & good.held if strict else set()
-        return cls(frozenset(failed | skipped), strict)
+        failed = {name: cell.verdict for name, cell in bad.failed().items() if name not in good.failed()}
+        skipped = {cell.name: cell.verdict for cell in bad.cells if cell.verdict is Verdict.SKIP} if strict else {}
+        return cls({**failed, **{name: verdict for name, verdict in skipped.items() if name in good.held}})
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the cells."""
+        return set(self.verdicts)
 
     def rule(self, test: CommitTest) -> Step:
-        """Rule a commit: bad if a deciding cell fails, good if none does and one passes, else it is skipped."""
-        cells = [cell for cell in test.cells if cell.name in self.names]
-        failed = [cell for cell in test.failed(skips_too=self.strict).values() if cell.name in self.names]
-        if failed:
-            return Step(test, Ruling.BAD, str(failed[0]), failed[0].results)
+        """Rule a commit: bad if a deciding cell ends as on the bad end, good if none fails and one passes.
+
+        Otherwise it is skipped: another failure shows nothing about the one that is looked for.
+        """
+        cells = [cell for cell in test.cells if cell.name in self.verdicts]
+        same = next((cell for cell in cells if cell.verdict is self.verdicts[cell.name]), None)
+        if same:
+            return Step(test, Ruling.BAD, str(same), same.results)
+        if other := next((cell for cell in cells if cell.failed), None):
+            why = f"{other} (another failure: on --bad it is {self.verdicts[other.name].value})"
+            return Step(test, Ruling.SKIP, why, other.results, another_failure=True)
         if obstacle := test.obstacle or next((str(cell) for cell in cells if cell.verdict in _UNDECIDED), ""):
             return Step(test, Ruling.SKIP, obstacle, test.results)
         held = [cell for cell in cells if cell.held]
-        if len(cells) < len(self.names):
-            return Step(test, Ruling.SKIP, f"{len(self.names) - len(cells)} cells did not run", test.results)
+        if len(cells) < len(self.verdicts):
+            return Step(test, Ruling.SKIP, f"{len(self.verdicts) - len(cells)} cells did not run", test.results)
         if not held:
             return Step(test, Ruling.SKIP, every_cell_was_skipped(cells), test.results)
         others = test.failed().keys() - self.names
