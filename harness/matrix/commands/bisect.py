@@ -58,8 +58,6 @@ class Bisection:
         self._test = test
         self._strict = strict
         self._recorded = RecordedTests(directory / _STEPS)
-        # The commits that this process has tested: one that is not final is not tested again at once.
-        self._tested: set[str] = set()
 
     @property
     def tested_commits(self) -> int:
@@ -112,7 +110,7 @@ class Bisection:
     def _tested_now_or_before(self, commit: str) -> CommitTest:
         """Return the test of a commit: the recorded one, or one that is run now."""
         recorded = self._recorded.read().get(commit)
-        if recorded and (recorded.final or commit in self._tested):
+        if recorded and recorded.final:
             return recorded
         return self._test_now(commit)
 
@@ -120,7 +118,6 @@ class Bisection:
         self._tree.check_out(commit)
         test = self._test(commit, self._tree.path)
         self._recorded.append(test)
-        self._tested.add(commit)
         return test
 
     def _outcome(self, found: str, candidates: Sequence[str], good: CommitTest, deciding: DecidingCells) -> Outcome:
