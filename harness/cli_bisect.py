@@ -13,6 +13,7 @@ from harness.core.errors import HARNESS_FAILED, UsageError
 from harness.core.events import Bus
 from harness.core.files import sha256_of_strings
 from harness.images.vm_recipe import select
+from harness.matrix.commands import pytest_run
 from harness.matrix.commands.bisect import Bisection, report_lines
 from harness.matrix.commands.bisect_test import CaseTest
 from harness.matrix.commands.bisect_tree import BisectTree, SourceTree
@@ -66,6 +67,8 @@ def bisect(
     source = SourceTree.find(tree.resolve())
     ends = source.commit(good, "--good"), source.commit(bad, "--bad")
     source.demand_ancestor(*ends)
+    pytest_run.demand_own_cases_import()
+    pytest_run.demand_case_matches(recipes[0].name, expression)
     if source.has_uncommitted_changes:
         click.echo(f"uncommitted changes in {source.path} are in no commit, so that they are not tested", err=True)
     kept = paths.cache() / "bisect"

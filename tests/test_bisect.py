@@ -385,6 +385,18 @@ def test_wrong_use_is_one_line(
     assert complaint in printed
 
 
+@pytest.mark.parametrize("expression", ["test_no_such_case", "test_leaf (", "a b"])
+def test_a_case_that_does_not_exist_is_wrong_use_before_anything_is_built(
+    expression: str, history: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree, commits = history
+    words = ["bisect", "--tree", str(tree), "--good", commits[0], "--bad", commits[-1], "--vm", "x86_64-fsections"]
+    assert cli.main([*words, "-k", expression]) == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert printed.startswith("pinpoint: -k: no case matches")
+
+
 def test_two_bisections_of_a_tree_share_one_clone(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     """A file that no commit changed keeps its time, so the second bisection compiles it no more."""
     tree, commits = history

@@ -67,10 +67,19 @@ def demand_own_cases_import() -> None:
         raise UsageError(f"cannot be collected: {error}", where=str(path), mend="fix it, or take it out of cases/")
 
 
-def collect_with_plugin(arguments: Sequence[str], plugin: object) -> None:
-    """Collect the tests that these arguments select and pass them to `plugin`; run and print nothing."""
+def demand_case_matches(vm: str, expression: str) -> None:
+    """Raise UsageError if `-k expression` selects no cell on the VM, before anything is built for it."""
+    if collect_with_plugin([f"--vm={vm}", "-k", expression, *case_directories()], None) != pytest.ExitCode.OK:
+        raise UsageError(f"no case matches {expression!r}", where="-k", mend=f"see {paths.PROGRAM} run --co")
+
+
+def collect_with_plugin(arguments: Sequence[str], plugin: object | None) -> int:
+    """Collect the tests that these arguments select and pass them to `plugin`; run and print nothing.
+
+    Return pytest's status: OK only if a test is selected.
+    """
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        pytest.main([*COMMON, "--collect-only", "--capture=no", *arguments], plugins=[plugin])
+        return pytest.main([*COMMON, "--collect-only", "--capture=no", *arguments], plugins=[plugin] if plugin else [])
 
 
 def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
