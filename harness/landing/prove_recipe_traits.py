@@ -205,14 +205,18 @@ def _section_fd_pins(scene: _Scene) -> bool:
     return int(while_held) > int(without)
 
 
-# Two loaders of one file. The first stops in the initializer until the second waits for it; then both continue.
+# Two loaders of one file. The first stops in the initializer until the second waits for it; then both continue. From
+# 6.5 to 6.10 the second waits uninterruptibly (idempotent_init_module(), kernel/module/main.c).
 _TWO_LOADERS = """
 open=/sys/module/pinpoint_pinned/parameters/open_gate
 {load} gates=entered >/dev/null & first=$!
 until [ -e $open ]; do [ -d /proc/$first ] || exit 1; done
 {load} gates=entered >/dev/null & second=$!
-until read -r _ _ state _ </proc/$second/stat && [ $state = S ] &&
-    grep -q -e load_module -e finit_module /proc/$second/stack /proc/$second/wchan
+until read -r _ _ state _ </proc/$second/stat && case $state in
+    S) grep -q -e load_module -e finit_module /proc/$second/stack /proc/$second/wchan;;
+    D) grep -q -e idempotent_init_module -e finit_module /proc/$second/wchan;;
+    *) false;;
+    esac
 do [ -d /proc/$second ] || exit 2; done
 echo >$open
 wait $first || exit 3

@@ -16,7 +16,8 @@ _OPEN_GATE = f"/sys/module/{PROBE}/parameters/open_gate"
 # Looks at a loader until it is at rest, and gives up after a number of looks. It is at rest in one of these states:
 # - It waits idly at an initializer's gate (wait_event_idle(); nothing else in a load waits in this way).
 # - It waits interruptibly for another load, both before and after its stack is read (add_unformed_module(), part of
-#   load_module(); for the same file idempotent_init_module(), part of finit_module(2), 6.12).
+#   load_module(); for the same file idempotent_init_module(), part of finit_module(2), 6.12). From 6.5 to 6.10 it waits
+#   uninterruptibly for a load of the same file, and wchan names idempotent_init_module() or its caller.
 # - It has ended.
 # A task that was woken is idle again for a moment while it checks its condition (___wait_event()), and on another
 # virtual CPU that moment can be long. /proc/PID/syscall distinguishes it: it is "running" unless the task stays off its
@@ -36,6 +37,9 @@ while [ ! "$where" ]; do
     Z) where=ended;;
     S) if grep -q -e load_module -e finit_module /proc/{pid}/stack /proc/{pid}/wchan 2>/dev/null; then
            read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = S ] && where=waits
+       fi;;
+    D) if grep -q -e idempotent_init_module -e finit_module /proc/{pid}/wchan 2>/dev/null; then
+           read -r _ _ state _ 2>/dev/null </proc/{pid}/stat && [ "$state" = D ] && where=waits
        fi;;
     esac
 done
