@@ -18,6 +18,7 @@ static DEFINE_STATIC_KEY_FALSE(pinpoint_key);
 #if defined(CONFIG_X86_64)
 
 #include <asm/asm.h>
+#include <asm/nospec-branch.h>
 
 /* By ja, which is not taken if both are equal. */
 static __always_inline u32 pinpoint_above(u32 a, u32 b)
@@ -99,7 +100,9 @@ static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(
 	unsigned long argument = x;
 	u32 result;
 
-	asm volatile("call *%1"
+	/* Ubuntu's objtool makes an indirect call without the annotation an error. */
+	asm volatile(ANNOTATE_RETPOLINE_SAFE "\n\t"
+		     "call *%1"
 		     : "=a" (result), "+r" (called), "+D" (argument), ASM_CALL_CONSTRAINT
 		     : "b" (wrong)
 		     : "rcx", "rdx", "rsi", "r8", "r9", "r10", "cc", "memory");
