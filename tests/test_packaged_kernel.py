@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import lz4.block
 import pytest
 from debian_repository import Repository, Signer
 
@@ -66,6 +67,13 @@ def test_a_zstd_kernel_comes_out_too() -> None:
     zstandard = pytest.importorskip("zstandard")
     payload = with_size(zstandard.ZstdCompressor().compress(KERNEL))
     assert vmlinux.unpack(bzimage(payload), "vmlinuz") == KERNEL
+
+
+def test_an_lz4_kernel_comes_out_too() -> None:
+    """In the format of `lz4 -l`: blocks, each with its length. The kernel has more than one."""
+    parts = [lz4.block.compress(part, store_size=False) for part in (KERNEL[:9000], KERNEL[9000:])]
+    payload = b"\x02\x21\x4c\x18" + b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    assert vmlinux.unpack(bzimage(with_size(payload)), "vmlinuz") == KERNEL
 
 
 def test_a_flat_image_is_taken_as_it_is() -> None:

@@ -24,6 +24,8 @@ _RECOVERY = 300.0
 # A GNU build-id note with a SHA-1 (elf(5)): name size 4, descriptor size 20, type NT_GNU_BUILD_ID, "GNU".
 _BUILD_ID = struct.pack("<III4s", 4, 20, 3, b"GNU")
 _PAGE = 4096
+# The largest unpacked block of LZ4's legacy frame format (lz4_Frame_format.md).
+_LZ4_BLOCK = 8 << 20
 
 
 def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
@@ -78,6 +80,22 @@ def _zstd(payload: bytes) -> bytes:
     return zstandard.ZstdDecompressor().decompressobj().decompress(payload)
 
 
+def _lz4(payload: bytes) -> bytes:
+    """Unpack the frame format that the kernel's build uses (lz4 -l): a magic number, and blocks with their length.
+
+    The unpacked size that the build appends has the place of a length without a block (lib/decompress_unlz4.c, 6.1).
+    """
+    import lz4.block
+
+    blocks, place = [], 4
+    while place + 4 < len(payload):
+        (length,) = struct.unpack_from("<I", payload, place)
+        place += 4
+        blocks.append(lz4.block.decompress(payload[place : place + length], uncompressed_size=_LZ4_BLOCK))
+        place += length
+    return b"".join(blocks)
+
+
 # Decompressors that ignore trailing bytes: the build appends the unpacked size to the payload (size_append in
 # scripts/Makefile.lib), which is not part of the compressed stream.
 _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
@@ -86,6 +104,7 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
     (b"BZh", lambda payload: bz2.BZ2Decompressor().decompress(payload)),
     (b"\x5d\0\0", lambda payload: lzma.LZMADecompressor(lzma.FORMAT_ALONE).decompress(payload)),
     (b"\x28\xb5\x2f\xfd", _zstd),
+    (b"\x02\x21\x4c\x18", _lz4),
 )
 
 
