@@ -40,9 +40,9 @@ def package(files: dict[str, bytes], compress: Callable[[bytes], bytes], links: 
     return lead + signature + bytes(-(96 + len(signature)) % 8) + header(2, b"words") + compress(archive)
 
 
-def member(name: str, mode: int, content: bytes) -> bytes:
+def member(name: str, mode: int, content: bytes, inode: int = 1, names: int = 1) -> bytes:
     text = name.encode() + b"\0"
-    fields = [1, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(text), 0]
+    fields = [inode, mode, 0, 0, names, 0, len(content), 0, 0, 0, 0, len(text), 0]
     head = b"070701" + b"".join(b"%08x" % field for field in fields) + text
     return head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4)
 
@@ -59,6 +59,24 @@ def test_an_rpm_is_unpacked(compress: Callable[[bytes], bytes], tmp_path: Path) 
     assert (tmp_path / "into/lib/a").read_bytes() == b"12345"
     assert (tmp_path / "into/lib/deep/b").read_bytes() == b""
     assert (tmp_path / "into/lib/c").readlink() == Path("a")
+
+
+def test_each_name_of_a_file_has_its_content(tmp_path: Path) -> None:
+    """rpmbuild writes the content of a file with several names once, with the last name."""
+    names = [
+        member("./include/a.h", 0o100644, b"", 7, 2),
+        member("./include/empty", 0o100644, b"", 8, 2),
+        member("./other/empty", 0o100644, b"", 8, 2),
+        member("./other/a.h", 0o100644, b"content", 7, 2),
+        member("./other/b.h", 0o100644, b"", 7),
+    ]
+    lead = b"\xed\xab\xee\xdb" + bytes(92)
+    archive = b"".join([*names, member("TRAILER!!!", 0, b"")])
+    (tmp_path / "kernel.rpm").write_bytes(lead + header() + header() + archive)
+    rpm.unpack(tmp_path / "kernel.rpm", tmp_path / "into")
+    read = {name: (tmp_path / "into" / name).read_bytes() for name in ("include/a.h", "other/a.h", "other/b.h")}
+    assert read == {"include/a.h": b"content", "other/a.h": b"content", "other/b.h": b""}
+    assert (tmp_path / "into/include/empty").read_bytes() == (tmp_path / "into/other/empty").read_bytes() == b""
 
 
 @pytest.mark.parametrize(
@@ -120,6 +138,19 @@ def test_the_parts_of_fedoras_packages(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     staged = given_kernel_parts.stage_decompressed_modules(found, tmp_path / "scratch")
     assert lzma.decompress((staged / "kernel/virtio_net.ko.xz").read_bytes()) == b"module"
+
+
+def test_the_release_is_that_of_modules(tmp_path: Path) -> None:
+    """kernel.release of Debian's headers of 6.1 has the version without the flavor."""
+    headers = f"usr/src/kernels/{RELEASE}/include"
+    files = {
+        **fedora(),
+        f"{headers}/config/kernel.release": b"6.9.1\n",
+        f"{headers}/generated/utsrelease.h": f'#define UTS_RELEASE "{RELEASE}"\n'.encode(),
+    }
+    (tmp_path / "kernel.rpm").write_bytes(package(files, bytes))
+    given_kernel_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
+    assert given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "kernel.rpm").release == RELEASE
 
 
 @pytest.mark.parametrize(

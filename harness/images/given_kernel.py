@@ -14,8 +14,17 @@ from harness.core.elf import Elf
 from harness.core.errors import UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
-from harness.images import debian_kernel, drivers, given_kernel_parts, kernel_config, object_tree, vmlinux
+from harness.images import (
+    debian_kernel,
+    drivers,
+    given_kernel_host_programs,
+    given_kernel_parts,
+    kernel_config,
+    object_tree,
+    vmlinux,
+)
 from harness.images.build_context import BuildContext
+from harness.images.debian_packages_by_name import Packages
 from harness.images.given_kernel_parts import KernelParts
 from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.store import Entry
@@ -23,7 +32,14 @@ from harness.images.vm_recipe import Recipe
 
 KIND = "kernel"
 _TREE = "tree"
-_CODE = ("given_kernel.py", "given_kernel_parts.py", "rpm.py", "drivers.py", "vmlinux.py")
+_CODE = (
+    "given_kernel.py",
+    "given_kernel_parts.py",
+    "given_kernel_host_programs.py",
+    "rpm.py",
+    "drivers.py",
+    "vmlinux.py",
+)
 
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa: ARG001 - the interface of a layer
@@ -39,7 +55,7 @@ def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:  # noqa
 
 def obtain(recipe: Recipe, build_context: BuildContext, parts: Sequence[str]) -> KernelBuild:
     """Return the given kernel. Raises UsageError with what is missing, BuildError when the image cannot be read."""
-    job = _Job(recipe)
+    job = _Job(recipe, build_context.packages)
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     return _kernel_build(recipe, entry)
 
@@ -74,6 +90,7 @@ class _Job:
     """Build of the store entry of one given kernel."""
 
     recipe: Recipe
+    packages: Packages
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Find the parts, check the configuration, and copy what a guest needs."""
@@ -95,7 +112,9 @@ class _Job:
         unpacked = (entry / _TREE).is_dir()
         kept = self._drivers(parts, entry, config)
         if unpacked:
+            step.publish_progress("preparing the headers", 0.8)
             self._settle(entry / _TREE, parts)
+        given_kernel_host_programs.demand_modpost_runs_here(parts.objects)
         facts: dict[str, Any] = {
             "release": parts.release,
             "build_id": elf.build_id,
@@ -148,6 +167,7 @@ class _Job:
             debian_kernel.prepare_headers_for_builds(tree, parts.release)
         for top in ("boot", "lib/modules", "usr/lib/modules", "usr/share"):
             shutil.rmtree(tree / top, ignore_errors=True)
+        given_kernel_host_programs.run_with_newer_libraries(tree, self.packages)
 
 
 def demand_paths_are_kernel_parts(given: Sequence[Path]) -> None:

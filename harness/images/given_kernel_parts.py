@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from harness.images.kernel_source_trees import listing_digest
 
 _HEADERS = "include/generated/autoconf.h"
 _RELEASE = "include/config/kernel.release"
+_UTS_RELEASE = "include/generated/utsrelease.h"
+_UTS = re.compile(r'^#define\s+UTS_RELEASE\s+"([^"\s/]+)"$', re.M)
 _BUILD = (".config", "vmlinux", _RELEASE)
 _PACKAGES = (".deb", ".rpm")
 _MEND = "see docs/gate-a-kernel.md"
@@ -69,7 +72,7 @@ def find_parts_in_build(directory: Path, kernel_file: str) -> KernelParts:
     link = directory / "source"
     source = link.resolve() if link.is_dir() else directory
     return KernelParts(
-        release=(directory / _RELEASE).read_text().strip(),
+        release=_release(directory),
         image=image,
         vmlinux=directory / "vmlinux",
         config=directory / ".config",
@@ -82,11 +85,11 @@ def find_parts_in_build(directory: Path, kernel_file: str) -> KernelParts:
 def find_parts_in_packages(root: Path, what: str) -> KernelParts:
     """Return the parts below a directory that packages were unpacked to. Raises UsageError if one is missing."""
     headers = _only(
-        [path.parents[2] for path in root.glob(f"usr/src/**/{_HEADERS}") if (path.parents[2] / _RELEASE).is_file()],
+        [path.parents[2] for path in root.glob(f"usr/src/**/{_HEADERS}") if _has_release(path.parents[2])],
         "kernel headers (linux-headers-*, kernel-devel)",
         what,
     )
-    release = (headers / _RELEASE).read_text().strip()
+    release = _release(headers)
     places = [root / top / "modules" / release for top in ("usr/lib", "lib")]
     kernels = [root / f"boot/{name}-{release}" for name in ("vmlinuz", "vmlinux")]
     kernels += [place / name for place in places for name in ("vmlinuz", "vmlinux")]
@@ -105,10 +108,9 @@ def find_parts_given_separately(given: Sequence[Path], what: str) -> KernelParts
     image = _only([path for path in given if path.is_file()], "kernel image", what)
     directories = [path for path in given if path.is_dir()]
     headers = _only([path for path in directories if (path / _HEADERS).is_file()], "directory of headers", what)
-    release_file = headers / _RELEASE
-    if not release_file.is_file():
+    if not _has_release(headers):
         raise UsageError(f"has no {_RELEASE}", where=str(headers), mend=_MEND)
-    release = release_file.read_text().strip()
+    release = _release(headers)
     candidates = [path / sub for path in directories for sub in (".", f"lib/modules/{release}", release)]
     modules = next((path for path in candidates if (path / "modules.builtin").is_file()), None)
     config = _only([headers / ".config", image.with_name(f"config-{release}")], "configuration", what)
@@ -135,6 +137,21 @@ def stage_decompressed_modules(parts: KernelParts, scratch: Path) -> Path:
         elif suffix in (".ko", ".xz"):
             (into / module.name).symlink_to(module.resolve())
     return scratch
+
+
+def _has_release(headers: Path) -> bool:
+    return any((headers / name).is_file() for name in (_UTS_RELEASE, _RELEASE))
+
+
+def _release(headers: Path) -> str:
+    """Return the release that modules get (UTS_RELEASE, include/linux/vermagic.h).
+
+    kernel.release of Debian's headers of 6.1 has only the version, such as 6.1.170: the release is set when they are
+    used.
+    """
+    uts = headers / _UTS_RELEASE
+    found = _UTS.search(uts.read_text()) if uts.is_file() else None
+    return found[1] if found else (headers / _RELEASE).read_text().strip()
 
 
 def _only(found: Sequence[Path], name: str, what: str) -> Path:

@@ -32,6 +32,8 @@ class _Member(NamedTuple):
     name: str
     mode: int
     content: bytes
+    file: tuple[int, ...] | None
+    """The device and the inode of a file that has several names; None for any other member."""
 
 
 def unpack(package: Path, into: Path) -> None:
@@ -42,8 +44,12 @@ def unpack(package: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
     try:
         archive = _payload(package.read_bytes())
-        for member in list(_members(archive)):
-            _write(member, into, package)
+        members = list(_members(archive))
+        # Of a file that has several names, only one member has the content (cpio(5)).
+        contents = {member.file: member.content for member in members if member.file and member.content}
+        for member in members:
+            content = contents.get(member.file, b"") if member.file else member.content
+            _write(member._replace(content=content), into, package)
     except _BROKEN as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UsageError(f"is no whole RPM package: {reason}", where=str(package), mend="fetch it again") from None
@@ -91,7 +97,8 @@ def _members(archive: bytes) -> Iterator[_Member]:
         start += -start % 4
         if name == _TRAILER:
             return
-        yield _Member(name, mode, archive[start : start + size])
+        file = (*fields[7:9], fields[0]) if fields[4] > 1 and mode & _KIND == _FILE else None
+        yield _Member(name, mode, archive[start : start + size], file)
         place = start + size + -size % 4
     raise ValueError("the archive has no end")
 

@@ -16,7 +16,7 @@ from harness.guest import start
 from harness.guest.accelerator import choose
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions
-from harness.images import given_kernel, given_kernel_parts
+from harness.images import given_kernel, given_kernel_compiler, given_kernel_parts
 from harness.images.build_context import BuildContext
 from harness.images.kernel_config import demand_needed
 from harness.images.prepare import kernel_config_of, prepare
@@ -117,7 +117,8 @@ def adapt_to_kernel_config(recipe: Recipe, context: BuildContext) -> Recipe:
         boot = "image"
     machine = recipe.machine.model_copy(update={"boot": boot})
     claimed = Traits(uprobes=config.get(_UPROBES) == "y" and recipe.traits.uprobes)
-    return recipe.model_copy(update={"machine": machine, "traits": claimed})
+    kernel = given_kernel_compiler.with_compiler(recipe, config) if recipe.kernel.source == "given" else recipe.kernel
+    return recipe.model_copy(update={"machine": machine, "traits": claimed, "kernel": kernel})
 
 
 def with_booted_kernel_traits(recipe: Recipe, context: BuildContext, accelerator: str | None = None) -> Recipe:
