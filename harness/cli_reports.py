@@ -42,6 +42,10 @@ def compare(old: Path, new: Path | None, strict: bool) -> int:
     """
     cells = read_cells_of_run(new or paths.results() / LATEST)
     if old.suffix == ".toml":
+        if strict:
+            from harness.matrix.commands.baseline_gate import STRICT_NEEDS_RUN
+
+            raise UsageError(STRICT_NEEDS_RUN, where=str(old), mend="name an earlier run, or leave --strict out")
         found = compare_with_baseline(FailureBaseline.read(old), cells)
     else:
         found = compare_cells(read_cells_of_run(old), cells, strict=strict)
@@ -136,6 +140,7 @@ def merge(runs: Sequence[Path], expected: Path | None, into: Path | None, baseli
     from harness.report.export.markdown import markdown
 
     gate = Gate.from_options(baseline, None, strict=strict)
+    gate.demand_strict_has_an_effect()
     jobs = merge_shards.read_expected_shards(expected) if expected else []
     for run in runs:
         if not run.is_dir():

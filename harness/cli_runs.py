@@ -146,6 +146,8 @@ def run(
         gate.lost_traits = given_kernel_recipe.lost_traits(select([recipe.name])[0], recipe)
         replace_in_this_run(recipe, given_kernel_recipe.GivenKernel(tuple(kernels), config).command_line_options)
         vms = [recipe.name]
+    else:
+        gate.demand_strict_has_an_effect()
     recipes = select(vms, architectures=archs, matrix=matrix)
     if host_qemu:
         os.environ[qemu_program.HOST_QEMU_VARIABLE] = "1"

@@ -9,13 +9,14 @@ import pytest
 from test_export import cell
 
 from harness import cli
-from harness.report.compare import FailureBaseline, compare, compare_with_baseline
+from harness.report.compare import FailureBaseline, compare, compare_with_baseline, comparison_lines
 from harness.report.history import read_history
 from harness.report.record import Cell, Results
 from harness.report.run_dir import RunDirectory
 from harness.verdict.cell_verdict_enum import Verdict
 
 FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
+KNOWN_FAIL = Verdict.KNOWN_FAIL
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,11 @@ FAIL, PASS, SKIP, OOPS = Verdict.FAIL, Verdict.PASS, Verdict.SKIP, Verdict.OOPS
         ([cell("a", FAIL, reason="at 0xffff8000")], [cell("a", FAIL, reason="at 0xffff9000")], "", False),
         ([cell("a", FAIL, reason="x+0x4")], [cell("a", FAIL, reason="x+0x8")], "changed_verdicts", False),
         ([cell("a")], [cell("a", SKIP, reason="no kaslr")], "newly_skipped", False),
+        ([cell("a", SKIP, reason="no kaslr")], [cell("a")], "added", False),
+        ([cell("a", KNOWN_FAIL, reason="x")], [cell("a")], "mended", False),
+        ([cell("a")], [cell("a", KNOWN_FAIL, reason="x")], "changed_verdicts", False),
+        ([cell("a", kernel_release="6.1")], [cell("a", kernel_release="6.8")], "changed_kernels", False),
+        ([cell("a", kernel_release="6.1")], [cell("a", kernel_release="")], "", False),
         ([cell("b")], [cell("a"), cell("b")], "added", False),
         ([cell("b")], [cell("a", FAIL, reason="x"), cell("b")], "newly_failed", True),
         ([cell("a", seconds=1.0)], [cell("a", seconds=9.0)], "slower", False),
@@ -43,7 +49,10 @@ def test_what_got_worse(old: list[Cell], new: list[Cell], section: str, worse: b
     found = compare(old, new)
     filled = {
         name
-        for name in ("newly_failed", "missing_cells", "newly_skipped", "mended", "changed_verdicts", "added", "slower")
+        for name in (
+            *("newly_failed", "missing_cells", "newly_skipped", "mended", "changed_verdicts", "added", "slower"),
+            "changed_kernels",
+        )
         if getattr(found, name)
     }
     assert filled == ({section} if section else set())
@@ -68,7 +77,12 @@ def test_a_baseline_covers_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     path = tmp_path / "baseline.toml"
     path.write_text(KNOWN)
     baseline = FailureBaseline.read(path)
-    assert not compare_with_baseline(baseline, [cell("a", FAIL, reason="x")]).worse
+    found = compare_with_baseline(baseline, [cell("a", FAIL, reason="x")])
+    assert not found.worse
+    assert found.known_failures == [
+        "a on parisc: fail: arch/parisc single-steps a taken branch incorrectly (somebody@example.org)"
+    ]
+    assert not found.changed_verdicts
     assert compare_with_baseline(baseline, [cell("a", OOPS, reason="x")]).worse, "another verdict is not known"
     assert compare_with_baseline(baseline, [cell("a", FAIL, reason="x", mutant="m")]).worse, "another cell is not known"
     assert compare_with_baseline(baseline, [cell("a")]).mended
@@ -94,6 +108,24 @@ def test_a_broken_baseline_is_one_line_and_status_2(
     Results(run).write(cell("a"))
     assert cli.main(["compare", str(path), str(run.path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_the_kernel_of_each_run_is_shown() -> None:
+    found = compare([cell("a", kernel_release="6.1.0")], [cell("a", kernel_release="6.8.0")])
+    assert comparison_lines(found) == ["another kernel (1):", "  parisc: 6.1.0 before, 6.8.0 now", "nothing got worse"]
+
+
+def test_strict_without_earlier_passes_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A baseline file does not list the cells that passed; a strict comparison with it would find no new skip."""
+    (tmp_path / "baseline.toml").write_text("")
+    run = run_of(tmp_path, "20260101-000000-0000", cell("a", SKIP, reason="no kaslr"))
+    baseline = str(tmp_path / "baseline.toml")
+    for words in (["compare", baseline, str(run), "--strict"], ["merge", str(run), "--baseline", baseline, "--strict"],
+                  ["merge", str(run), "--strict"], ["run", "--vm", "parisc", "--strict", "--baseline", baseline],
+                  ["run", "--vm", "parisc", "--strict"]):  # fmt: skip
+        assert cli.main(words) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "--strict" in line
 
 
 def run_of(root: Path, name: str, *cells: Cell) -> Path:

@@ -69,13 +69,18 @@ class FailureBaseline(BaseModel):
 
 @dataclass(frozen=True)
 class Comparison:
-    """The differences, as lists of lines for a person. `worse` makes the exit status 1."""
+    """The differences, as lists of lines for a person. `worse` makes the exit status 1.
 
+    `changed_kernels` has the VMs whose kernel is another one now, `known_failures` those that a baseline file names.
+    """
+
+    changed_kernels: list[str] = field(default_factory=list)
     newly_failed: list[str] = field(default_factory=list)
     missing_cells: list[str] = field(default_factory=list)
     newly_skipped: list[str] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
     changed_verdicts: list[str] = field(default_factory=list)
+    known_failures: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     slower: list[str] = field(default_factory=list)
     strict: bool = False
@@ -88,10 +93,12 @@ class Comparison:
     def sections(self) -> Mapping[str, Sequence[str]]:
         """The lists by their headings, the most important first."""
         return {
+            "another kernel": self.changed_kernels,
             "new failures": self.newly_failed,
             "gone: ran before, not selected or lost now": self.missing_cells,
             "skipped now": self.newly_skipped,
-            "changed verdict or reason, failed before and now": self.changed_verdicts,
+            "changed verdict or reason": self.changed_verdicts,
+            "known failures": self.known_failures,
             "mended": self.mended,
             "new cells": self.added,
             "slower": self.slower,
@@ -115,6 +122,15 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
     after = {cell.key: cell for cell in Pivot(new).latest_cells}
     found = Comparison(strict=strict)
     rows = {key.vm for key in after}
+    releases = [
+        {cell.vm: cell.kernel_release for cell in cells if cell.kernel_release}
+        for cells in (before.values(), after.values())
+    ]
+    found.changed_kernels.extend(
+        f"{vm}: {was} before, {release} now"
+        for vm, release in releases[1].items()
+        if (was := releases[0].get(vm, release)) != release
+    )
     for key, cell in after.items():
         earlier = before.get(key)
         if earlier is None:
@@ -128,7 +144,9 @@ def compare(old: Iterable[Cell], new: Iterable[Cell], *, strict: bool = False) -
         elif cell.verdict is Verdict.SKIP and earlier.verdict is not Verdict.SKIP:
             found.newly_skipped.append(_line(key, cell))
         elif cell.verdict is not earlier.verdict:
-            found.mended.append(f"{describe_cell(key)}: {earlier.verdict.value} -> {cell.verdict.value}")
+            _list_of_change(found, earlier.verdict, cell.verdict).append(
+                f"{describe_cell(key)}: {earlier.verdict.value} -> {cell.verdict.value}"
+            )
         elif cell.seconds > earlier.seconds * _SLOWER_RATIO and cell.seconds > earlier.seconds + _SLOWER_SECONDS:
             found.slower.append(f"{describe_cell(key)}: {earlier.seconds:.1f} s -> {cell.seconds:.1f} s")
     found.missing_cells.extend(
@@ -154,9 +172,7 @@ def compare_with_baseline(baseline: FailureBaseline, cells: Iterable[Cell]) -> C
             found.newly_failed.append(_line(key, cell))
         else:
             seen.add(id(known))
-            found.changed_verdicts.append(
-                f"{describe_cell(key)}: {cell.verdict.value}, known: {known.reason} ({known.owner})"
-            )
+            found.known_failures.append(f"{describe_cell(key)}: {cell.verdict.value}: {known.reason} ({known.owner})")
     found.mended.extend(
         f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline and did not occur; remove the entry"
         for each in baseline.known
@@ -184,6 +200,13 @@ def comparison_lines(found: Comparison) -> list[str]:
             printed.append(f"{heading} ({len(entries)}):")
             printed += [f"  {line_without_control_codes(entry)}" for entry in entries]
     return [*printed, "worse" if found.worse else "nothing got worse"]
+
+
+def _list_of_change(found: Comparison, earlier: Verdict, now: Verdict) -> list[str]:
+    """Return the list for a cell whose verdict was acceptable and became pass or known-fail."""
+    if earlier is Verdict.SKIP:
+        return found.added
+    return found.mended if now is Verdict.PASS else found.changed_verdicts
 
 
 def _failed(found: Comparison, key: CellKey, earlier: Cell, cell: Cell) -> None:

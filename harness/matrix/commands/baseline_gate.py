@@ -18,6 +18,7 @@ from harness.report.record import Cell, CellKey, describe_cell
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.printk import without_control_codes
 
+STRICT_NEEDS_RUN = "--strict finds new skips by comparing with a run; a baseline file does not list what passed"
 # Beginnings of options that select some of the cells; cells that they leave out are not gone.
 _SELECTING = ("-k", "-m", "--lf", "--last-failed", "--loader")
 
@@ -66,6 +67,11 @@ class Gate:
         if baseline is not None:
             old = FailureBaseline.read(baseline) if baseline.suffix == ".toml" else compare.read_cells_of_run(baseline)
         return cls(old, confirm or 0, strict)
+
+    def demand_strict_has_an_effect(self) -> None:
+        """Raise UsageError for --strict without an earlier run: nothing else names the cells that passed."""
+        if self.strict and not isinstance(self.baseline_results, list):
+            raise UsageError(STRICT_NEEDS_RUN, mend="give an earlier run, or leave --strict out")
 
     def judge_and_report(self, status: int, arguments: Sequence[str] = ()) -> int:
         """Compare, replay, print, and return the exit status; a `status` other than 0, 1 and 3 is returned unchanged.
