@@ -1,21 +1,41 @@
 """A kprobe does not pin the module that it probes: it becomes GONE with the module, and a late one is refused."""
 
 import errno
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import pytest
 
 from harness.guest.guest import Guest
+from harness.landing.checks.optimized_probes import jump_size, optimizable_sites
+from harness.landing.checks.probe_flags import optimization_off, select_sites_apart
 from harness.landing.checks.refusals import expect_specs_refused
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import module_being_removed
-from harness.pinning.kprobes_across_module_reload import probe_across_removal, race_registration, warm_up_allocations
+from harness.pinning.kprobes_across_module_reload import (
+    probe_across_removal,
+    race_registration,
+    register_after_racing_removals,
+    warm_up_allocations,
+)
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_or_honest
+from harness.verdict.cell_verdict_enum import end_as_known_fail
+from harness.verdict.complaints import read_sorted_complaints
 
 # A mutant is caught in any round, so it needs only a few.
 ROUNDS, FEW = 60, 4
+# In each round, the optimizer's delay of some ticks is missed or not.
+REMOVALS = 20
+TIMES = 3
+FENCE_SECONDS = 60.0
+STAYS = (
+    "kernel/kprobes.c:794 (6.1): kill_optimized_kprobe() takes an unused probe off the list of jumps to remove before "
+    "line 805 looks for it there, so that it stays in the table and no probe can be registered at its address"
+)
 
 
 @pytest.mark.requires("kprobes")
@@ -58,7 +78,47 @@ def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprobes, mutant: str) -> None:
-    """A registration that races with removal of the target succeeds and lands, or is ENOENT or EINVAL."""
+    """A registration that races with removal of the target succeeds and lands, or is ENOENT or EINVAL.
+
+    Kernels keep a jump that is removed together with its module; test_jump_removed_with_the_target is about that.
+    """
     spec = kprobes.mutant.replace_refused_spec("pinpoint_target:pinpoint_leaf")
-    raced = race_registration(guest, "pinpoint_target", "leaf", spec, FEW if mutant else ROUNDS)
+    with optimization_off(guest):
+        raced = race_registration(guest, "pinpoint_target", "leaf", spec, FEW if mutant else ROUNDS)
     raced.prove((0, errno.ENOENT, errno.EINVAL))
+
+
+@pytest.mark.requires("kprobes", "optimized_kprobes")
+@pytest.mark.mutants("only-reported")
+def test_jump_removed_with_the_target(
+    guest: Guest,
+    fresh: Callable[..., AbstractContextManager[Guest]],
+    kprobes_in: Callable[..., Kprobes],
+    mutant: str,
+) -> None:
+    """If a jump and the module below it are removed at the same time, a new probe there is registered and lands.
+
+    A kernel with the documented defect refuses every new probe there with EINVAL, and the first with a WARNING
+    (register_aggr_kprobe(), reuse_unused_kprobe(), kernel/kprobes.c, 6.1).
+    """
+    with nullcontext(guest) if mutant else fresh(may_die=True) as other, Target(other, "pinpoint_target") as target:
+        layout = Layout(other, [target])
+        line = layout.once_per_call_sites(target.shape_site("carries"))
+        kprobes = kprobes_in(other, target)
+        site = optimizable_sites(kprobes, select_sites_apart(line, jump_size(layout)))[0]
+        other.read_output_since_fence(other.scaled_deadline(FENCE_SECONDS))
+        refused = register_after_racing_removals(layout, target, site, 0 if mutant else REMOVALS)
+        with kprobes.on(site) as probes:
+            target.call_for_checksum("carries", TIMES)
+        printed = other.read_output_since_fence(other.scaled_deadline(FENCE_SECONDS))
+    complaints = read_sorted_complaints(printed, other.image.recipe.boot_noise).alarming
+    if refused:
+        errnos = {refused, probes.last_read_reports[0].errno}
+        places = [each.source_place.partition(":")[0] for each in complaints if "register_kprobe+0x" in each.headline]
+        if errnos == {errno.EINVAL} and len(complaints) == 1 and places == ["kernel/kprobes.c"]:
+            end_as_known_fail(STAYS)
+    if refused or complaints:
+        found = "; ".join([errno.errorcode.get(refused, "registered"), *map(str, complaints)])
+        raise Missed(f"{site}, a new probe where a jump was removed together with its module: {found}")
+    probes.prove(hits=TIMES)
+    probes.prove_gone()

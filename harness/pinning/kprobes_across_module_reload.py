@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import probe_module
+from harness.landing.checks.optimized_probes import OPTIMIZED
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_module import ListedProbe
@@ -22,6 +23,8 @@ from harness.pinning.mutants import LoaderMutant
 _BEFORE, _AFTER = 2, 3
 _SHAPE = "leaf"
 _RACE_SECONDS = 300.0
+# The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
+_JUMP_SECONDS = 30.0
 # The number of successes, and of refusals, after which the race ends.
 _OFTEN = 5
 # The calls of the target's function under each registered probe of the race.
@@ -96,6 +99,36 @@ def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: L
     return AcrossRemovalResult(
         listed, probes.final_reports[0].hits, target_moved=kprobes.layout.probe_address(site) != address
     )
+
+
+def register_after_racing_removals(layout: Layout, target: Target, site: Site, rounds: int) -> int:
+    """Return the errno of the first registration that is refused after a removal of the site's jump; 0 if none is.
+
+    In each round the probe on the site becomes a jump. Then the probe module and the target are removed at the same
+    time: the kernel removes a jump some ticks after its probe (OPTIMIZE_DELAY, kernel/kprobes.c, 6.1), so that the
+    target can be gone before that. The target is loaded again, and the next round registers a probe there.
+    """
+    guest = target.guest
+    removal = f"rmmod {probe_module.MODULE} & rmmod {target.module}; status=$?; wait $! && (exit $status)"
+    for _ in range(rounds):
+        refused = probe_module.load_probe_module(guest, [site.spec]).reports[0].errno
+        if refused:
+            probe_module.unload_probe_module(guest)
+            return refused
+        _await_jump(layout, site)
+        guest.run_script(removal).check()
+        target.load()
+    return 0
+
+
+def _await_jump(layout: Layout, site: Site) -> None:
+    """Wait until memory has a jump at a probed site. Raises Missed if it never has."""
+    guest = layout.guest
+    jump, address = guest.architecture.kprobe_traits.patch_by_flag[OPTIMIZED], layout.probe_address(site)
+    deadline = guest.scaled_deadline(_JUMP_SECONDS)
+    while not jump.matches(guest.memory.read(address, jump.size)):
+        if deadline.expired:
+            raise Missed(f"{site} did not become a jump in {_JUMP_SECONDS:.0f} s")
 
 
 @dataclass(frozen=True)
