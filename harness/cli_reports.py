@@ -112,14 +112,17 @@ def _print(text: str, output: Path | None) -> None:
 def matrix(runs: Sequence[Path], output: Path | None) -> int:
     """Print runs as one page in Markdown: each VM with its counts and versions, and each claim on each VM.
 
-    RUNS are run directories, by default the latest. A cell of several runs counts as it ended in the newest.
+    RUNS are run directories, by default the latest. A cell of several runs counts as it ended in the newest. A VM
+    without a cell is listed as not run.
     """
+    from harness.images.vm_recipe import load_all
     from harness.report.export.newest_results_of_runs_markdown import Run, results_by_vm_markdown
+    from harness.report.export.vms_without_recipe import VMS_WITHOUT_RECIPE
 
     directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
     found = [Run(directory.name, read_cells_of_run(directory.path)) for directory in directories]
     claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells}}
-    _print(results_by_vm_markdown(found, claims), output)
+    _print(results_by_vm_markdown(found, claims, load_all(), VMS_WITHOUT_RECIPE), output)
     return 0
 
 

@@ -124,15 +124,32 @@ def test_a_run_without_cells_is_still_a_document(export: Callable[[list[Cell]], 
 def test_the_matrix_has_each_vm_with_its_counts_and_each_claim() -> None:
     page = results_by_vm_markdown([Run(RUN, CELLS)], {"cases/test_sites.py": "A probe | lands"})
     rows = [line for line in page.splitlines() if line.startswith("| ")]
-    assert "| `parisc` | 6.1.192 | unknown | tcg | 2026-11-28 | 5 | 2 | 1 | 1 | 1 | 1/1 |" in rows
-    assert "| `x86_64-debian` | 6.1.192 | unknown | tcg | 2026-11-28 | 1 | 0 | 0 | 0 | 1 | 0/0 |" in rows
+    assert "| `parisc` | 6.1.192 | unknown | tcg | 2026-11-28 | 1/1 | 5 | 2 | 1 | 1 | 1 | 1/1 | 2 |" in rows
+    assert "| `x86_64-debian` | 6.1.192 | unknown | tcg | 2026-11-28 | 1/1 | 1 | 0 | 0 | 0 | 1 | 0/0 | 0 |" in rows
     assert rows[-1] == "| A probe \\| lands | 2, 1 skip, 1 known-fail, 1 oops | 1 harness-error |"
 
 
 def test_the_matrix_counts_a_cell_as_it_ended_in_the_newest_run() -> None:
     older = Run("20261127-120000-ab12", [cell("test_a", Verdict.OOPS), cell("test_b", Verdict.FAIL, mutant="m")])
     newer = Run("20261128-120000-ab12", [cell("test_a", qemu="7.2.22")])
+    row = "| `parisc` | 6.1.192 | 7.2.22 | tcg | 2026-11-27, 2026-11-28 | 1/1 | 2 | 1 | 0 | 0 | 1 | 0/1 | 1 |"
     for runs in ([older, newer], [newer, older]):
         page = results_by_vm_markdown(runs, {})
-        assert "| `parisc` | 6.1.192 | 7.2.22 | tcg | 2026-11-27, 2026-11-28 | 2 | 1 | 0 | 0 | 1 | 0/1 |" in page
+        assert row in page
         assert "| cases/test\\_sites.py | 1, 1 fail |" in page
+
+
+def test_the_matrix_shows_what_was_not_run_and_what_does_not_exist() -> None:
+    cells = [cell("test_a"), cell("test_a", vm="other", file="cases/test_loader.py")]
+    absent = {"sh4": "no row", "idle": "has a recipe by now"}
+    page = results_by_vm_markdown([Run(RUN, cells)], {}, ["idle", "parisc"], absent)
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert f"| `idle` | - | - | - | not run |{' - |' * 8}" in rows
+    assert "| `sh4` | no VM | no row |" in rows
+    assert sum(line.startswith("| `idle`") for line in rows) == 1
+    assert rows[-4:] == [
+        "| claim | `other` | `parisc` |",
+        "| --- | --- | --- |",
+        "| cases/test\\_loader.py | 1 | not run |",
+        "| cases/test\\_sites.py | not run | 1 |",
+    ]

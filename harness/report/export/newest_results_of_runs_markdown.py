@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.report.export.markdown import code_span, escape_table_text
@@ -15,9 +15,30 @@ _INTRODUCTION = """# The matrix
 
 Each VM by each claim, from the results of real runs. `./pinpoint matrix` makes this page; it is not edited.
 
-A VM's cells may come from several runs. A cell that ran more than once counts as it ended in the newest run.
+A VM's cells may come from several runs. A cell that ran more than once counts as it ended in the newest run. The dates
+are those of the runs, in UTC.
 """
-_VMS = ("VM", "kernel", "QEMU", "accelerator", "run", "cells", "passed", "known-fail", "skipped", "failed", "mutants")
+_NOT_RUN = "not run"
+_VMS = (
+    "VM",
+    "kernel",
+    "QEMU",
+    "accelerator",
+    "run",
+    "claims",
+    "cells",
+    "passed",
+    "known-fail",
+    "skipped",
+    "failed",
+    "mutants",
+    "seconds",
+)
+_EXPLANATION = """
+`claims`: the case files of which a cell ran on the VM, of all that this page has. `mutants`: probes broken on purpose,
+caught of tried. `skipped`: the VM lacks a trait, which its boot proves. `seconds`: the wall-clock time of the cells,
+without builds; it depends on what else the host did. "-": the VM was not run.
+"""
 
 
 class Run(NamedTuple):
@@ -40,10 +61,17 @@ class _Ended(NamedTuple):
     date: str
 
 
-def results_by_vm_markdown(runs: Iterable[Run], claims: Mapping[str, str]) -> str:
-    """Return the page. `claims` maps a case file to its claim; a file that is missing there is shown by its name.
+def results_by_vm_markdown(
+    runs: Iterable[Run],
+    claims: Mapping[str, str],
+    recipes: Collection[str] = (),
+    without_recipe: Mapping[str, str] | None = None,
+) -> str:
+    """Return the page.
 
-    Raises UsageError for more VMs than a table can show.
+    `claims` maps a case file to its claim; a file that is missing there is shown by its name. `recipes` are the names
+    of VMs that are listed as not run where no run has a cell of them. `without_recipe` maps the names of VMs that do
+    not exist to the reason; a name that has a recipe is left out. Raises UsageError for more VMs than a table can show.
     """
     newest: dict[CellKey, _Ended] = {}
     for run in sorted(runs):
@@ -53,29 +81,40 @@ def results_by_vm_markdown(runs: Iterable[Run], claims: Mapping[str, str]) -> st
     for ended in newest.values():
         counted[ended.cell.file, ended.cell.vm].append(ended.cell)
     files = sorted({ended.cell.file for ended in newest.values()})
-    lines = [_INTRODUCTION, "## VMs", "", _row(_VMS), _row(["---"] * len(_VMS))]
-    lines += [_row(_vm(vm, [ended for ended in newest.values() if ended.cell.vm == vm])) for vm in vms]
-    lines += [
-        "",
-        "`mutants`: probes broken on purpose, caught of tried. `skipped`: the VM lacks a trait, which its boot proves.",
-        "",
-        "## Claims",
-        "",
-        _row(["claim", *map(code_span, vms)]),
-        _row(["---"] * (len(vms) + 1)),
-    ]
+    lines = [_INTRODUCTION, "## VMs", "", *_head(_VMS)]
+    for vm in sorted({*vms, *recipes}):
+        ran = [ended for ended in newest.values() if ended.cell.vm == vm]
+        lines.append(_row(_vm(vm, ran, len(files)) if ran else _vm_not_run(vm)))
+    lines += [_EXPLANATION, *_without_recipe(without_recipe or {}, {*vms, *recipes})]
+    lines += ["## Claims", "", *_head(["claim", *map(code_span, vms)])]
     for file in files:
         counts = [_verdicts(counted.get((file, vm), ())) for vm in vms]
         lines.append(_row([escape_table_text(claims.get(file, file)), *counts]))
-    lines += ["", "A number without a word counts cells that passed. An empty field: no cell ran."]
+    lines += ["", "A number without a word counts cells that passed. A VM that was not run has no column."]
     return "\n".join(lines) + "\n"
+
+
+def _without_recipe(reasons: Mapping[str, str], existing: Collection[str]) -> list[str]:
+    absent = sorted((vm, reason) for vm, reason in reasons.items() if vm not in existing)
+    if not absent:
+        return []
+    rows = [_row([code_span(vm), "no VM", escape_table_text(reason)]) for vm, reason in absent]
+    return ["## VMs that do not exist yet", "", *_head(("VM", "state", "reason")), *rows, ""]
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return [_row(names), _row(["---"] * len(names))]
 
 
 def _row(fields: Sequence[str]) -> str:
     return f"| {' | '.join(fields)} |"
 
 
-def _vm(vm: str, ended: Sequence[_Ended]) -> list[str]:
+def _vm_not_run(vm: str) -> list[str]:
+    return [code_span(vm), *(_NOT_RUN if name == "run" else "-" for name in _VMS[1:])]
+
+
+def _vm(vm: str, ended: Sequence[_Ended], all_claims: int) -> list[str]:
     cells = [each.cell for each in ended]
     verdicts = Counter(cell.verdict for cell in cells)
     mutants = [cell for cell in cells if cell.mutant and cell.verdict is not Verdict.SKIP]
@@ -86,12 +125,14 @@ def _vm(vm: str, ended: Sequence[_Ended]) -> list[str]:
         _known(cell.qemu for cell in cells),
         _known(cell.accelerator for cell in cells),
         _known(each.date for each in ended),
+        f"{len({cell.file for cell in cells})}/{all_claims}",
         str(len(cells)),
         str(verdicts[Verdict.PASS]),
         str(verdicts[Verdict.KNOWN_FAIL]),
         str(verdicts[Verdict.SKIP]),
         str(sum(not cell.verdict.acceptable for cell in cells)),
         f"{caught}/{len(mutants)}",
+        f"{sum(cell.seconds for cell in cells):.0f}",
     ]
 
 
@@ -103,6 +144,8 @@ def _known(values: Iterable[str]) -> str:
 
 def _verdicts(cells: Sequence[Cell]) -> str:
     """Return the number of cells by verdict, from the best verdict to the worst; passes have no word."""
+    if not cells:
+        return _NOT_RUN
     counts = Counter(cell.verdict for cell in cells)
     words = [f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts[verdict]]
     return ", ".join(word.removesuffix(" pass") for word in words)

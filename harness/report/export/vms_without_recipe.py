@@ -1,0 +1,27 @@
+"""The VMs that the matrix is meant to have and that nobody has made yet, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_NO_ARCHITECTURE = "no row in the table of architectures"
+_BUILD = "built from source; the recipe is not written"
+
+VMS_WITHOUT_RECIPE: Mapping[str, str] = {
+    "loongarch64": f"{_NO_ARCHITECTURE}; Debian has its kernel in no release yet, only in the next",
+    "mips-fsections": f"{_NO_ARCHITECTURE}; big endian and branch delay slots, built from source",
+    "mips64el-debian": f"{_NO_ARCHITECTURE}; branch delay slots and HI16/LO16 relocation pairs",
+    "parisc-6.18": f"{_BUILD}; its modules have sections of functions",
+    "parisc-7.0": f"{_BUILD}; its modules have one text section, which broke calls to linker stubs",
+    "parisc-7.3": f"{_BUILD}; the defect of 7.0 is fixed there",
+    "parisc64": f"{_NO_ARCHITECTURE}; it was built and booted by hand, and QEMU cannot save its guest",
+    "ppc64": f"{_NO_ARCHITECTURE}; big endian with function descriptors, built from source",
+    "ppc64le-debian": f"{_NO_ARCHITECTURE}; table of contents, local entry points and module stubs",
+    "ppc64le-fsections": f"{_NO_ARCHITECTURE}; the same kernel, with sections of functions",
+    "riscv64-debian": f"{_NO_ARCHITECTURE}; compressed instructions and ADD/SUB relocation pairs",
+    "s390x-debian": f"{_NO_ARCHITECTURE}; big endian, instructions of 2, 4 and 6 bytes",
+    "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
+    "sparc64": f"{_NO_ARCHITECTURE}; annulled delay slots and a software TLB, kernel and userland from source",
+    "x86_64-clang": f"{_BUILD}; it needs clang and lld on the host",
+    "x86_64-livepatch": f"{_BUILD}; it needs the sections that klp-build makes",
+}

@@ -1,0 +1,74 @@
+"""docs/matrix.md has the form that `./pinpoint matrix` writes, and names every VM."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from harness.core import paths
+from harness.images.vm_recipe import load_all
+from harness.report.export.newest_results_of_runs_markdown import results_by_vm_markdown
+from harness.report.export.vms_without_recipe import VMS_WITHOUT_RECIPE
+
+PAGE = paths.PROJECT / "docs" / "matrix.md"
+_FIELDS = re.compile(r"(?<!\\)\|")
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """The tables of a page: each has rows, each of them fields, without the row of dashes."""
+    found: list[list[list[str]]] = []
+    for before, line in zip(["", *page.splitlines()], page.splitlines(), strict=False):
+        if not line.startswith("|"):
+            continue
+        if not before.startswith("|"):
+            found.append([])
+        if not line.startswith("| ---"):
+            found[-1].append([field.strip() for field in _FIELDS.split(line)[1:-1]])
+    return found
+
+
+def problems(page: str) -> list[str]:
+    """What differs from the form of a page that is made from no results."""
+    recipes = load_all()
+    # Every VM was run there, or is named as not run.
+    form = results_by_vm_markdown([], {}, recipes, VMS_WITHOUT_RECIPE)
+    found = [f"lacks the line {line!r}" for line in form.splitlines() if line and line[0] != "|" and line not in page]
+    vms, absent, claims = tables(page)
+    if vms[0] != (wanted := tables(form)[0][0]):
+        found.append(f"the table of VMs has the columns {vms[0]}, not {wanted}")
+    named = [row[0].strip("`") for row in vms[1:]]
+    found += [
+        f"{name}: run it, or add the row {' | '.join(row)}"
+        for row in tables(form)[0][1:]
+        if (name := row[0].strip("`")) not in named
+    ]
+    found += [f"{name} has no recipe" for name in named if name not in recipes]
+    found += [f"{row[0]} has a recipe" for row in absent[1:] if row[0].strip("`") in recipes]
+    ran = [row[0] for row in vms[1:] if "not run" not in row]
+    if claims[0] != ["claim", *ran]:
+        found.append(f"the table of claims has the columns {claims[0][1:]}, and the VMs that ran are {ran}")
+    for table in (vms, absent, claims):
+        found += [f"blank or missing field: {row}" for row in table if len(row) != len(table[0]) or not all(row)]
+    return found
+
+
+def test_the_page_is_in_the_form_that_the_command_writes() -> None:
+    assert not problems(PAGE.read_text())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (r"^\| `parisc` .*\n", "", "parisc: run it, or add the row `parisc` | - | - | - | not run"),
+        (r"^\| `parisc` ", "| `vax` ", "vax has no recipe"),
+        (r"^\| `sh4` ", "| `parisc` ", "`parisc` has a recipe"),
+        (r"^(\| `parisc` \|) [^|]* \|", r"\1  |", "blank or missing field"),
+        (r"^(\| claim.*) \| [^|]* \|$", r"\1 |", "the table of claims has the columns"),
+        (r" \| seconds \|", " |", "the table of VMs has the columns"),
+        (r"^`claims`: the case files", "`claims`: files", "lacks the line"),
+    ],
+)
+def test_a_page_in_another_form_is_reported(old: str, new: str, problem: str) -> None:
+    page = re.sub(old, new, PAGE.read_text(), count=1, flags=re.MULTILINE)
+    assert any(problem in each for each in problems(page)), problems(page)
