@@ -55,7 +55,7 @@ _COMMANDS = {
 
 
 # Commands that other processes of Pinpoint use, and no person; no list has them.
-_INTERNAL = {"shard": ("cli_shard", "shard")}
+_INTERNAL = {"shard": ("cli_shard", "shard"), "ssh-worker": ("cli_worker", "ssh_worker_of_run")}
 
 
 class _Commands(click.Group):

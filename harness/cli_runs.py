@@ -22,6 +22,7 @@ from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, Tier, replace_in_this_run, select
 from harness.matrix.commands import given_kernel_recipe, kernel_mutant_run, prepare_given_kernel_with_board, pytest_run
 from harness.matrix.commands.baseline_gate import Gate
+from harness.matrix.hosts import hosts_file
 from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.run_options import OPTIONS
 
@@ -89,6 +90,12 @@ class _RunCommand(click.Command):
 @click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--loader", metavar="CMD", help="Run the pinning cases with this loader: docs/foreign-loaders.md.")
+@click.option(
+    "--hosts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Run rows on hosts that ssh reaches: docs/hosts.md.",
+)
 @click.option("--host-qemu", is_flag=True, help="Use the host's QEMU even where a recipe needs a newer one.")
 @click.option("--dry-run", is_flag=True, help="Print the QEMU command lines and run nothing.")
 @click.option(
@@ -121,6 +128,7 @@ def run(
     matrix: Tier | None,
     accel: str | None,
     loader: str | None,
+    hosts: Path | None,
     host_qemu: bool,
     dry_run: bool,
     kernel_mutants: str | None,
@@ -164,6 +172,9 @@ def run(
         if loader is not None
         else []
     )
+    if hosts:
+        hosts_file.read(hosts)
+        forced += [f"--pinpoint-hosts={hosts.resolve()}"]
     if kernel_mutants is not None:
         return kernel_mutant_run.run_kernel_mutants_from_options(vms, kernel_mutants, [*forced, *pytest_arguments])
     options += _FULL if matrix == "full" and not _chooses_depth(pytest_arguments) else ()

@@ -61,6 +61,14 @@ def worker(address: str, tls: Path, name: str | None, host: str | None, cores: i
     _become("dask_worker", tls, words)
 
 
+@click.command(hidden=True)
+def ssh_worker_of_run() -> NoReturn:
+    """Run rows on this host for a controller that has started this command over ssh."""
+    from harness.matrix.hosts import ssh_worker
+
+    ssh_worker.run()
+
+
 def _become(program: str, tls: Path, words: Sequence[str]) -> NoReturn:
     """Replace this process by one of Dask's. Raises UsageError for a missing certificate, HostError without Dask."""
     for file in ("ca.pem", "cert.pem", "key.pem"):

@@ -92,6 +92,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "metavar": "N",
         "help": "with -n: run each row on N guests in parallel (default: from cores and rows)",
     },
+    "--pinpoint-hosts": {
+        "default": None,
+        "metavar": "FILE",
+        "help": f"the option --hosts of {paths.PROGRAM} run, for pytest itself: pytest-testinfra has a --hosts, too",
+    },
     "--scheduler": {
         "default": None,
         "metavar": "tls://HOST:PORT",

@@ -286,12 +286,17 @@ def test_a_process_goes_where_it_runs_best() -> None:
     parisc = ShardNeeds("parisc", 1, 7.5, ("kvm-parisc", "qemu-parisc"))
     assert placement.choose(parisc) is None
     assert placement.refusal(parisc) == ""
-    assert (
-        placement.refusal(ShardNeeds("s390x", 1, 1, ("qemu-s390x",))) == "no host has qemu-s390x, 1 cores and 1.0 GiB"
+    large.lacks = {"qemu-s390x": "s390x: accelerator tcg does not work: no canary"}
+    assert placement.refusal(ShardNeeds("s390x", 1, 1, ("qemu-s390x",))) == (
+        "no host has qemu-s390x, 1 cores and 1.0 GiB: host large: s390x: accelerator tcg does not work: no canary; "
+        "host fast: it has no qemu-s390x"
     )
-    assert placement.refusal(ShardNeeds("parisc", 1, 9, ("qemu-parisc",))) != ""
-    large.most_lanes = fast.most_lanes = 0
-    assert placement.refusal(parisc) != ""
+    assert placement.refusal(ShardNeeds("parisc", 1, 9, ("qemu-parisc",))) == (
+        "no host has qemu-parisc, 1 cores and 9.0 GiB: host large: it has 8 cores and 8.0 GiB; "
+        "host fast: it has no qemu-parisc"
+    )
+    large.most_lanes = 0
+    assert "host large: it is gone" in placement.refusal(parisc)
 
 
 def test_an_image_that_is_there_decides_among_equals() -> None:

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from harness.guest.accelerator import KVM, TCG
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
+
+# The abilities of a host, each followed by an architecture: `kvm-arm64`. The better accelerator comes first.
+ABILITY_OF_ACCELERATOR = {KVM: "kvm", TCG: "qemu"}
+BUILD = "build"
 
 
 @dataclass(frozen=True)

@@ -30,14 +30,15 @@ def demand_own_processes(config: pytest.Config) -> None:
     """Raise UsageError for options that need one process and several, and for processes of pytest-xdist."""
     if config.option.numprocesses and config.pluginmanager.hasplugin("xdist"):
         raise pytest.UsageError("cells do not run under pytest-xdist: add -p no:xdist, or use ./pinpoint run -n N")
-    several = config.option.numprocesses or config.option.scheduler
+    several = config.option.numprocesses or config.option.scheduler or config.option.pinpoint_hosts
     if several and (config.option.usepdb or config.option.trace or config.option.at_failure):
         raise pytest.UsageError("--pdb, --trace and --at-failure need one process: use -n 0")
 
 
 def process_count(config: pytest.Config) -> int:
-    """Return in how many processes other than this one the tests run; 0 for this one. A cluster has its own number."""
-    return 0 if config.option.collectonly else int(config.option.numprocesses or 0) or bool(config.option.scheduler)
+    """Return in how many processes other than this one the tests run; 0 for this one. Hosts have their own number."""
+    elsewhere = bool(config.option.scheduler or config.option.pinpoint_hosts)
+    return 0 if config.option.collectonly else int(config.option.numprocesses or 0) or elsewhere
 
 
 def _parse(text: str) -> int:

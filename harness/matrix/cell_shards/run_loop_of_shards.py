@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.guest.accelerator import KVM, TCG
 from harness.matrix import run_loop
 from harness.matrix.cell_shards import division, shard_files
 from harness.matrix.cell_shards.division import CellShard
-from harness.matrix.cell_shards.engine import ShardEnd, ShardEngine, ShardNeeds
+from harness.matrix.cell_shards.engine import ABILITY_OF_ACCELERATOR, ShardEnd, ShardEngine, ShardNeeds
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.report_replay import ReportReplay
 from harness.matrix.cell_shards.shard_order import ShardOrder
@@ -37,14 +36,14 @@ _NEUTRAL: dict[str, Any] = {
     **dict.fromkeys(("lf", "failedfirst", "newfirst", "cacheclear", "stepwise", "stepwise_skip"), False),
     **dict.fromkeys(("stepwise_reset", "collectonly", "usepdb", "trace"), False),
     **dict.fromkeys(("xmlpath", "ktap", "into", "at_failure", "shard", "log_file", "debug", "deselect"), None),
-    **dict.fromkeys(("scheduler", "scheduler_tls"), None),
+    **dict.fromkeys(("pinpoint_hosts", "scheduler", "scheduler_tls"), None),
     **dict.fromkeys(("cacheshow", "pastebin"), None),
     **{"maxfail": 0, "numprocesses": 0, "no_header": True, "no_summary": True},
 }
 
 
 def run(session: pytest.Session, controller: ControllerRun, processes: int) -> None:
-    """Run the session's items in processes: at most `processes` of this host, or with --scheduler of a cluster.
+    """Run the session's items in processes: at most `processes` of this host, or with --hosts or --scheduler of others.
 
     Raises what pytest's own loop raises, and HostError or UsageError if the cluster cannot be used.
     """
@@ -52,11 +51,11 @@ def run(session: pytest.Session, controller: ControllerRun, processes: int) -> N
         # Tests of several files end in turns.
         reporter.showfspath = False
     engine: ShardEngine = LocalProcesses(processes)
-    if session.config.option.scheduler:
+    if session.config.option.scheduler or session.config.option.pinpoint_hosts:
         # dask.distributed is imported only here.
-        from harness.matrix.hosts.cluster import Cluster
+        from harness.matrix.hosts import cluster_of_options
 
-        engine = Cluster.from_options(session.config.option, controller)
+        engine = cluster_of_options.connect(session.config.option, controller)
     ShardedLoop(session, controller, engine, processes).run()
 
 
@@ -124,7 +123,8 @@ class ShardedLoop:
         recipe = self._controller.recipes.get(shard.vm)
         if recipe is None:
             return ShardNeeds("", 0.5, 0.5)
-        ways = [self._config.option.accel] if self._config.option.accel else [KVM, TCG]
+        forced = self._config.option.accel
+        ways = [ABILITY_OF_ACCELERATOR.get(forced, forced)] if forced else ABILITY_OF_ACCELERATOR.values()
         abilities = tuple(f"{way}-{recipe.arch}" for way in ways)
         return ShardNeeds(shard.vm, recipe.machine.cpus / 2, recipe.machine.memory_mib / 1024 + 0.5, abilities)
 

@@ -6,33 +6,30 @@ one worker, and Dask never runs it elsewhere.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import queue
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core import paths
-from harness.core.errors import HostError, PinpointError, UsageError
-from harness.core.own_tree import own_tree_option
-from harness.images.vm_recipe import kernel_options_of_this_run
+from harness.core.errors import HostError, PinpointError
 from harness.matrix.cell_shards.engine import ShardEnd, ShardNeeds, Update
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
-from harness.matrix.hosts import dask_packages, work_on_host
+from harness.matrix.hosts import work_on_host
 from harness.matrix.hosts.host_placement import Host, Placement
 from harness.matrix.hosts.image_sender import ImageSender
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
 
-_CONNECT_SECONDS = 30.0
+CONNECT_SECONDS = 30.0
 _DESCRIBE_SECONDS = 180.0
 _LOOK_SECONDS = 1.0
 _RENEW_SECONDS = 5.0
@@ -45,12 +42,19 @@ _SPARE_THREADS = 1
 class Cluster:
     """Runs processes on the hosts that the cluster has when the run begins."""
 
-    def __init__(self, client: Any, sender: ImageSender, into: Path) -> None:  # noqa: ANN401 - a class of Dask
+    def __init__(
+        self,
+        client: Any,  # noqa: ANN401 - a class of Dask
+        controller: ControllerRun,
+        close_hosts: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`close_hosts` ends what was started for this run alone. Raises HostError for hosts that cannot be used."""
         from distributed import Queue, Variable
 
         self._client = client
-        self._sender = sender
-        self._results = into
+        self._close_hosts = close_hosts
+        self._bus = controller.bus
+        self._sender = ImageSender(controller)
         self._topic = f"pinpoint-{secrets.token_hex(6)}"
         self._messages = Queue(self._topic, client=client)
         self._lease = Variable(f"{self._topic}-lease", client=client)
@@ -68,36 +72,6 @@ class Cluster:
             threading.Thread(target=self._watch_hosts, name="hosts", daemon=True),
         ):
             thread.start()
-
-    @classmethod
-    def from_options(cls, option: argparse.Namespace, controller: ControllerRun) -> Cluster:
-        """Connect to the cluster of --scheduler. Raises UsageError and HostError."""
-        address, directory = option.scheduler, Path(option.scheduler_tls or "")
-        if not address.startswith("tls://"):
-            mend = "start the scheduler with TLS: docs/hosts.md"
-            raise UsageError(f"{address[:60]!r} is not protected by TLS", where="--scheduler", mend=mend)
-        if option.loader or own_tree_option() or kernel_options_of_this_run():
-            mend = "run without --scheduler"
-            raise UsageError("--project, --kernel and --loader name files of this host", where="--scheduler", mend=mend)
-        files = {name: directory / f"{name}.pem" for name in ("ca", "cert", "key")}
-        for file in files.values():
-            if not option.scheduler_tls or not file.is_file():
-                raise UsageError(f"{file} is missing", where="--scheduler-tls", mend="see docs/hosts.md")
-        dask_packages.make_importable()
-        from distributed import Client, Security
-
-        security = Security(
-            tls_ca_file=str(files["ca"]),
-            tls_client_cert=str(files["cert"]),
-            tls_client_key=str(files["key"]),
-            require_encryption=True,
-        )
-        try:
-            client = Client(address, security=security, timeout=_CONNECT_SECONDS, set_as_default=False)
-        except (OSError, TimeoutError) as error:
-            mend = "check the address and the certificates"
-            raise HostError(f"cannot be reached: {error}", where=address, mend=mend) from None
-        return cls(client, ImageSender(controller), controller.directory.path)
 
     def lane_for(self, needs: ShardNeeds) -> str | None:
         """Return a lane on the best host with room, None if there is none now; the next `start` uses it."""
@@ -140,7 +114,7 @@ class Cluster:
         """End all processes, with their guests; return the names of their shards."""
         stopped = list(self._orders)
         self._ending.set()
-        self._renewing.join(_CONNECT_SECONDS)
+        self._renewing.join(CONNECT_SECONDS)
         with suppress(Exception):
             self._lease.set(work_on_host.STOP)
         end = time.monotonic() + _STOP_SECONDS
@@ -150,7 +124,8 @@ class Cluster:
         self._closing.set()
         self._sending.shutdown(wait=False, cancel_futures=True)
         with suppress(Exception):
-            self._client.close(timeout=_CONNECT_SECONDS)
+            self._client.close(timeout=CONNECT_SECONDS)
+        self._close_hosts()
         self._sender.close()
         return stopped
 
@@ -169,7 +144,7 @@ class Cluster:
             lanes = max(0, workers[address]["nthreads"] - _SPARE_THREADS)
             offered = workers[address].get("resources", {})
             cores, gib = offered.get("core", found["cores"]), offered.get("gib", found["gib"])
-            yield Host(address, name, cores, gib, frozenset(found["abilities"]), lanes)
+            yield Host(address, name, cores, gib, frozenset(found["abilities"]), lanes, found["lacks"])
         if not asked:
             raise HostError("the cluster has no worker", mend="start `pinpoint worker` on each host: docs/hosts.md")
 
@@ -233,7 +208,7 @@ class Cluster:
             with suppress(Exception):
                 there = self._workers()
                 for address in set(self._placement.hosts) - set(there):
-                    self._placement.hosts[address].most_lanes = 0
+                    self._lose(self._placement.hosts[address])
                 for name, (_, host, future) in list(self._orders.items()):
                     how = "" if host.address in there else f"was on host {host.name}, which is gone"
                     if not how and future is not None and future.status in ("error", "cancelled", "lost"):
@@ -241,6 +216,13 @@ class Cluster:
                     if how and name not in ended:
                         ended.add(name)
                         self._messages.put(json.dumps([name, [{"over": how}]]))
+
+    def _lose(self, host: Host) -> None:
+        """Place nothing more on a host that is gone, and print a line about it."""
+        if host.most_lanes:
+            host.most_lanes = 0
+            with suppress(HostError), self._bus.step(host.name, "host"):
+                raise HostError("is gone; what has not begun runs on other hosts")
 
     def _renew_lease(self) -> None:
         number = 0

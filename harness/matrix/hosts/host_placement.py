@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.matrix.cell_shards.engine import ShardNeeds
@@ -12,7 +12,7 @@ from harness.matrix.cell_shards.engine import ShardNeeds
 class Host:
     """A host: its address in the cluster, what it has, and the needs of what runs there, by lane.
 
-    `images` are the VMs whose images it has got.
+    `lacks` has the reason for each ability that it does not have. `images` are the VMs whose images it has got.
     """
 
     address: str
@@ -21,6 +21,7 @@ class Host:
     gib: float
     abilities: frozenset[str]
     most_lanes: int
+    lacks: Mapping[str, str] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)
     running: dict[str, ShardNeeds] = field(default_factory=dict)
 
@@ -78,4 +79,18 @@ class Placement:
         if any(host.can_ever_run(needs) for host in self.hosts.values()):
             return ""
         wanted = " or ".join(needs.abilities)
-        return f"no host has {f'{wanted}, ' if wanted else ''}{needs.cores:g} cores and {needs.gib:.1f} GiB"
+        reasons = "; ".join(
+            f"host {host.name}: {reason}" for host in self.hosts.values() for reason in _reasons_against(host, needs)
+        )
+        what = f"no host has {f'{wanted}, ' if wanted else ''}{needs.cores:g} cores and {needs.gib:.1f} GiB"
+        return f"{what}: {reasons}" if reasons else what
+
+
+def _reasons_against(host: Host, needs: ShardNeeds) -> list[str]:
+    """Return why a host can never run this."""
+    if not host.most_lanes:
+        return ["it is gone"]
+    reasons = [host.lacks[ability] for ability in needs.abilities if ability in host.lacks]
+    if needs.abilities and not host.abilities & set(needs.abilities):
+        return reasons or [f"it has no {' or '.join(needs.abilities)}"]
+    return [f"it has {host.cores:g} cores and {host.gib:.1f} GiB"]

@@ -17,7 +17,6 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,14 @@ from harness.core import paths
 from harness.core.errors import HostError, PinpointError
 from harness.core.events import Bus
 from harness.core.files import sha256, sha256_of_strings
+from harness.core.host_packages import SOURCE, missing_packages
 from harness.guest import accelerator
 from harness.images import prepare
 from harness.images.build_context import BuildContext
 from harness.images.exchange import image_exchange
 from harness.images.exchange.oci_layout import read_layout
 from harness.images.vm_recipe import load_all, select
-from harness.matrix.cell_shards.engine import ShardEnd
+from harness.matrix.cell_shards.engine import ABILITY_OF_ACCELERATOR, BUILD, ShardEnd
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
 
@@ -42,6 +42,8 @@ _READ_LEASE_SECONDS = 5.0
 # A controller renews its lease more often than this.
 LEASE_SECONDS = 60.0
 _TOKEN_SECONDS = 30.0
+# The directories of the shards that run here now.
+DIRECTORIES: set[Path] = set()
 
 
 def identity_of_code() -> str:
@@ -58,18 +60,29 @@ _SUFFIXES = frozenset((".py", ".c", ".h", ".S", ".toml", ".config", ".patch"))
 
 
 def describe_host() -> dict[str, Any]:
-    """Return what this host has: cores, memory, and `kvm-ARCH` or `qemu-ARCH` for each accelerator that works."""
+    """Return what this host has: cores, memory, and its abilities.
+
+    They are `kvm-ARCH` and `qemu-ARCH` for each accelerator whose canary runs, and `build-ARCH` if no package is
+    missing to build kernels and modules. `lacks` has the reason for each ability that the host does not have.
+    """
     architectures = {recipe.arch: recipe.architecture for recipe in load_all().values()}
-    abilities = []
+    abilities, lacks = [], {}
     for name, architecture in architectures.items():
-        for way in (accelerator.KVM, accelerator.TCG):
-            with suppress(PinpointError):
+        for way, ability in ABILITY_OF_ACCELERATOR.items():
+            try:
                 accelerator.choose(architecture, way)
-                abilities.append(f"{way}-{name}")
+                abilities.append(f"{ability}-{name}")
+            except PinpointError as error:
+                lacks[f"{ability}-{name}"] = str(error)
+        if missing := missing_packages([name, SOURCE]):
+            lacks[f"{BUILD}-{name}"] = f"missing packages: {' '.join(missing)}"
+        else:
+            abilities.append(f"{BUILD}-{name}")
     return {
         "cores": len(os.sched_getaffinity(0)),
         "gib": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
         "abilities": abilities,
+        "lacks": lacks,
         "code": identity_of_code(),
     }
 
@@ -133,6 +146,7 @@ def run_order(text: str, topic: str, project: str) -> None:
 def _run(order: ShardOrder, topic: str, project: str, lease: Any) -> Iterator[Sequence[Message] | ShardEnd]:  # noqa: ANN401
     directory = paths.cache() / "shards" / topic / order.name
     shutil.rmtree(directory, ignore_errors=True)
+    DIRECTORIES.add(directory)
     (directory / "console").mkdir(parents=True)
     here = {
         "directory": str(directory),
@@ -163,6 +177,7 @@ def _run(order: ShardOrder, topic: str, project: str, lease: Any) -> Iterator[Se
     finally:
         engine.stop()
         shutil.rmtree(directory, ignore_errors=True)
+        DIRECTORIES.discard(directory)
 
 
 def _here(word: str, project: str) -> str:
