@@ -86,7 +86,8 @@ def make(root: Path) -> Project:
     (root / "harness" / "__init__.py").touch()
     (root / "harness" / "__main__.py").write_text(CLI)
     (root / "harness" / "core").mkdir()
-    for name in ("doctor.py", "core/__init__.py", "core/child_privilege_drop.py", "core/paths.py"):
+    core = ("__init__.py", "child_privilege_drop.py", "host_packages.py", "paths.py")
+    for name in ("doctor.py", *(f"core/{name}" for name in core)):
         shutil.copy(paths.PROJECT / "harness" / name, root / "harness" / name)
     return project
 

@@ -209,6 +209,7 @@ _HOST_WORK = {
     "harness/matrix/commands/bisect_tree.py",
     "harness/matrix/commands/bisect_test.py",
     "harness/matrix/hosts/dask_packages.py",
+    "harness/matrix/hosts/ssh_hosts.py",
 }
 
 
