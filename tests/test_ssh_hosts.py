@@ -18,8 +18,12 @@ from sshd_here import SshdHere
 from test_hosts import CASE, CASES, NO_IMAGES, VMS, cells_of_last_run, ended, wait_for_cells
 from test_matrix import CONFTEST
 
+from harness.core import paths
 from harness.core.errors import HostError, UsageError
-from harness.matrix.hosts import dask_packages, hosts_file, ssh_worker
+from harness.core.events import Bus
+from harness.images.build_context import BuildContext
+from harness.matrix.hosts import dask_packages, hosts_file, own_files, ssh_worker
+from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 
 _LISTEN = "0A"
 
@@ -206,6 +210,77 @@ def test_why_a_host_lacks_an_ability_is_reported(sshd: SshdHere, tmp_path: Path)
     assert verdicts == {"arm64-debian": "pass", "x86_64-debian": "harness-error"}
     wanted = "no host has qemu-x86_64, 0.5 cores and 1.0 GiB: host a: x86_64: accelerator tcg does not work: "
     assert wanted + "QEMU ended with status 7" in " ".join(output.split()), output
+
+
+MINE = """
+from harness.core import paths
+from harness.landing.landing_judgment import Missed
+
+def test_mine(guest):
+    tree = paths.own_tree()
+    assert tree.parent.name.startswith("own-files-"), tree
+    assert (tree / "cases" / "data.txt").read_text() == "my data"
+
+def test_mine_fails(guest):
+    raise Missed("elsewhere")
+"""
+
+
+@pytest.mark.slow
+def test_the_own_tree_goes_to_the_host(sshd: SshdHere, tmp_path: Path) -> None:
+    tree = tmp_path / "home" / "tree"
+    (tree / "cases").mkdir(parents=True)
+    (tree / "cases" / "test_mine.py").write_text(MINE)
+    (tree / "cases" / "data.txt").write_text("my data")
+    root = tmp_path / "root"
+    case = "def test_ours(guest): pass\n"
+    options = [f"--project={tree}", str(tree / "cases"), "--junitxml=junit.xml"]
+    status, output = ended(start(sshd, root, sshd.hosts_file(("a",)), case, *options))
+    assert status == 1, output
+    assert Counter((cell["file"], cell["case"], cell["verdict"]) for cell in cells_of_last_run(root)) == {
+        ("cases/test_mine.py", "test_mine", "pass"): 2,
+        ("cases/test_mine.py", "test_mine_fails", "fail"): 2,
+        ("test_case.py", "test_ours", "pass"): 2,
+    }
+    # What a person reads names the controller's directory.
+    readmes = [path.read_text() for path in root.glob("results/2*/bundles/*/*/README.md")]
+    assert len(readmes) == 2
+    assert all(f"--project {tree}" in text and "own-files-" not in text for text in readmes)
+    assert "own-files-" not in (root / "junit.xml").read_text()
+    assert not list((sshd.directory / "a" / "cache").glob("store/own-files-*/**/*.pyc"))
+
+
+def test_own_files_arrive_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of --loader is known by the controller's path; files that are damaged on the way are refused."""
+    loader = tmp_path / "home" / "load.sh"
+    loader.parent.mkdir()
+    loader.write_text("#!/bin/sh\n")
+    loader.chmod(0o755)
+    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv(paths.OWN_TREE, raising=False)
+    own, contents = own_files.collect(f"{loader} --quiet")
+    context = BuildContext.in_cache(Bus())
+    with pytest.raises(HostError, match="arrived damaged"):
+        own_files.receive(own, dict.fromkeys(contents, (b"other", True)), context)
+    own_files.receive(own, contents, context)
+    loader.unlink()
+    with own_files.in_use(own, context):
+        command = ForeignLoaderProgramAndArguments.parse_command_line(f"{loader} --quiet")
+    assert command.host_file
+    assert command.host_file.read_text() == "#!/bin/sh\n"
+    assert os.access(command.host_file, os.X_OK)
+    assert (command.loader_option_value, command.host_file.name) == (f"{loader} --quiet", "load.sh")
+    with pytest.raises(UsageError, match="does not exist"):
+        ForeignLoaderProgramAndArguments.parse_command_line(str(loader))
+
+
+def test_own_files_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cases").mkdir()
+    with (tmp_path / "cases" / "core").open("wb") as file:
+        file.truncate((32 << 20) + 1)
+    monkeypatch.setenv(paths.OWN_TREE, str(tmp_path))
+    with pytest.raises(UsageError, match="more than 32 MiB of your own files, which are sent to each host"):
+        own_files.collect(None)
 
 
 GOOD = '[[host]]\nssh = "lab1"\npinpoint = "/opt/pinpoint/pinpoint"\n'

@@ -42,7 +42,7 @@ def use_own_tree(directory: Path) -> None:
 def own_tree_option() -> str:
     """Return the option that names the own tree, after a space; empty without one."""
     tree = paths.own_tree()
-    return f" --project {shlex.quote(str(tree))}" if tree else ""
+    return f" --project {shlex.quote(str(paths.original_of(tree)))}" if tree else ""
 
 
 def _listed(names: list[str]) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -21,6 +22,8 @@ CASES = PROJECT / "cases"
 PROGRAM = "pinpoint" if INSTALLED else "./pinpoint"
 # The directory of --project, for this process and for the processes that it starts.
 OWN_TREE = "PINPOINT_OWN_TREE"
+# On a host of a cluster: the copies of the user's own files, by their paths on the controller's host, as JSON.
+COPIES = "PINPOINT_COPIES"
 
 
 def cache() -> Path:
@@ -57,6 +60,17 @@ def own_tree() -> Path | None:
     """Return the user's own tree, the directory of --project; None without one."""
     named = os.environ.get(OWN_TREE)
     return Path(named) if named else None
+
+
+def copy_of(path: Path) -> Path:
+    """Return this host's copy of a file of the controller's host; the path itself on the controller's host."""
+    return Path(json.loads(os.environ.get(COPIES, "{}")).get(str(path), path))
+
+
+def original_of(path: Path) -> Path:
+    """Return the path on the controller's host of a copy; the path itself on the controller's host."""
+    copies = json.loads(os.environ.get(COPIES, "{}"))
+    return next((Path(original) for original, copy in copies.items() if copy == str(path)), path)
 
 
 def with_own_tree(ours: Path) -> list[Path]:

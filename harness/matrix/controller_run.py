@@ -91,6 +91,12 @@ class ControllerRun(MatrixRun):
         return self._directory
 
     @property
+    def loader(self) -> str | None:
+        """The command of --loader."""
+        command: str | None = self._config.option.loader
+        return command
+
+    @property
     def has_directory(self) -> bool:
         """True when this run has a directory; `directory` would create one."""
         return self._directory is not None

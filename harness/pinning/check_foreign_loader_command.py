@@ -13,6 +13,7 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from harness.core import paths
 from harness.core.errors import UsageError
 from harness.images.vm_recipe import Recipe
 
@@ -54,7 +55,8 @@ class ForeignLoaderProgramAndArguments:
             return cls(program, tuple(arguments))
         try:
             path = Path(program).expanduser().resolve()
-            known, exists = path.is_file(), path.exists()
+            host_file = paths.copy_of(path)
+            known, exists = host_file.is_file(), host_file.exists()
         except (OSError, ValueError, RuntimeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
             raise UsageError(f"{program[:80]!r} is no path: {reason}", where=_OPTION, mend=_CONVENTION) from None
@@ -63,7 +65,7 @@ class ForeignLoaderProgramAndArguments:
             raise UsageError(
                 f"{program} {what}", where=_OPTION, mend="name a program or a script of this host, or one of the guest"
             )
-        return cls(str(path), tuple(arguments), path)
+        return cls(str(path), tuple(arguments), host_file)
 
     @property
     def loader_option_value(self) -> str:

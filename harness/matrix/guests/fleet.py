@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -71,6 +71,8 @@ class Fleet:
         self._freezer = Freezer(build_context, bus, forced_accelerator)
         self._guests: dict[str, Future[Guest]] = {}
         self._compared: set[str] = set()
+        # Called before an image is built here; it may put the image into the store.
+        self.obtain_elsewhere: Callable[[Recipe], None] = lambda _: None
         self._lost: Counter[str] = Counter()
         self._fresh = itertools.count(1)
 
@@ -185,6 +187,7 @@ class Fleet:
         if name in self._image_errors:
             raise BuildError(self._image_errors[name])
         with self.bus.timed(name, IMAGE):
+            self.obtain_elsewhere(recipe)
             return with_own_modules(prepare(recipe, self.build_context), self.build_context)
 
     def _prepare_and_start(self, name: str) -> Guest:

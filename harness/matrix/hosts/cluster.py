@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from harness.matrix.cell_shards.shard_order import Message, ShardOrder
 from harness.matrix.hosts import work_on_host
 from harness.matrix.hosts.host_placement import Host, Placement
 from harness.matrix.hosts.image_sender import ImageSender
+from harness.matrix.hosts.remote_builds import RemoteBuilds
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
@@ -54,7 +56,7 @@ class Cluster:
         self._client = client
         self._close_hosts = close_hosts
         self._bus = controller.bus
-        self._sender = ImageSender(controller)
+        self._sender = ImageSender(controller, controller.loader)
         self._topic = f"pinpoint-{secrets.token_hex(6)}"
         self._messages = Queue(self._topic, client=client)
         self._lease = Variable(f"{self._topic}-lease", client=client)
@@ -63,6 +65,8 @@ class Cluster:
         self._needs: dict[str, ShardNeeds] = {}
         self._closing = threading.Event()
         self._placement = Placement(self._hosts())
+        self._builds = RemoteBuilds(self._placement, self._run_on, controller.bus)
+        controller.fleet.obtain_elsewhere = self._builds.obtain
         self._sending = ThreadPoolExecutor(max(1, len(self._placement.hosts)), thread_name_prefix="send")
         self._renewing = threading.Thread(target=self._renew_lease, name="lease", daemon=True)
         self._ending = threading.Event()
@@ -113,6 +117,7 @@ class Cluster:
     def stop(self) -> list[str]:
         """End all processes, with their guests; return the names of their shards."""
         stopped = list(self._orders)
+        self._builds.close()
         self._ending.set()
         self._renewing.join(CONNECT_SECONDS)
         with suppress(Exception):
@@ -163,19 +168,22 @@ class Cluster:
         bound = {"workers": [address], "allow_other_workers": False, "pure": False, "retries": 0, "key": unique}
         return self._client.submit(work, *arguments, **named, **bound)
 
+    def _run_on(self, host: Host, key: str, work: Any, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - as _submit()
+        """Run a function on a host; return its result. Raises errors of Dask."""
+        return self._submit(host.address, key, work, *given, **named).result()
+
     def _send(self, order: ShardOrder, host: Host) -> None:
         """Send what an order needs, and then the order."""
         from distributed import Queue
 
-        def on_host(key: str, work: Any, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - as _submit()
-            return self._submit(host.address, key, work, *given, **named).result()
-
+        on_host = partial(self._run_on, host)
         try:
+            self._sender.send_own_files(on_host)
             for vm in order.images:
                 if vm not in order.image_errors:
                     self._sender.send(vm, on_host)
             Queue(f"{self._topic}-token-{order.name}", client=self._client).put("start")
-            given = order.model_dump_json(), self._topic, str(paths.PROJECT)
+            given = order.model_dump_json(), self._topic, str(paths.PROJECT), self._sender.own
             future = self._submit(host.address, order.name, work_on_host.run_order, *given)
             if order.name in self._orders:
                 self._orders[order.name] = order, host, future

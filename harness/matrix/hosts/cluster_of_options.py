@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import HostError, UsageError
-from harness.core.own_tree import own_tree_option
 from harness.images.vm_recipe import kernel_options_of_this_run
 from harness.matrix.hosts import dask_packages, hosts_file
 from harness.matrix.hosts.cluster import CONNECT_SECONDS, Cluster
@@ -21,10 +20,8 @@ def connect(option: argparse.Namespace, controller: ControllerRun) -> Cluster:
     if option.scheduler and option.pinpoint_hosts:
         raise UsageError("--hosts starts a scheduler of its own, --scheduler names one", mend="give one of them")
     where = "--hosts" if option.pinpoint_hosts else "--scheduler"
-    if option.loader or own_tree_option() or kernel_options_of_this_run():
-        raise UsageError(
-            "--project, --kernel and --loader name files of this host", where=where, mend=f"run without {where}"
-        )
+    if kernel_options_of_this_run():
+        raise UsageError("--kernel names files of this host", where=where, mend=f"run without {where}")
     return _start_hosts(option, controller) if option.pinpoint_hosts else _join_cluster(option, controller)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.matrix.cell_shards.engine import ShardNeeds
@@ -51,6 +52,8 @@ class Placement:
 
     def __init__(self, hosts: Iterable[Host]) -> None:
         self.hosts = {host.address: host for host in hosts}
+        # Shards are placed in one thread, builds in others.
+        self._turn = threading.RLock()
 
     def choose(self, needs: ShardNeeds) -> Host | None:
         """Return the best host that has room now: by ability, then one with the image, then the one with most room."""
@@ -59,20 +62,40 @@ class Placement:
             ranks = [rank for rank, ability in enumerate(needs.abilities) if ability in host.abilities]
             return -min(ranks, default=0), needs.vm in host.images, host.free_cores
 
-        return max(filter(lambda host: host.can_run_now(needs), self.hosts.values()), key=worth, default=None)
+        with self._turn:
+            return max(filter(lambda host: host.can_run_now(needs), self.hosts.values()), key=worth, default=None)
+
+    def take_for_build(
+        self, ability: str, more_cores_than: int, needs: Callable[[Host], ShardNeeds]
+    ) -> tuple[Host, str] | None:
+        """Put a build on the host with the most cores; return it with the lane, which is empty if it has no room now.
+
+        `needs` returns what the build uses of a host. None if no host has the ability and more cores than that.
+        """
+        with self._turn:
+            able = [
+                each for each in self.hosts.values() if ability in each.abilities and each.can_ever_run(needs(each))
+            ]
+            better = [host for host in able if host.cores > more_cores_than]
+            if not better:
+                return None
+            host = max(better, key=lambda each: (each.can_run_now(needs(each)), each.cores, each.free_cores))
+            return host, self.take(host, needs(host)) if host.can_run_now(needs(host)) else ""
 
     def take(self, host: Host, needs: ShardNeeds) -> str:
         """Put a process on a host; return its lane."""
-        lanes = (f"{host.name}/{number}" for number in range(1, len(host.running) + 2))
-        lane = next(lane for lane in lanes if lane not in host.running)
-        host.running[lane] = needs
-        host.images.add(needs.vm)
-        return lane
+        with self._turn:
+            lanes = (f"{host.name}/{number}" for number in range(1, len(host.running) + 2))
+            lane = next(lane for lane in lanes if lane not in host.running)
+            host.running[lane] = needs
+            host.images.add(needs.vm)
+            return lane
 
     def release(self, lane: str) -> None:
         """Free a lane."""
-        for host in self.hosts.values():
-            host.running.pop(lane, None)
+        with self._turn:
+            for host in self.hosts.values():
+                host.running.pop(lane, None)
 
     def refusal(self, needs: ShardNeeds) -> str:
         """Return why no host can ever run this; empty if one can."""

@@ -15,7 +15,7 @@ from harness.images.build_context import BuildContext
 from harness.images.exchange import image_exchange
 from harness.images.exchange.oci_layout import LayoutWriter, write_tar
 from harness.images.vm_recipe import select
-from harness.matrix.hosts import work_on_host
+from harness.matrix.hosts import own_files, work_on_host
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
@@ -27,19 +27,28 @@ OnHost = Callable[..., Any]
 
 
 class ImageSender:
-    """Packs each image once, from the controller's store."""
+    """Packs each image once, from the controller's store; also sends the user's own files."""
 
-    def __init__(self, controller: ControllerRun) -> None:
+    def __init__(self, controller: ControllerRun, loader: str | None = None) -> None:
+        """`loader` is the command of --loader. Raises UsageError for own files that cannot be sent."""
         self._controller = controller
+        self.own, self._contents = own_files.collect(loader)
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._turn = threading.Lock()
+
+    def send_own_files(self, on_host: OnHost) -> None:
+        """Send the user's own files, if there are any, unless the host has them. Raises HostError."""
+        if not self.own.key or on_host("has-own-files", work_on_host.has_own_files, self.own):
+            return
+        if error := on_host("own-files", work_on_host.receive_own_files, self.own, self._contents):
+            raise HostError(error)
 
     def send(self, vm: str, on_host: OnHost) -> None:
         """Send the image of a VM, unless the host has it. Raises HostError."""
         recipe = self._controller.recipes.get(vm) or select([vm])[0]
         key = prepare.image_key(recipe, BuildContext.in_cache(self._controller.bus))
-        if on_host(f"has-{vm}", work_on_host.has_image, vm, key):
+        if on_host(f"has-{vm}", work_on_host.has_image, vm, key, self.own):
             return
         with self._turn:
             turn = self._turns[vm]
@@ -52,7 +61,7 @@ class ImageSender:
                 on_host(f"chunk-{vm}", work_on_host.receive_chunk, name, chunk, first=sent == 0)
                 sent += len(chunk)
                 step.publish_progress(f"{sent >> 20} MiB", sent / size)
-            if error := on_host(f"import-{vm}", work_on_host.import_image, name, vm, key):
+            if error := on_host(f"import-{vm}", work_on_host.import_image, name, vm, key, self.own):
                 raise HostError(error)
 
     def close(self) -> None:

@@ -34,6 +34,9 @@ from harness.images.vm_recipe import load_all, select
 from harness.matrix.cell_shards.engine import ABILITY_OF_ACCELERATOR, BUILD, ShardEnd
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
+from harness.matrix.hosts import own_files
+from harness.matrix.hosts.moved_paths import MovedPaths
+from harness.matrix.hosts.own_files import Contents, OwnFiles
 
 STOP = "stop"
 _CHUNK = 1 << 22
@@ -65,7 +68,8 @@ def describe_host() -> dict[str, Any]:
     They are `kvm-ARCH` and `qemu-ARCH` for each accelerator whose canary runs, and `build-ARCH` if no package is
     missing to build kernels and modules. `lacks` has the reason for each ability that the host does not have.
     """
-    architectures = {recipe.arch: recipe.architecture for recipe in load_all().values()}
+    with own_files.in_use(own_files.NONE, BuildContext.in_cache(Bus())):
+        architectures = {recipe.arch: recipe.architecture for recipe in load_all().values()}
     abilities, lacks = [], {}
     for name, architecture in architectures.items():
         for way, ability in ABILITY_OF_ACCELERATOR.items():
@@ -87,13 +91,29 @@ def describe_host() -> dict[str, Any]:
     }
 
 
-def has_image(vm: str, key: str) -> bool:
+def has_image(vm: str, key: str, own: OwnFiles) -> bool:
     """Return True if the image is in this host's store, under the controller's key."""
-    recipe, context = select([vm])[0], BuildContext.in_cache(Bus())
+    context = BuildContext.in_cache(Bus())
+    with own_files.in_use(own, context):
+        try:
+            recipe = select([vm])[0]
+            return prepare.is_built(recipe, context) and prepare.image_key(recipe, context) == key
+        except PinpointError:
+            return False
+
+
+def has_own_files(own: OwnFiles) -> bool:
+    """Return True if this host has the user's own files."""
+    return BuildContext.in_cache(Bus()).store.present(own_files.KIND, [own.key])
+
+
+def receive_own_files(own: OwnFiles, contents: Contents) -> str:
+    """Add the user's own files to this host's store. Return an error, or nothing."""
     try:
-        return prepare.is_built(recipe, context) and prepare.image_key(recipe, context) == key
-    except PinpointError:
-        return False
+        own_files.receive(own, contents, BuildContext.in_cache(Bus()))
+    except PinpointError as error:
+        return str(error)
+    return ""
 
 
 def receive_chunk(name: str, chunk: bytes, *, first: bool) -> None:
@@ -103,7 +123,7 @@ def receive_chunk(name: str, chunk: bytes, *, first: bool) -> None:
         file.write(chunk)
 
 
-def import_image(name: str, vm: str, key: str) -> str:
+def import_image(name: str, vm: str, key: str, own: OwnFiles) -> str:
     """Add an image that has arrived to the store; each file is compared with its hash. Return an error, or nothing."""
     arrived = _arrivals() / name
     context = BuildContext.in_cache(Bus())
@@ -114,12 +134,12 @@ def import_image(name: str, vm: str, key: str) -> str:
         return str(error)
     finally:
         arrived.unlink(missing_ok=True)
-    if not has_image(vm, key):
+    if not has_image(vm, key, own):
         return f"this host would run another image of {vm}: its package lists differ; run the same suites on both"
     return ""
 
 
-def run_order(text: str, topic: str, project: str) -> None:
+def run_order(text: str, topic: str, project: str, own: OwnFiles) -> None:
     """Run the process of an order and send its messages. `project` is the controller's directory of Pinpoint."""
     from distributed import Queue, Variable, get_client
 
@@ -133,7 +153,7 @@ def run_order(text: str, topic: str, project: str) -> None:
     lease = Variable(f"{topic}-lease", client=client)
     how = "could not be started"
     try:
-        for some in _run(order, topic, project, lease):
+        for some in _run(order, topic, project, own, lease):
             if isinstance(some, ShardEnd):
                 how = some.how
             elif some:
@@ -143,18 +163,28 @@ def run_order(text: str, topic: str, project: str) -> None:
     messages.put(json.dumps([order.name, [{"over": how}]]))
 
 
-def _run(order: ShardOrder, topic: str, project: str, lease: Any) -> Iterator[Sequence[Message] | ShardEnd]:  # noqa: ANN401
+def _run(
+    order: ShardOrder,
+    topic: str,
+    project: str,
+    own: OwnFiles,
+    lease: Any,  # noqa: ANN401 - a class of Dask
+) -> Iterator[Sequence[Message] | ShardEnd]:
     directory = paths.cache() / "shards" / topic / order.name
     shutil.rmtree(directory, ignore_errors=True)
     DIRECTORIES.add(directory)
     (directory / "console").mkdir(parents=True)
+    context = BuildContext.in_cache(Bus())
+    moved = MovedPaths({project: str(paths.PROJECT), **own.copies(context)}, order.arguments, own.tree)
     here = {
         "directory": str(directory),
-        "arguments": tuple(_here(word, project) for word in order.arguments),
-        "options": {**order.options, "basetemp": str(directory / "tmp")},
+        "arguments": moved.arguments,
+        "node_ids": tuple(map(moved.node_id_here, order.node_ids)),
+        "options": {**order.options, "basetemp": str(directory / "tmp"), "project": None},
     }
     engine = LocalProcesses(1)
-    engine.start(order.model_copy(update=here))
+    with own_files.in_use(own, context):
+        engine.start(order.model_copy(update=here))
     watch = _Lease(lease)
     try:
         while True:
@@ -171,19 +201,13 @@ def _run(order: ShardOrder, topic: str, project: str, lease: Any) -> Iterator[Se
                     yield some
                     yield from ([part] for part in _files(directory / bundle, directory))
                     some = []
-                some.append(update)
+                some.append(moved.message_at_the_controller(update))
             yield some
             watch.demand_renewed()
     finally:
         engine.stop()
         shutil.rmtree(directory, ignore_errors=True)
         DIRECTORIES.discard(directory)
-
-
-def _here(word: str, project: str) -> str:
-    """Return an argument with the controller's directory of Pinpoint replaced by this host's."""
-    path = Path(word)
-    return str(paths.PROJECT / path.relative_to(project)) if path.is_relative_to(project) else word
 
 
 def _files(place: Path, root: Path) -> Iterator[Message]:
