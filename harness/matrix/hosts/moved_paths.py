@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.matrix.cell_shards.shard_order import Message
 
@@ -18,28 +18,37 @@ class MovedPaths:
     pytest names a file outside of its root directory by the path from there, so the node ids of the own tree differ.
     """
 
-    def __init__(self, moved: Mapping[str, str], arguments: Sequence[str], tree: str) -> None:
-        """`moved` has the controller's directories and files, each with this host's; `tree` is the own tree there."""
-        self._moved = moved
+    def __init__(
+        self, project: tuple[str, str], copies: Mapping[str, str], arguments: Sequence[str], tree: str
+    ) -> None:
+        """`project` is the controller's directory of Pinpoint and this host's.
+
+        `copies` are this host's copies of the user's own files, by the controller's paths; `tree` is one of these.
+        """
+        self._moved = {project[0]: project[1], **copies}
         self.arguments = tuple(map(self._here, arguments))
         self._there = self._own = ""
         if tree:
             root, root_here = (words[words.index(_ROOT) + 1] for words in (tuple(arguments), self.arguments))
-            self._there, self._own = os.path.relpath(tree, root), os.path.relpath(moved[tree], root_here)
+            self._there, self._own = os.path.relpath(tree, root), os.path.relpath(copies[tree], root_here)
+        # A node id first: its beginning may contain the path of the copy.
+        ids = [(self._own, self._there)] if tree else []
+        self._back = [*ids, *((copy, original) for original, copy in copies.items())]
 
     def node_id_here(self, name: str) -> str:
         """Return the node id on this host."""
-        return _with_beginning(name, self._there, self._own)
+        inside = self._there and name.startswith(f"{self._there}/")
+        return f"{self._own}/{name.removeprefix(f'{self._there}/')}" if inside else name
 
     def message_at_the_controller(self, message: Message) -> Message:
-        """Return a message with the controller's node ids."""
-
-        def translated(key: str, value: Any) -> Any:  # noqa: ANN401 - of JSON
-            if key in ("begin", "end", "nodeid"):
-                return _with_beginning(value, self._own, self._there)
-            return self.message_at_the_controller(value) if key in ("report", "warning") else value
-
-        return {key: translated(key, value) for key, value in message.items()}
+        """Return a message with the controller's node ids, and the paths of the user's own files as they are there."""
+        if not self._back:
+            return message
+        text = json.dumps(message)
+        for here, there in self._back:
+            text = text.replace(_in_json(here), _in_json(there))
+        translated: Message = json.loads(text)
+        return translated
 
     def _here(self, word: str) -> str:
         """Return an argument; a path below a directory of the controller as one below that of this host."""
@@ -50,5 +59,5 @@ class MovedPaths:
         return word
 
 
-def _with_beginning(name: str, old: str, new: str) -> str:
-    return f"{new}/{name.removeprefix(f'{old}/')}" if old and name.startswith(f"{old}/") else name
+def _in_json(text: str) -> str:
+    return json.dumps(text)[1:-1]

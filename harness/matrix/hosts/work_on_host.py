@@ -175,7 +175,7 @@ def _run(
     DIRECTORIES.add(directory)
     (directory / "console").mkdir(parents=True)
     context = BuildContext.in_cache(Bus())
-    moved = MovedPaths({project: str(paths.PROJECT), **own.copies(context)}, order.arguments, own.tree)
+    moved = MovedPaths((project, str(paths.PROJECT)), own.copies(context), order.arguments, own.tree)
     here = {
         "directory": str(directory),
         "arguments": moved.arguments,
