@@ -142,7 +142,8 @@ class Cluster:
         }
         own = work_on_host.identity_of_code()
         for address, future in asked.items():
-            found, name = future.result(timeout=_DESCRIBE_SECONDS), str(workers[address]["name"])
+            name = str(workers[address]["name"])
+            found = _described(future, name)
             if found["code"] != own:
                 mend = "put the same version there"
                 raise HostError("has another version of Pinpoint", where=f"host {name}", mend=mend)
@@ -249,3 +250,16 @@ class Cluster:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(base64.b64decode(part["append"]))
+
+
+def _described(future: Any, name: str) -> dict[str, Any]:  # noqa: ANN401 - a class of Dask
+    try:
+        found: dict[str, Any] = future.result(timeout=_DESCRIBE_SECONDS)
+    except PinpointError:
+        raise
+    except Exception as error:
+        # Of Dask, which imports the function in the scheduler, too.
+        what = f"runs no task: {type(error).__name__}: {str(error).partition('. ')[0][:200]}"
+        mend = "the scheduler and the workers must run in Pinpoint's environment: docs/hosts.md"
+        raise HostError(what, where=f"host {name}", mend=mend) from None
+    return found
