@@ -17,7 +17,8 @@ from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.lookup.closest_symbol_round_trip import AddressConverter, request_by_address
+from harness.landing.lookup.armed_by_address import prove_armed_by_address
+from harness.landing.lookup.closest_symbol_round_trip import FEWEST_PROBED, AddressConverter, request_by_address
 from harness.landing.lookup.kallsyms_ambiguous_and_freed_names import (
     freed_kernel_init_function_names,
     functions_without_a_way_back,
@@ -74,6 +75,23 @@ def test_no_way_back(
     probed = address_converter.prove_no_way_back(tried, RefusalReasonFinder(layout).explains)
     figure("closest.no_way_back_tried", len(tried), "functions")
     figure("closest.no_way_back_probed", probed, "functions")
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_no_way_back_armed(layout: Layout, kprobes: Kprobes, figure: Callable[..., Figure]) -> None:
+    """Kprobes on a sample of these functions are armed by address, all at once; memory changes there and back.
+
+    Not where a kernel single-steps instructions incorrectly: the functions run in the meantime.
+    """
+    if layout.guest.architecture.kprobe_traits.defects:
+        pytest.skip(f"{layout.guest.name} does not survive kprobes on arbitrary functions")
+    _, behind = functions_without_a_way_back(layout)
+    tried = evenly_spread(behind, SAMPLE)
+    armed = prove_armed_by_address(layout, tried, kprobes.mutant)
+    figure("closest.no_way_back_armed", armed, "functions")
+    assert armed > FEWEST_PROBED * len(tried), f"only {armed} of {len(tried)} functions could be armed"
 
 
 @pytest.mark.requires("kprobes")
