@@ -37,7 +37,7 @@ def _listed(layout: Layout, site: Site) -> str:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("list-left-out", "registers-elsewhere")
+@pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
 def test_plain(foreign_probes: ForeignProbes) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
     foreign_probes.judge_module(MODULE, SITE).prove_exactly_these_probes(("version_proc_show+0x0", LANDED))

@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.us
 
 @pytest.mark.mutants(
     "explains-all",
-    "reserves-all",
     deep=(
+        "reserves-all",
         "one-instruction-off",
         "only-reported",
     ),

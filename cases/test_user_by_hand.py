@@ -60,6 +60,7 @@ def test_made_for_another_user_build(uprobes: Uprobes, variant: str, figure: Cal
         figure("byhand.user.missed", sum(len(trial.functions_missed_by_hand) for trial in found), "functions")
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-link-address", deep=("user-wrong-anchor",))
 def test_linked_at_another_base(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:

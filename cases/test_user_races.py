@@ -64,6 +64,7 @@ def test_gone_during_a_hit(uprobes: Uprobes, what: str) -> None:
             raise Missed(f"{what} during a hit: the process ended with {status}, not {wanted}")
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 @pytest.mark.parametrize("rounds", [pytest.param(6, id="few"), pytest.param(60, id="many", marks=pytest.mark.full)])

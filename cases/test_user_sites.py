@@ -21,16 +21,16 @@ BOUNDARIES = 4
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants(
     "user-one-instruction-off",
-    "user-stale-view",
     "user-stays",
-    "user-keeps-copy",
     "user-writes-file",
-    "user-same-address",
     deep=(
         "user-unarmed",
         "user-other-file",
+        "user-stale-view",
         "user-registered-twice",
         "user-left-registered",
+        "user-keeps-copy",
+        "user-same-address",
     ),
 )
 @pytest.mark.parametrize("way", ["tracefs", *(pytest.param(way, marks=pytest.mark.deep) for way in ("module", "perf"))])
@@ -115,6 +115,7 @@ def test_twice_in_one_process(uprobes: Uprobes) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants(
     "user-one-instruction-off",
