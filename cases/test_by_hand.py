@@ -125,6 +125,7 @@ def test_module_made_for_another_layout(
     assert row.missed_by_symbol == 0
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_module_function_sections(

@@ -84,6 +84,7 @@ def test_loader_that_reads_once(guest: Guest, layout: Layout, target: Target, mu
     prove(guest, layout, target, mutant, READS_ONCE, {"gone": wanted})
 
 
+@pytest.mark.deep
 @pytest.mark.mutants("careful-loader")
 def test_insmod(guest: Guest, layout: Layout, target: Target, mutant: str) -> None:
     """busybox's insmod passes no addresses, so the probe refuses each load that has a target (EINVAL)."""

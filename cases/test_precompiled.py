@@ -125,7 +125,10 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
         "swaps-handles",
     ),
 )
-@pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
+@pytest.mark.parametrize(
+    "in_memory",
+    [pytest.param(False, id="finit_module"), pytest.param(True, id="init_module", marks=pytest.mark.deep)],
+)
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_load_order(guest: Guest, probe_loaders: Loaders, *, in_memory: bool) -> None:
     """The same bytes land, by either system call, in two targets loaded in three orders, which move a target."""

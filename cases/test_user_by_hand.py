@@ -37,6 +37,7 @@ def trials(uprobes: Uprobes, variant: str, figure: Callable[..., Figure]) -> lis
     return found
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-wrong-anchor", deep=("user-one-instruction-off",))
 def test_made_for_this_user_build(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:

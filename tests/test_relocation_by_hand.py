@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,9 +194,17 @@ def test_starts_are_found_without_knowing_what_each_does() -> None:
 
 def test_names_are_taken_as_the_kernel_takes_them() -> None:
     listing = "0800 D f\n1000 T f\n2000 t f\n3000 t f\t[m]\n4000 t g\t[m]\n"
-    guest = SimpleNamespace(guest=SimpleNamespace(read_text=lambda _: listing))
+
+    def run(program: str, pattern: str, file: str) -> subprocess.CompletedProcess[str]:
+        assert file == "/proc/kallsyms"
+        return subprocess.run([program, pattern], input=listing, capture_output=True, text=True, check=False)
+
+    guest = SimpleNamespace(guest=SimpleNamespace(run=run))
     wanted = [(Site("f"), 0x1000), (Site("f", module="m"), 0x3000), (Site("g", module="m"), 0x4000)]
     assert functions_missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
+    assert functions_missed_by_symbol(guest, wanted[1:]) == []  # type: ignore[arg-type]
+    moved = (Site("g", module="m"), 0x3000)
+    assert functions_missed_by_symbol(guest, [wanted[1], moved]) == [moved[0]]  # type: ignore[arg-type]
     absent = Site("absent")
     assert functions_missed_by_symbol(guest, [(Site("f"), 0x2000), (absent, 0)]) == [Site("f"), absent]  # type: ignore[arg-type]
 
