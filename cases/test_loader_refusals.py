@@ -28,13 +28,7 @@ PAGE = 4096
 MANY, FEW = 100, 3
 
 
-@pytest.mark.mutants(
-    "one-of-many",
-    deep=(
-        "loads-anyway",
-        "wrong-errno",
-    ),
-)
+@pytest.mark.mutants("one-of-many", deep=("loads-anyway", "wrong-errno"))
 def test_module_without_sections(probe_loaders: Loaders) -> None:
     """A module that is not loaded or is built in has no handle: ENOENT at the open."""
     requirements_on_any_loader.refuses_absent_target(probe_loaders)
@@ -51,13 +45,7 @@ def test_hidden_addresses(target: Target, probe_loaders: Loaders) -> None:
         probe_loaders.guest.run_script("echo 0 >/proc/sys/kernel/kptr_restrict").check()
 
 
-@pytest.mark.mutants(
-    "loads-anyway",
-    deep=(
-        "one-of-many",
-        "wrong-errno",
-    ),
-)
+@pytest.mark.mutants("loads-anyway", deep=("one-of-many", "wrong-errno"))
 @pytest.mark.own_loader("becoming another user is an option of it")
 def test_not_root(target: Target, probe_loaders: Loaders) -> None:
     """An ordinary user gets EACCES from section files, which are 0400, and EPERM from the load.
@@ -98,13 +86,7 @@ def test_going_target(guest: Guest, probe_loaders: Loaders) -> None:
     assert removal == "EBUSY"
 
 
-@pytest.mark.mutants(
-    "one-of-many",
-    deep=(
-        "loads-anyway",
-        "wrong-errno",
-    ),
-)
+@pytest.mark.mutants("one-of-many", deep=("loads-anyway", "wrong-errno"))
 @pytest.mark.own_loader("the claim is about the probe, which gets wrong values that no loader passes")
 def test_number_that_is_no_handle(target: Target, probe_loaders: Loaders) -> None:
     """Wrong numbers from a broken loader are refused.
@@ -177,13 +159,7 @@ def test_site_outside_every_target(layout: Layout, target: Target, probe_loaders
     probe_loaders.expect_refusal(order, LoaderExitStatus.LOAD, "ESTALE")
 
 
-@pytest.mark.mutants(
-    "one-of-many",
-    deep=(
-        "loads-anyway",
-        "wrong-errno",
-    ),
-)
+@pytest.mark.mutants("one-of-many", deep=("loads-anyway", "wrong-errno"))
 @pytest.mark.parametrize("in_memory", [False, True], ids=["finit_module", "init_module"])
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_image_that_is_none(guest: Guest, probe_loaders: Loaders, *, in_memory: bool) -> None:
@@ -202,13 +178,7 @@ def test_image_that_is_none(guest: Guest, probe_loaders: Loaders, *, in_memory: 
         )
 
 
-@pytest.mark.mutants(
-    "wrong-errno",
-    deep=(
-        "loads-anyway",
-        "one-of-many",
-    ),
-)
+@pytest.mark.mutants("wrong-errno", deep=("loads-anyway", "one-of-many"))
 @pytest.mark.own_loader("the claim is about the kernel and its errno")
 def test_parameters_too_long(probe_loaders: Loaders) -> None:
     """A parameter of more than 1024 characters is ENOSPC; a list with too many values is EINVAL."""

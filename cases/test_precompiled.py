@@ -118,13 +118,7 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants(
-    "one-base",
-    deep=(
-        "one-instruction-off",
-        "swaps-handles",
-    ),
-)
+@pytest.mark.mutants("one-base", deep=("one-instruction-off", "swaps-handles"))
 @pytest.mark.parametrize(
     "in_memory",
     [pytest.param(False, id="finit_module"), pytest.param(True, id="init_module", marks=pytest.mark.deep)],

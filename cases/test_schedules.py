@@ -14,13 +14,7 @@ from harness.report.metrics_with_goals import Figure
 pytestmark = pytest.mark.requires("kprobes")
 
 
-@pytest.mark.mutants(
-    "skips-re-read",
-    deep=(
-        "closes-early",
-        "no-build-id",
-    ),
-)
+@pytest.mark.mutants("skips-re-read", deep=("closes-early", "no-build-id"))
 @pytest.mark.own_loader("it is stopped before each of its steps")
 def test_orders(schedules: Schedules, figure: Callable[..., Figure]) -> None:
     """Each step ends as predicted in schedules that cover every situation with one intervention.

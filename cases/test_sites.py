@@ -87,13 +87,7 @@ def test_each_witness_decides(layout: Layout, target: Target, kprobes: Kprobes) 
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants(
-    "next-symbol",
-    deep=(
-        "one-instruction-off",
-        "stale-snapshot",
-    ),
-)
+@pytest.mark.mutants("next-symbol", deep=("one-instruction-off", "stale-snapshot"))
 def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on a function that is not called are never hit, though the next function is called."""
     sites = layout.once_per_call_sites(target.shape_site("leaf"), BOUNDARIES)
@@ -103,13 +97,7 @@ def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) ->
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants(
-    "deaf",
-    deep=(
-        "one-instruction-off",
-        "stale-snapshot",
-    ),
-)
+@pytest.mark.mutants("deaf", deep=("one-instruction-off", "stale-snapshot"))
 def test_recursion_hits_at_every_level(target: Target, kprobes: Kprobes) -> None:
     """A probe on a recursive function is hit once at each level of each call."""
     entry = target.shape_site("recursive")

@@ -25,13 +25,7 @@ def test_started_before_and_after(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants(
-    "user-link-address",
-    deep=(
-        "user-unarmed",
-        "user-spares-it",
-    ),
-)
+@pytest.mark.mutants("user-link-address", deep=("user-unarmed", "user-spares-it"))
 def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
     """A probe in a DSO, registered before dlopen(), is hit in each mapping of the DSO and gone after dlclose().
 
@@ -92,13 +86,7 @@ def test_exec(uprobes: Uprobes) -> None:
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants(
-    "user-stale-view",
-    deep=(
-        "user-unarmed",
-        "user-signals-child",
-    ),
-)
+@pytest.mark.mutants("user-stale-view", deep=("user-unarmed", "user-signals-child"))
 def test_under_ptrace(uprobes: Uprobes) -> None:
     """A traced process hits like any other: its tracer reads the breakpoint and gets no trap of a uprobe."""
     file = uprobes.target_file(FIRST_LIBRARY)

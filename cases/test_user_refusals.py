@@ -14,13 +14,7 @@ from harness.userspace.uprobes_fixture import Uprobes
 
 
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants(
-    "user-good-request",
-    deep=(
-        "user-left-registered",
-        "user-leaves-event",
-    ),
-)
+@pytest.mark.mutants("user-good-request", deep=("user-left-registered", "user-leaves-event"))
 @pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.description.replace(" ", "-")) for bad in REFUSED_REQUESTS])
 def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
     """Bad offsets, files and file systems are refused."""

@@ -23,15 +23,9 @@ BOUNDARIES = 4
     "user-one-instruction-off",
     "user-stays",
     "user-writes-file",
-    deep=(
-        "user-unarmed",
-        "user-other-file",
-        "user-stale-view",
-        "user-registered-twice",
-        "user-left-registered",
-        "user-keeps-copy",
-        "user-same-address",
-    ),
+    "user-keeps-copy",
+    "user-same-address",
+    deep=("user-unarmed", "user-other-file", "user-stale-view", "user-registered-twice", "user-left-registered"),
 )
 @pytest.mark.parametrize("way", ["tracefs", *(pytest.param(way, marks=pytest.mark.deep) for way in ("module", "perf"))])
 def test_user_function(uprobes: Uprobes, way: str) -> None:
@@ -117,13 +111,7 @@ def test_twice_in_one_process(uprobes: Uprobes) -> None:
 
 @pytest.mark.deep
 @pytest.mark.requires("uprobes")
-@pytest.mark.mutants(
-    "user-one-instruction-off",
-    deep=(
-        "user-unarmed",
-        "user-spares-it",
-    ),
-)
+@pytest.mark.mutants("user-one-instruction-off", deep=("user-unarmed", "user-spares-it"))
 def test_every_user_function(uprobes: Uprobes, figure: Callable[..., Figure]) -> None:
     """Probes on the entry and one inner boundary of every function that can be called by name land.
 
