@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from harness.images.vm_recipe import load_all
+from harness.matrix.guests.check_after_cell import may_leave_ftrace_calls
 from harness.matrix.guests.guest_state import GuestState
 
 BEFORE = """\
@@ -103,3 +105,19 @@ def test_taint_is_explained_by_a_complaint() -> None:
     clean, tainted = (GuestState.parse_listing(BEFORE.replace(":4096", f":{taint}")) for taint in (0, 1 << 9))
     assert clean.unexplained_crashes(tainted, 0) == "new taint W"
     assert clean.unexplained_crashes(tainted, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "read"),
+    [
+        ("x86_64-debian", "", False),
+        ("x86_64-debian-5.10", "", True),
+        ("x86_64-debian", "tree", True),
+        ("x86_64-debian", "given", True),
+        ("arm64-debian", "given", False),
+    ],
+)
+def test_calls_of_ftrace_are_looked_for_where_a_kernel_may_leave_them(name: str, source: str, read: bool) -> None:
+    recipe = load_all()[name]
+    kernel = recipe.kernel.model_copy(update={"source": source or recipe.kernel.source})
+    assert may_leave_ftrace_calls(recipe.model_copy(update={"kernel": kernel})) is read

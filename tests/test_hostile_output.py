@@ -139,7 +139,11 @@ def fenceable(line: Line, listing: str) -> Guest:
         copied_files={},
         image=SimpleNamespace(
             recipe=SimpleNamespace(
-                name="a-vm", boot_noise=(), defects=KernelDefects(), machine=SimpleNamespace(memory_mib=512)
+                name="a-vm",
+                boot_noise=(),
+                defects=KernelDefects(),
+                kernel=SimpleNamespace(source="debian-source"),
+                machine=SimpleNamespace(memory_mib=512),
             )
         ),
     )

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from harness.core.errors import GuestError, PinpointError
 from harness.guest.guest import Guest
+from harness.images.vm_recipe import Recipe
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import GuestState
 from harness.verdict.cell_verdict_enum import Verdict
@@ -125,7 +126,7 @@ def _state(guest: Guest, before: str = "") -> tuple[GuestState, int]:
 
     Raises KernelComplained for any other complaint that the kernel printed before the state was read.
     """
-    traced = guest.image.recipe.defects.gone_stays_on_ftrace
+    traced = may_leave_ftrace_calls(guest.image.recipe)
     command = f"{before}{guest_state.READ_STATE_COMMAND}" + (f"; {guest_state.READ_TRACED_COMMAND}" if traced else "")
     result, printed = guest.run_fenced_script(command, guest.scaled_deadline(_FENCE_SECONDS))
     complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise, partial(_kernel_log, guest))
@@ -136,6 +137,15 @@ def _state(guest: Guest, before: str = "") -> tuple[GuestState, int]:
         return GuestState.parse_listing(result.stdout), len(complaints.allowed)
     except ValueError as error:
         raise GuestError(f"its state cannot be read: {error}: {result}", where=guest.name) from None
+
+
+def may_leave_ftrace_calls(recipe: Recipe) -> bool:
+    """Return True if a probe may leave ftrace's call at its site: a known defect, or a kernel of the user's own.
+
+    The next probe there would find its site unchanged. Such a guest is discarded.
+    """
+    unknown = recipe.kernel.source in ("tree", "given") and recipe.traits.ftrace_kprobes
+    return bool(recipe.defects.gone_stays_on_ftrace) or unknown
 
 
 def _kernel_log(guest: Guest) -> bytes | None:

@@ -22,7 +22,7 @@ READ_STATE_COMMAND = (
     f" {' '.join(_CRASH_COUNTS)} /proc/[0-9]*/cmdline"
 )
 _TRACED = "/sys/kernel/tracing/enabled_functions"
-# ftrace looks at each of its sites to print these few lines, so only guests whose kernel leaves calls behind are asked.
+# ftrace looks at each of its sites to print these few lines, so it is read only where a kernel may leave calls behind.
 READ_TRACED_COMMAND = f"grep -sH '' {_TRACED}"
 
 # The letter of each bit of the taint (Documentation/admin-guide/tainted-kernels.rst, 6.1).
