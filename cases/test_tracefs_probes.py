@@ -16,8 +16,14 @@ from harness.landing.target import Target
 
 EVENTS = "/sys/kernel/tracing/kprobe_events"
 EVENT = "pinpoint/event"
+ENABLE = f"/sys/kernel/tracing/events/{EVENT}/enable"
+# For each event its name, hits and missed hits.
+PROFILE = "/sys/kernel/tracing/kprobe_profile"
 # How many of the names that the kernel has more than once are tried.
 SAMPLE = 8
+# A call of pinpoint_recursive() runs it so many times (PINPOINT_DEPTH + 1, probes/target/shapes.c).
+LEVELS = 4
+CALLS = 3
 
 pytestmark = pytest.mark.requires("kprobes")
 
@@ -75,3 +81,25 @@ def test_return_in_advance(guest: Guest, mutant: str) -> None:
 def test_cold_half(guest: Guest, target: Target, mutant: str) -> None:
     """The cold part of a traced function is accepted, though ftrace has no site in it."""
     expect_taken(guest, "p", mutant_or_honest(mutant).replace_refused_spec(target.shape_site("cold_part.cold").spec))
+
+
+@pytest.mark.mutants("default-instances")
+def test_missed_returns(guest: Guest, target: Target, mutant: str) -> None:
+    """A return probe with one instance sees one return of a recursion, and each other level counts as missed.
+
+    pre_handler_kretprobe() counts them in nmissed (kernel/kprobes.c, 6.1), and kprobe_profile shows the sum.
+    """
+    kind = "r" if mutant_or_honest(mutant).default_instances else "r1"
+    place = target.shape_site("recursive", plain=True).spec
+    with defined(guest, kind, place) as refusal:
+        if refusal:
+            raise Missed(f"{place}: {refusal}")
+        guest.run_script(f"echo 1 >{ENABLE}").check()
+        try:
+            target.call_for_checksum("recursive", CALLS)
+            counted = guest.read_text(PROFILE).split()
+        finally:
+            guest.run_script(f"echo 0 >{ENABLE}")
+    wanted = [str(CALLS), str(CALLS * (LEVELS - 1))]
+    if counted[1:] != wanted:
+        raise Missed(f"{place}: hits and missed are {counted[1:]}, not {wanted}")
