@@ -43,6 +43,11 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
             "./pinpoint build --vm x86_64-debian --kernel linux-image-6.12.deb --kernel linux-headers-6.12.deb",
             prints="6.12",
         ),
+        Command(
+            "./pinpoint build --vm x86_64-debian --kernel kernel-core.rpm --kernel kernel-modules-core.rpm "
+            "--kernel kernel-devel.rpm",
+            prints="6.12",
+        ),
         Command(f"./pinpoint run {_OWN}", tree=OLD),
         Command(f"./pinpoint run {_OWN} --baseline results/latest --confirm 3 --strict", status=1, prints="3 of 3"),
         Command("touch none.toml"),

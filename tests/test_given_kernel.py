@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import platform
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,9 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import rpm_archive
 import zstandard
+from rpm_archive import member
 
 from harness import cli
 from harness.core.errors import RecipeError, UsageError
@@ -26,25 +27,10 @@ RELEASE = "6.9.1-200.fc40.x86_64"
 CONFIG = "CONFIG_MODULES=y\n"
 
 
-def header(entries: int = 0, data: bytes = b"") -> bytes:
-    return struct.pack(">4sIII", b"\x8e\xad\xe8\x01", 0, entries, len(data)) + bytes(16 * entries) + data
-
-
 def package(files: dict[str, bytes], compress: Callable[[bytes], bytes], links: dict[str, str] | None = None) -> bytes:
-    """An RPM: lead, signature of an odd size, header, and a cpio archive in the "newc" form."""
     members = [(f"./{name}", 0o100644, content) for name, content in files.items()]
     members += [(f"./{name}", 0o120777, target.encode()) for name, target in (links or {}).items()]
-    archive = b"".join(member(*each) for each in [*members, ("TRAILER!!!", 0, b"")])
-    signature = header(1, b"abc")
-    lead = b"\xed\xab\xee\xdb" + bytes(92)
-    return lead + signature + bytes(-(96 + len(signature)) % 8) + header(2, b"words") + compress(archive)
-
-
-def member(name: str, mode: int, content: bytes, inode: int = 1, names: int = 1) -> bytes:
-    text = name.encode() + b"\0"
-    fields = [inode, mode, 0, 0, names, 0, len(content), 0, 0, 0, 0, len(text), 0]
-    head = b"070701" + b"".join(b"%08x" % field for field in fields) + text
-    return head + bytes(-len(head) % 4) + content + bytes(-len(content) % 4)
+    return rpm_archive.package((member(*each) for each in members), compress)
 
 
 def zstd(data: bytes) -> bytes:
@@ -70,9 +56,7 @@ def test_each_name_of_a_file_has_its_content(tmp_path: Path) -> None:
         member("./other/a.h", 0o100644, b"content", 7, 2),
         member("./other/b.h", 0o100644, b"", 7),
     ]
-    lead = b"\xed\xab\xee\xdb" + bytes(92)
-    archive = b"".join([*names, member("TRAILER!!!", 0, b"")])
-    (tmp_path / "kernel.rpm").write_bytes(lead + header() + header() + archive)
+    (tmp_path / "kernel.rpm").write_bytes(rpm_archive.package(names))
     rpm.unpack(tmp_path / "kernel.rpm", tmp_path / "into")
     read = {name: (tmp_path / "into" / name).read_bytes() for name in ("include/a.h", "other/a.h", "other/b.h")}
     assert read == {"include/a.h": b"content", "other/a.h": b"content", "other/b.h": b""}
@@ -100,9 +84,7 @@ def test_no_member_of_an_rpm_leaves_its_directory(
 def _links_first(files: dict[str, bytes], links: dict[str, str]) -> bytes:
     members = [(f"./{name}", 0o120777, target.encode()) for name, target in links.items()]
     members += [(f"./{name}", 0o100644, content) for name, content in files.items()]
-    archive = b"".join(member(*each) for each in [*members, ("TRAILER!!!", 0, b"")])
-    lead = b"\xed\xab\xee\xdb" + bytes(92)
-    return lead + header() + header() + archive
+    return rpm_archive.package(member(*each) for each in members)
 
 
 @pytest.mark.parametrize("cut", [0, 50, 100, 150, -10])

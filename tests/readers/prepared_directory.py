@@ -7,9 +7,13 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
+import rpm_archive
+import zstandard
 from page_commands import CELL, NEW, OLD, OLD_RUN, Command
 
 from harness.core import paths
@@ -19,6 +23,7 @@ from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
 
 SOURCE, PACKAGE = "linux-source-6.1", "linux-image-6.12-amd64"
+LINKS = frozenset({"scripts", "tools"})
 _FETCH_SECONDS = 900.0
 _COMMAND_SECONDS = 4 * 3600.0
 _PROBE = """#include <linux/kprobes.h>
@@ -131,6 +136,8 @@ class PreparedDirectory:
             self._build_probe()
         if "linux-image-6.12.deb" in command.line:
             self._make_packages()
+        if "kernel-core.rpm" in command.line:
+            self._make_rpm_packages()
 
     def _after(self, command: Command) -> None:
         if command.line.startswith("./pinpoint run ") and not self._first_run:
@@ -194,22 +201,75 @@ class PreparedDirectory:
 
     def _make_packages(self) -> None:
         """Pack Debian's packages of a kernel as `make bindeb-pkg` does: one of the image, one of the headers."""
-        packages = BuildContext.in_cache(Bus()).packages
-        image = _dependency(packages, PACKAGE, "linux-image-")
-        headers = image.replace("-image-", "-headers-")
-        common = _dependency(packages, headers, "linux-headers-")
-        kbuild = _dependency(packages, headers, "linux-kbuild-")
-        for name, parts in (("linux-image-6.12", [image]), ("linux-headers-6.12", [headers, common, kbuild])):
-            tree = self.root / name
-            for part in parts:
-                architecture = "all" if part == common else "amd64"
-                deb = packages.fetch(part, architecture, deadline=Deadline.after(_FETCH_SECONDS))
-                _run("dpkg-deb", "--extract", deb, tree)
+        kernel = _kernel_packages()
+        for name, parts in (("linux-image-6.12", kernel.image), ("linux-headers-6.12", kernel.headers)):
+            tree = _unpacked(parts, self.root / name)
             (tree / "DEBIAN").mkdir()
             about = f"Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: reader\nDescription: a kernel\n"
             (tree / "DEBIAN/control").write_text(about)
             _run("dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, self.clone / f"{name}.deb")
             shutil.rmtree(tree)
+
+    def _make_rpm_packages(self) -> None:
+        """Pack the same kernel as Fedora does; modules are compressed with xz, the headers are one directory."""
+        kernel = _kernel_packages()
+        tree = _unpacked([*kernel.image, *kernel.headers], self.root / "kernel")
+        release = next((tree / "boot").glob("vmlinuz-*")).name.removeprefix("vmlinuz-")
+        modules = next(place for top in ("lib", "usr/lib") if (place := tree / top / "modules" / release).is_dir())
+        core, devel = self.root / "kernel-core", self.root / "kernel-devel"
+        core.mkdir()
+        for name in ("vmlinuz", "config"):
+            shutil.move(tree / f"boot/{name}-{release}", core / name)
+        for listed in modules.glob("modules.*"):
+            shutil.move(listed, core)
+        _run("find", modules, "-name", "*.ko", "-exec", "xz", "-0", "--check=crc32", "{}", "+")
+        own = tree / "usr/src" / f"linux-headers-{release}"
+        (common,) = (tree / "usr/src").glob("linux-headers-*-common*")
+        (kbuild,) = (tree / "usr/lib").glob("linux-kbuild-*")
+        # Of the common headers, `scripts` and `tools` are links to kbuild's; the own Makefile includes the common one.
+        for source, left_out in ((common, LINKS), (own, {*LINKS, "Makefile"}), (kbuild, set[str]())):
+            shutil.copytree(source, devel, symlinks=True, dirs_exist_ok=True, ignore=_ignore_at(source, left_out))
+        for name, part, inside in (
+            ("kernel-core", core, f"lib/modules/{release}"),
+            ("kernel-modules-core", modules / "kernel", f"lib/modules/{release}/kernel"),
+            ("kernel-devel", devel, f"usr/src/kernels/{release}"),
+        ):
+            packed = rpm_archive.package(rpm_archive.members_below(part, inside), zstandard.ZstdCompressor(1).compress)
+            (self.clone / f"{name}.rpm").write_bytes(packed)
+        for part in (tree, core, devel):
+            shutil.rmtree(part)
+
+
+class _DebianPackages(NamedTuple):
+    """The packages of one kernel: files of the image, and of the headers."""
+
+    image: list[Path]
+    headers: list[Path]
+
+
+def _kernel_packages() -> _DebianPackages:
+    packages = BuildContext.in_cache(Bus()).packages
+    image = _dependency(packages, PACKAGE, "linux-image-")
+    headers = image.replace("-image-", "-headers-")
+    common = _dependency(packages, headers, "linux-headers-")
+    kbuild = _dependency(packages, headers, "linux-kbuild-")
+    deadline = Deadline.after(_FETCH_SECONDS)
+    fetched = {
+        name: packages.fetch(name, "all" if name == common else "amd64", deadline=deadline)
+        for name in (image, headers, common, kbuild)
+    }
+    return _DebianPackages([fetched[image]], [fetched[name] for name in (headers, common, kbuild)])
+
+
+def _unpacked(packages: Sequence[Path], tree: Path) -> Path:
+    for package in packages:
+        _run("dpkg-deb", "--extract", package, tree)
+    return tree
+
+
+def _ignore_at(top: Path, names: Collection[str]) -> Callable[[str, list[str]], set[str]]:
+    """Return a function for shutil.copytree() that leaves out names directly below `top`."""
+    return lambda directory, found: set(names) & set(found) if Path(directory) == top else set()
 
 
 def _dependency(packages: Packages, package: str, prefix: str) -> str:
