@@ -204,12 +204,44 @@ def test_the_parts_of_ubuntus_packages(tmp_path: Path) -> None:
     assert (staged / "kernel/virtio_net.ko").read_bytes() == b"module"
 
 
-@pytest.mark.parametrize(("absent", "named"), [(0, f"kernel image of {UBUNTU}"), (3, "kernel headers")])
+@pytest.mark.parametrize(
+    ("absent", "named"),
+    [(0, f"kernel image of {UBUNTU}"), (2, f"linux-headers-{COMMON}"), (3, "kernel headers")],
+)
 def test_a_missing_package_of_ubuntus_is_named(absent: int, named: str, tmp_path: Path) -> None:
     packages = ubuntu_packages(tmp_path)
     given_kernel_parts.unpack([each for each in packages if each != packages[absent]], tmp_path / "tree")
     with pytest.raises(UsageError, match=f"no {named}.* is among what --kernel names"):
         given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "ubuntu")
+
+
+DEBIAN = "6.1.0-47-amd64"
+
+
+@pytest.mark.parametrize("absent", ["linux-headers-6.1.0-47-common", "linux-kbuild-6.1"])
+def test_a_missing_package_of_debians_headers_is_named(absent: str, tmp_path: Path) -> None:
+    headers, common = f"usr/src/linux-headers-{DEBIAN}", "usr/src/linux-headers-6.1.0-47-common"
+    files = {
+        f"boot/vmlinuz-{DEBIAN}": b"image",
+        f"{headers}/include/config/kernel.release": b"6.1.170\n",
+        f"{headers}/include/generated/utsrelease.h": f'#define UTS_RELEASE "{DEBIAN}"\n'.encode(),
+        f"{headers}/include/generated/autoconf.h": b"",
+        f"{headers}/.config": CONFIG.encode(),
+        f"{headers}/Makefile": f"include /{common}/Makefile\n".encode(),
+        f"{common}/Makefile": b"VERSION = 6\n",
+        "usr/lib/linux-kbuild-6.1/scripts/mod/modpost": b"",
+    }
+    links = {f"{headers}/scripts": "../../lib/linux-kbuild-6.1/scripts"}
+    for left_out, root in ((), tmp_path / "whole"), ((absent,), tmp_path / "part"):
+        kept = {name: content for name, content in files.items() if not any(part in name for part in left_out)}
+        root.mkdir()
+        given_kernel_parts.unpack([debian_package(root, "linux", kept, links)], root / "tree")
+        if left_out:
+            with pytest.raises(UsageError, match=f"no {absent} is among what --kernel names"):
+                given_kernel_parts.find_parts_in_packages(root / "tree", "debian")
+        else:
+            found = given_kernel_parts.find_parts_in_packages(root / "tree", "debian")
+            assert (found.release, found.source) == (DEBIAN, root / "tree" / common)
 
 
 def test_zstd_and_gzip_modules_are_unpacked(tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ _UTS = re.compile(r'^#define\s+UTS_RELEASE\s+"([^"\s/]+)"$', re.M)
 _BUILD = (".config", "vmlinux", _RELEASE)
 _PACKAGES = (".deb", ".rpm")
 _MEND = "see docs/gate-a-kernel.md"
+_NOT_AMONG = "no {} is among what --kernel names"
+# The line of Debian's Makefile in the headers of a flavor.
+_INCLUDED = re.compile(r"^include /usr/src/(linux-headers-[^/\s]+)/Makefile$", re.M)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def find_parts_in_packages(root: Path, what: str) -> KernelParts:
     image = _only(kernels[:], f"kernel image of {release}", what)
     configs = [root / f"boot/config-{release}", *(place / "config" for place in places), headers / ".config"]
     modules = next((place for place in places if (place / "modules.builtin").is_file()), None)
-    common = next(iter((root / "usr/src").glob("linux-headers-*-common")), None)
+    common = next(iter((root / "usr/src").glob("linux-headers-*-common*")), None)
+    _demand_linked_packages(headers, common, what)
     source = common or headers
     return KernelParts(
         release, image, None, _only(configs, f"configuration of {release}", what), modules, source, headers
@@ -139,6 +143,22 @@ def stage_decompressed_modules(parts: KernelParts, scratch: Path) -> Path:
     return scratch
 
 
+def _demand_linked_packages(headers: Path, common: Path | None, what: str) -> None:
+    """Raise UsageError with the package that is missing if the headers refer to one.
+
+    Debian's refer to kbuild's programs by the link `scripts`, and include the Makefile of the common headers; Ubuntu's
+    refer to the common headers by many links.
+    """
+    makefile = headers / "Makefile"
+    included = _INCLUDED.search(makefile.read_text()) if makefile.is_file() else None
+    if included and common is None:
+        raise UsageError(_NOT_AMONG.format(included[1]), where=what, mend=f"add its package; {_MEND}")
+    for link in (makefile, headers / "scripts"):
+        if link.is_symlink() and not link.exists():
+            package = next((part for part in link.readlink().parts if part.startswith("linux-")), str(link.readlink()))
+            raise UsageError(_NOT_AMONG.format(package), where=what, mend=f"add its package; {_MEND}")
+
+
 def _has_release(headers: Path) -> bool:
     return any((headers / name).is_file() for name in (_UTS_RELEASE, _RELEASE))
 
@@ -159,4 +179,4 @@ def _only(found: Sequence[Path], name: str, what: str) -> Path:
     for path in found:
         if path.exists():
             return path
-    raise UsageError(f"no {name} is among what --kernel names", where=what, mend=f"add it; {_MEND}")
+    raise UsageError(_NOT_AMONG.format(name), where=what, mend=f"add it; {_MEND}")
