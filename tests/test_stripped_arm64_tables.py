@@ -96,3 +96,12 @@ def test_relocations_hold_what_the_words_in_the_file_lack() -> None:
 def test_few_rows_are_no_table(table: str) -> None:
     tables, _ = kernel(rows=20)
     assert tables.find_row_ranges_of_table(table) == []
+
+
+def test_a_list_of_functions_is_not_the_table_of_their_ftrace_sites() -> None:
+    """The kprobe blacklist has functions that are traced; on arm64 such a function begins with its ftrace site."""
+    listed, address = kernel()[0], TEXT + 4 * 7
+    assert listed.adjacent_pointers_including(address) == []
+    shorter = {DATA + 8 * number: address + 16 * number for number in range(20)}
+    listed.relative = {**listed.relative, **shorter}
+    assert listed.adjacent_pointers_including(address) == list(shorter.values())

@@ -100,9 +100,15 @@ class Arm64TableFinder:
         return self._in_text(place + instruction) and self._in_text(place + 4 + fixup) and 0 <= kind <= _LAST_FIXUP_KIND
 
     def adjacent_pointers_including(self, address: int) -> list[int]:
-        """The adjacent words that are all relocated to text, where one is relocated to this address; often none."""
+        """The adjacent words that are all relocated to text, where one is relocated to this address; often none.
+
+        The table of ftrace sites is left out: it has the address of each traced function that begins with its site.
+        """
         places = sorted(place for place, value in self.relative.items() if self._in_text(value))
+        sites = self._longest_pointers()
         for rows in _runs(places):
+            if rows in sites:
+                continue
             values = [self.relative[place] for place in range(rows.start, rows.end, 8)]
             if address in values:
                 return values
