@@ -18,7 +18,9 @@ from rpm_archive import member
 
 from harness import cli
 from harness.core.errors import RecipeError, UsageError
-from harness.images import given_kernel_parts, kernel_config, rpm, vm_recipe
+from harness.core.events import Bus
+from harness.images import given_kernel, given_kernel_parts, kernel_config, rpm, vm_recipe
+from harness.images.debian_packages_by_name import Packages
 from harness.images.vm_recipe import Recipe, Traits, load_all, replace_in_this_run, select
 from harness.matrix.commands.given_kernel_recipe import GivenKernel, lost_traits
 from harness.report import bundle
@@ -120,6 +122,18 @@ def test_the_parts_of_fedoras_packages(tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     staged = given_kernel_parts.stage_decompressed_modules(found, tmp_path / "scratch")
     assert lzma.decompress((staged / "kernel/virtio_net.ko.xz").read_bytes()) == b"module"
+
+
+def test_modules_get_no_btf_of_unpacked_headers(tmp_path: Path) -> None:
+    """Headers with the kernel's vmlinux would need pahole on this host."""
+    files = {**fedora(), f"usr/src/kernels/{RELEASE}/vmlinux": b"BTF"}
+    (tmp_path / "kernel.rpm").write_bytes(package(files, bytes))
+    given_kernel_parts.unpack([tmp_path / "kernel.rpm"], tmp_path / "tree")
+    found = given_kernel_parts.find_parts_in_packages(tmp_path / "tree", "kernel.rpm")
+    job = given_kernel._Job(select(["x86_64-debian"])[0], Packages(tmp_path / "apt", Bus(), ["bookworm"]))
+    job._settle(tmp_path / "tree", found)
+    assert (found.objects / ".config").is_file()
+    assert not (found.objects / "vmlinux").exists()
 
 
 def test_the_release_is_that_of_modules(tmp_path: Path) -> None:

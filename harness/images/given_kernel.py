@@ -167,6 +167,8 @@ class _Job:
             debian_kernel.prepare_headers_for_builds(tree, parts.release)
         for top in ("boot", "lib/modules", "usr/lib/modules", "usr/share"):
             shutil.rmtree(tree / top, ignore_errors=True)
+        # With the kernel's BTF kbuild would run pahole on modules (scripts/Makefile.modfinal, 6.12).
+        (parts.objects / "vmlinux").unlink(missing_ok=True)
         given_kernel_host_programs.run_with_newer_libraries(tree, self.packages)
 
 
