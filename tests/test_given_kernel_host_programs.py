@@ -109,6 +109,16 @@ def test_headers_without_modpost_are_left_to_make(tmp_path: Path) -> None:
     given_kernel_host_programs.demand_modpost_runs_here(tmp_path)
 
 
+def test_a_build_with_btf_needs_pahole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    config = {"CONFIG_DEBUG_INFO_BTF_MODULES": "y"}
+    given_kernel_host_programs.demand_pahole_for_btf(tmp_path, config)
+    (tmp_path / "vmlinux").write_bytes(b"")
+    given_kernel_host_programs.demand_pahole_for_btf(tmp_path, {})
+    with pytest.raises(UsageError, match="this host has no pahole"):
+        given_kernel_host_programs.demand_pahole_for_btf(tmp_path, config)
+
+
 def test_the_library_that_a_program_needs_is_read_from_it() -> None:
     program = given_kernel_host_programs._program(PROGRAM)
     assert program

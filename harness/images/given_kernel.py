@@ -115,6 +115,7 @@ class _Job:
             step.publish_progress("preparing the headers", 0.8)
             self._settle(entry / _TREE, parts)
         given_kernel_host_programs.demand_modpost_runs_here(parts.objects)
+        given_kernel_host_programs.demand_pahole_for_btf(parts.objects, config)
         facts: dict[str, Any] = {
             "release": parts.release,
             "build_id": elf.build_id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,7 @@ _FETCHING = 300.0
 _GLIBC = "GLIBC_"
 _NATIVE = frozenset(row.elf_machine for row in ARCHITECTURES.values() if row.native)
 _MODPOST = "scripts/mod/modpost"
+_BTF = "CONFIG_DEBUG_INFO_BTF_MODULES"
 # objtool and modpost start programs named argv[0] plus a suffix, so argv[0] must not change.
 _LAUNCHER = """#!/bin/sh
 p=$0
@@ -76,6 +77,17 @@ def demand_modpost_runs_here(objects: Path) -> None:
             f"needs the C library {needed}, this host has {here}",
             where=str(modpost),
             mend="give the packages of the kernel; Pinpoint then runs their programs with another library",
+        )
+
+
+def demand_pahole_for_btf(objects: Path, config: Mapping[str, str]) -> None:
+    """Raise UsageError if kbuild would run pahole on modules, which it does next to a vmlinux, and there is none."""
+    wanted = config.get(_BTF) == "y" and (objects / "vmlinux").is_file()
+    if wanted and not shutil.which("pahole"):
+        raise UsageError(
+            "modules get BTF there, and this host has no pahole",
+            where=str(objects),
+            mend="install it (Debian's package dwarves)",
         )
 
 
