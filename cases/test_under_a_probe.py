@@ -40,11 +40,14 @@ def under_probe_or_defect(
 ) -> None:
     """Raise Missed unless the call is exact, or shows the defect that the architecture table has for this kind.
 
-    If the defect is fatal, the call is made in a guest of its own.
+    If the defect is fatal, the call is made in a guest of its own. On ARM the handler of a probe on a conditional
+    branch runs only if the branch is taken (kprobe_handler(), arch/arm/probes/kprobes/core.c, 6.1).
     """
     defect = target.guest.architecture.kprobe_traits.defects.get(kind)
     if defect is None:
-        single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested).demand_exact()
+        hits = single_step.count_hits_of_conditional_branch(target, shape, site, TIMES)
+        result = single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested)
+        replace(result, exact_hits=hits).demand_exact()
         return
     if not defect.fatal:
         found = single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested)

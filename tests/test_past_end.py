@@ -196,6 +196,13 @@ def test_what_is_not_exact_is_a_miss(wrong: SingleStepResult) -> None:
         wrong.demand_exact()
 
 
+def test_a_handler_that_runs_only_for_a_taken_branch_runs_each_time_it_is_taken() -> None:
+    replace(EXACT, hits=4, exact_hits=4).demand_exact()
+    for hits, exact in ((3, 4), (5, 4), (8, 4), (0, 0)):
+        with pytest.raises(Missed, match=f"hit {hits}, not {exact}, and missed 0 times"):
+            replace(EXACT, hits=hits, exact_hits=exact).demand_exact()
+
+
 def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
     replace(EXACT, inner_hits_and_misses=(0, 8)).demand_exact()
     for hits, missed in ((8, 0), (0, 7)):

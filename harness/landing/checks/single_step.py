@@ -65,6 +65,7 @@ class SingleStepResult:
     was. `inner_hits_and_misses` holds hits and misses of the probe on a function that the handler calls.
     `skipped_checksum` is the checksum without the probe and with a nop in the place of the instruction; "" if it was
     not measured.
+    `exact_hits` is the number of hits of a probe whose handler does not run in every call; None for any other probe.
     """
 
     site: Site
@@ -76,6 +77,7 @@ class SingleStepResult:
     cpu_address: MostFrequentCpuAddress | None = None
     inner_hits_and_misses: tuple[int, int] | None = None
     skipped_checksum: str = ""
+    exact_hits: int | None = None
 
     @property
     def exact(self) -> bool:
@@ -83,8 +85,9 @@ class SingleStepResult:
 
         The kernel runs no handler for a probe that is hit inside of a handler, and counts it as missed.
         """
-        same = self.probed_checksum == self.unprobed_checksum and self.missed == 0 and self.hits >= self.calls
-        return same and self.inner_hits_and_misses in (None, (0, self.hits))
+        same = self.probed_checksum == self.unprobed_checksum and self.missed == 0
+        hit = self.hits >= self.calls if self.exact_hits is None else self.hits == self.exact_hits > 0
+        return same and hit and self.inner_hits_and_misses in (None, (0, self.hits))
 
     def demand_exact(self) -> None:
         """Raise Missed unless the function returned the same as without a probe, with hits and none missed."""
@@ -114,7 +117,8 @@ class SingleStepResult:
         if self.cpu_address:
             returned = f"returned {self.unprobed_checksum} unprobed, never returned probed"
             return f"{self.site}: {returned}; the CPU is {self.cpu_address}"
-        counted = f"hit {self.hits} and missed {self.missed} times in {self.calls} calls"
+        wanted = "" if self.exact_hits is None else f", not {self.exact_hits},"
+        counted = f"hit {self.hits}{wanted} and missed {self.missed} times in {self.calls} calls"
         inner = ""
         if self.inner_hits_and_misses is not None:
             hits, misses = self.inner_hits_and_misses
@@ -144,6 +148,22 @@ def delay_slot_site(layout: Layout, site: Site) -> Site | None:
     """The delay slot of the first call in the site's function; None if the architecture has no delay slots."""
     called = first_site_of_kind(layout, site, InstructionKind.CALL)
     return layout.next_instruction_site(called) if called and has_delay_slots(layout.decoder) else None
+
+
+def count_hits_of_conditional_branch(target: Target, shape: str, site: Site, times: int) -> int | None:
+    """Count how often a branch is taken that is executed once in each call; None if its probe's handler runs anyway.
+
+    Counted are the calls in which the instruction after the branch runs, by a probe on that instruction.
+    """
+    layout = Layout(target.guest, [target])
+    elf, symbol = layout.elf_and_symbol(site)
+    code = decode_function(elf, symbol, layout.decoder)
+    branch = next(each for each in code if each.offset == site.offset)
+    if not branch.is_conditional:
+        return None
+    if any(each.target == branch.end for each in code):
+        raise Missed(f"{site}: the instruction after it is the target of another branch")
+    return times - call_probed(target, shape, site.at_offset(branch.end), times).hits
 
 
 def call_probed(
