@@ -35,22 +35,24 @@ _USER_TARGETS: ImagePartBuilder[Mapping[str, Path]] = user_targets
 def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True) -> Image:
     """Return the verified image of a recipe; without `probes`, it has no modules and programs of probes/.
 
-    The userland needs no kernel and is always of the host's release, so it is built in parallel with the kernel. Then
-    the modules are built while the root file system is packed. Raises RecipeError, BuildError or HostError, each one
-    line.
+    The userland and the programs need no kernel, and are always of the host's release, so they are built in parallel
+    with the kernel. Then the modules are built while the root file system is packed. Raises RecipeError, BuildError or
+    HostError, each one line.
     """
     layers = _layers(recipe, build_context)
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
         userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
+        programs = [
+            aside.submit(layer.obtain, recipe, build_context, layers[layer.KIND])
+            for layer in (_of_user_space(recipe) if probes else [])
+        ]
         kernel = _kernel(recipe).obtain(recipe, build_context.with_suite(recipe.kernel.suite), layers[_KERNEL])
         if userland:
             userland.result()
         packed = aside.submit(_ROOTFS.obtain, recipe, kernel, build_context, layers[rootfs.KIND])
         built = _MODULES.obtain(recipe, kernel, build_context, layers[modules.KIND]) if probes else {}
-        in_guest: dict[str, Path] = {}
-        for layer in _of_user_space(recipe) if probes else []:
-            in_guest |= layer.obtain(recipe, build_context, layers[layer.KIND])
+        in_guest = {name: path for obtained in programs for name, path in obtained.result().items()}
         symbols = _debug_symbols(recipe, kernel, build_context, layers)
         initrd = packed.result().path / rootfs.INITRD
     return Image(
