@@ -30,6 +30,8 @@ class Hosts:
         self.built: list[str] = []
         self.broken: dict[str, Callable[..., Any]] = {}
         self.events: list[Event] = []
+        self.bus = Bus()
+        self.bus.add_listener(self.events.append)
         self._monkeypatch = monkeypatch
         self._use("controller")
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
@@ -39,9 +41,8 @@ class Hosts:
         monkeypatch.setattr(prepare, "prepare", self._prepare)
 
     def obtain(self, recipe: Recipe, *hosts: Host) -> Placement:
-        placement, bus = Placement(hosts), Bus()
-        bus.add_listener(self.events.append)
-        RemoteBuilds(placement, self._run_on, bus).obtain(recipe)
+        placement = Placement(hosts)
+        RemoteBuilds(placement, self._run_on, self.bus).obtain(recipe)
         assert not any(each.running for each in placement.hosts.values())
         return placement
 

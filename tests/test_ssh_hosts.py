@@ -194,6 +194,54 @@ def test_another_version_on_a_host_stops_the_run(sshd: SshdHere, tmp_path: Path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_worker_ends_when_the_controller_is_silent(tmp_path: Path, silent: bool) -> None:
+    """The connection stays, as if the controller's host had lost its network. The scheduler does not answer."""
+    impatient = "import harness.matrix.hosts.ssh_worker as worker; worker._SILENCE_SECONDS = 3.0; worker.run()"
+    place = dask_packages.make_importable()
+    variables = environment(tmp_path)
+    variables["PYTHONPATH"] = os.pathsep.join([variables["PYTHONPATH"], *([str(place)] if place else [])])
+    from distributed import Security
+
+    tls = Security.temporary().get_tls_config_for_role("worker")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as scheduler,
+        subprocess.Popen(
+            [sys.executable, "-P", "-c", impatient],
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as worker,
+    ):
+        assert worker.stdin
+        assert worker.stdout
+        port = int(worker.stdout.readline().decode().removeprefix(ssh_worker.GREETING))
+        settings = ssh_worker.WorkerSettings(
+            name="a",
+            port=port,
+            scheduler_port=scheduler.getsockname()[1],
+            contact_port=port,
+            certificate=tls["cert"],
+            key=tls["key"],
+            cores=1,
+            gib=1,
+        )
+        worker.stdin.write(settings.model_dump_json().encode() + b"\n")
+        worker.stdin.flush()
+        if silent:
+            assert worker.wait(60) == 0
+            return
+        for _ in range(20):
+            worker.stdin.write(b"\n")
+            worker.stdin.flush()
+            time.sleep(0.5)
+            assert worker.poll() is None
+        worker.stdin.close()
+        assert worker.wait(60) == 0
+
+
+@pytest.mark.slow
 def test_why_a_host_lacks_an_ability_is_reported(sshd: SshdHere, tmp_path: Path) -> None:
     """One QEMU of the host is broken: its canary fails there, and the cells that no host can run say so."""
     hosts = sshd.hosts_file(("a",))

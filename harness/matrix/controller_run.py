@@ -97,6 +97,12 @@ class ControllerRun(MatrixRun):
         return command
 
     @property
+    def forced_accelerator(self) -> str | None:
+        """The accelerator of --accel."""
+        name: str | None = self._config.option.accel
+        return name
+
+    @property
     def has_directory(self) -> bool:
         """True when this run has a directory; `directory` would create one."""
         return self._directory is not None
@@ -173,7 +179,7 @@ class ControllerRun(MatrixRun):
             build_context=BuildContext.in_cache(self.bus),
             bus=self.bus,
             directory=self.directory.path,
-            forced_accelerator=self._config.option.accel,
+            forced_accelerator=self.forced_accelerator,
             kernel_mutant_number=self._config.option.kernel_mutant,
         )
 

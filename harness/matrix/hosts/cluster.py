@@ -182,7 +182,7 @@ class Cluster:
             self._sender.send_own_files(on_host)
             for vm in order.images:
                 if vm not in order.image_errors:
-                    self._sender.send(vm, on_host)
+                    self._sender.send(vm, host.address, on_host, boots=vm == order.vm)
             Queue(f"{self._topic}-token-{order.name}", client=self._client).put("start")
             given = order.model_dump_json(), self._topic, str(paths.PROJECT), self._sender.own
             future = self._submit(host.address, order.name, work_on_host.run_order, *given)

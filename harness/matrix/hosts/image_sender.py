@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import HostError
+from harness.core.events import ProgressStep
+from harness.core.files import sha256
 from harness.images import prepare
 from harness.images.build_context import BuildContext
-from harness.images.exchange import image_exchange
+from harness.images.exchange import entry_archive, image_exchange
 from harness.images.exchange.oci_layout import LayoutWriter, write_tar
 from harness.images.vm_recipe import select
-from harness.matrix.hosts import own_files, work_on_host
+from harness.matrix.guests import freezer
+from harness.matrix.hosts import frozen_on_host, own_files, work_on_host
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
@@ -44,25 +47,48 @@ class ImageSender:
         if error := on_host("own-files", work_on_host.receive_own_files, self.own, self._contents):
             raise HostError(error)
 
-    def send(self, vm: str, on_host: OnHost) -> None:
-        """Send the image of a VM, unless the host has it. Raises HostError."""
+    def send(self, vm: str, to: str, on_host: OnHost, *, boots: bool) -> None:
+        """Send the image of a VM, and if it boots its frozen guest, unless the host has them. Raises HostError.
+
+        `to` is the host's address. Parts of a row that begin there at once wait for one another.
+        """
         recipe = self._controller.recipes.get(vm) or select([vm])[0]
         key = prepare.image_key(recipe, BuildContext.in_cache(self._controller.bus))
-        if on_host(f"has-{vm}", work_on_host.has_image, vm, key, self.own):
+        with self._turn_of(f"{vm} {to}"):
+            if not on_host(f"has-{vm}", work_on_host.has_image, vm, key, self.own):
+                with self._turn_of(vm):
+                    packed = self._packed(vm)
+                with self._controller.bus.step(vm, "send") as step:
+                    _send_file(packed, f"{key}.tar", on_host, step)
+                    if error := on_host(f"import-{vm}", work_on_host.import_image, f"{key}.tar", vm, key, self.own):
+                        raise HostError(error)
+            if boots:
+                self._send_frozen_guest(vm, on_host)
+
+    def _send_frozen_guest(self, vm: str, on_host: OnHost) -> None:
+        """Send the frozen guest that a host would thaw, if the controller's store has it. An error costs a boot."""
+        key = on_host(
+            f"wants-{vm}", frozen_on_host.wanted_frozen_guest, vm, self._controller.forced_accelerator, self.own
+        )
+        entry = BuildContext.in_cache(self._controller.bus).store.root / f"{freezer.KIND}-{key}"
+        if not key or not entry.is_dir():
             return
+        with self._controller.bus.step(vm, "send frozen") as step, tempfile.TemporaryDirectory() as directory:
+            packed = Path(directory, entry.name)
+            try:
+                entry_archive.pack(entry, packed)
+            except OSError as error:
+                # Another process has removed it meanwhile.
+                step.set_final_detail(f"not sent: {error.strerror}")
+                return
+            _send_file(packed, f"{entry.name}.tar", on_host, step)
+            given = f"{entry.name}.tar", key, sha256(packed)
+            if error_there := on_host(f"import-frozen-{vm}", frozen_on_host.import_frozen_guest, *given):
+                step.set_final_detail(f"not used: {error_there}")
+
+    def _turn_of(self, name: str) -> threading.Lock:
         with self._turn:
-            turn = self._turns[vm]
-        with turn:
-            packed = self._packed(vm)
-        name = f"{key}.tar"
-        with self._controller.bus.step(vm, "send") as step, packed.open("rb") as content:
-            size, sent = packed.stat().st_size, 0
-            while chunk := content.read(_CHUNK):
-                on_host(f"chunk-{vm}", work_on_host.receive_chunk, name, chunk, first=sent == 0)
-                sent += len(chunk)
-                step.publish_progress(f"{sent >> 20} MiB", sent / size)
-            if error := on_host(f"import-{vm}", work_on_host.import_image, name, vm, key, self.own):
-                raise HostError(error)
+            return self._turns[name]
 
     def close(self) -> None:
         """Delete the packed images."""
@@ -84,3 +110,12 @@ class ImageSender:
                 image_exchange.write_image(recipe, context, LayoutWriter(root / vm), None, step)
                 write_tar(root / vm, file)
         return file
+
+
+def _send_file(file: Path, name: str, on_host: OnHost, step: ProgressStep) -> None:
+    with file.open("rb") as content:
+        size, sent = file.stat().st_size, 0
+        while chunk := content.read(_CHUNK):
+            on_host(f"chunk-{name}", work_on_host.receive_chunk, name, chunk, first=sent == 0)
+            sent += len(chunk)
+            step.publish_progress(f"{sent >> 20} MiB", sent / size)

@@ -29,6 +29,8 @@ from harness.matrix.hosts import dask_packages, work_on_host
 GREETING = "pinpoint worker listens on port "
 PULSE_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
+# How long it waits for the scheduler.
+_DEATH_SECONDS = 60.0
 _ENDING_SECONDS = 5.0
 # A process of a shard waits in one thread. Two processes share a core, and images arrive in others.
 SPARE_THREADS = 2
@@ -118,7 +120,7 @@ async def _work(settings: WorkerSettings) -> None:
         nthreads=2 * cores + SPARE_THREADS,
         resources={"core": cores, **({"gib": settings.gib} if settings.gib else {})},
         memory_limit=0,
-        death_timeout=_SILENCE_SECONDS,
+        death_timeout=_DEATH_SECONDS,
         local_directory=str(paths.cache() / "dask"),
     ) as worker:
         await worker.finished()

@@ -118,14 +118,14 @@ def receive_own_files(own: OwnFiles, contents: Contents) -> str:
 
 def receive_chunk(name: str, chunk: bytes, *, first: bool) -> None:
     """Append to a file of an image that arrives in parts."""
-    arriving = _arrivals() / name
+    arriving = arrivals() / name
     with arriving.open("wb" if first else "ab") as file:
         file.write(chunk)
 
 
 def import_image(name: str, vm: str, key: str, own: OwnFiles) -> str:
     """Add an image that has arrived to the store; each file is compared with its hash. Return an error, or nothing."""
-    arrived = _arrivals() / name
+    arrived = arrivals() / name
     context = BuildContext.in_cache(Bus())
     try:
         with context.bus.step("host", "import") as step:
@@ -248,7 +248,8 @@ class _Lease:
             raise HostError("the run's controller is gone")
 
 
-def _arrivals() -> Path:
+def arrivals() -> Path:
+    """Return the directory of files that arrive in parts."""
     place = paths.cache() / "arrivals"
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place
