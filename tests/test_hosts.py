@@ -33,7 +33,7 @@ LARGEST_MAKESPAN = 1.2
 # There is no image to send: no guest boots.
 NO_IMAGES = """
 import harness.matrix.hosts.image_sender as image_sender
-image_sender.ImageSender.send = lambda *_: None
+image_sender.ImageSender.send = lambda *_, **_named: None
 """
 CASE = f"""
 import os
