@@ -73,7 +73,8 @@ def bisect(
         click.echo(f"uncommitted changes in {source.path} are in no commit, so that they are not tested", err=True)
     kept = paths.cache() / "bisect"
     question = [str(source.path), *ends, expression, recipes[0].name, _content(config), str(strict), str(repeat)]
-    directory = kept / sha256_of_strings([*question, *map(str, paths.with_own_tree(paths.CASES))])[:12]
+    question.append(str(paths.own_tree() or ""))
+    directory = kept / sha256_of_strings(question)[:12]
     clone = BisectTree(source, kept / "trees" / sha256_of_strings([str(source.path)])[:12])
     bus = Bus()
     board = Board(bus, False, lambda line: click.echo(line, err=True))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
-from harness.core import locks
+from harness import cli, cli_bisect
+from harness.core import locks, paths
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError, UsageError
 from harness.matrix.commands.bisect import Bisection, Outcome, report_lines
@@ -383,6 +383,41 @@ def test_wrong_use_is_one_line(
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
     assert complaint in printed
+
+
+def test_the_command_resumes_by_commits_and_not_by_names(
+    history: tuple[Path, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same commits by other names are the same bisection, another case or content of --config is another."""
+    fakes = list[Fake]()
+
+    def fake_test(*_: object, **__: object) -> Fake:
+        fakes.append(Fake(20))
+        return fakes[-1]
+
+    monkeypatch.setattr(cli_bisect, "CaseTest", fake_test)
+    monkeypatch.setattr(paths, "cache", lambda: tmp_path)
+    tree, commits = history
+    config = tmp_path / "config"
+    config.write_text("CONFIG_A=y\n")
+    words = ["bisect", "--tree", str(tree), "--good", commits[0], "--vm", "x86_64-fsections", "--config", str(config)]
+    case = ["-k", "test_module_function"]
+    assert cli.main([*words, "--bad", commits[-1], *case]) == 0
+    printed = capsys.readouterr()
+    assert f"first bad commit: {commits[20]}\n" in printed.out
+    assert "resuming" not in printed.err
+    tested = len(fakes[-1].tested)
+    assert cli.main([*words, "--bad", "HEAD", *case]) == 0
+    assert f"resuming after {tested} tested commits" in capsys.readouterr().err
+    assert fakes[-1].tested == []
+    assert cli.main([*words, "--bad", "HEAD", "-k", "test_kernel_function"]) == 0
+    config.write_text("CONFIG_A=n\n")
+    assert cli.main([*words, "--bad", "HEAD", *case]) == 0
+    assert "resuming" not in capsys.readouterr().err
+    assert [len(fake.tested) for fake in fakes] == [tested, 0, tested, tested]
 
 
 @pytest.mark.parametrize("expression", ["test_no_such_case", "test_leaf (", "a b"])
