@@ -345,6 +345,22 @@ def test_another_failure_is_tested_once_more(history: tuple[Path, list[str]], tm
     assert max(fake.tested.count(number) for number in fake.tested) == 2
 
 
+def test_a_hang_on_the_bad_end_is_tested_once_more(history: tuple[Path, list[str]], tmp_path: Path) -> None:
+    ends = list[Verdict]()
+
+    def verdict(number: int) -> Verdict:
+        if number == COMMITS - 1:
+            ends.append(FAIL if ends else Verdict.HANG)
+            return ends[-1]
+        return FAIL if number >= 12 else PASS
+
+    assert whole(history, tmp_path, Scripted(case=verdict)).first_bad_commit == history[1][12]
+    assert ends == [Verdict.HANG, FAIL]
+    ends.clear()
+    assert whole(history, tmp_path, Scripted(case=verdict)).first_bad_commit == history[1][12]
+    assert not ends
+
+
 def test_anew_forgets_the_tested_commits(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = history
     whole(history, tmp_path, Fake(20))

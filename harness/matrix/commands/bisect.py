@@ -19,6 +19,7 @@ from harness.matrix.commands.bisect_steps import (
     every_cell_was_skipped,
 )
 from harness.matrix.commands.bisect_tree import BisectTree
+from harness.verdict.cell_verdict_enum import Verdict
 
 _STEPS = "steps.jsonl"
 # So many of the cells that decide are printed.
@@ -87,8 +88,14 @@ class Bisection:
         return deciding.rule(self._test_now(commit)) if step.another_failure else step
 
     def _ends(self) -> tuple[CommitTest, DecidingCells]:
-        """Test both ends; return the good one, and the cells that fail only on the bad one."""
+        """Test both ends; return the good one, and the cells that fail only on the bad one.
+
+        A hang on the bad end is tested once more, because it decides, and a guest that the host does not run hangs too.
+        """
+        resumed = self._bad in self._recorded.read()
         bad = self._tested_now_or_before(self._bad)
+        if not resumed and any(cell.verdict is Verdict.HANG for cell in bad.failed().values()):
+            bad = self._test_now(self._bad)
         if not bad.failed(skips_too=self._strict):
             self._complain("--bad", bad, _why_not_bad(bad, strict=self._strict))
         good = self._tested_now_or_before(self._good)
