@@ -81,6 +81,16 @@ def test_programs_for_a_newer_library_run_with_another(headers: Path, tmp_path: 
     given_kernel_host_programs.demand_modpost_runs_here(headers)
 
 
+@pytest.mark.usefixtures("old_host")
+def test_the_newest_programs_get_libraries_of_the_next_release(
+    headers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(given_kernel_host_programs, "_GLIBC_OF_SUITE", (2, 3))
+    packages = LibraryPackages(tmp_path)
+    assert given_kernel_host_programs.run_with_newer_libraries(headers.parents[2], cast(Packages, packages)) == 1
+    assert packages.suites == [given_kernel_host_programs.NEXT_SUITE]
+
+
 def test_programs_that_run_here_are_left_alone(headers: Path, tmp_path: Path) -> None:
     before = (headers / "scripts/mod/modpost").read_bytes()
     packages = LibraryPackages(tmp_path)

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 from harness.core.deadline import Deadline
 from harness.core.process import run
-from harness.images.given_kernel_host_programs import SUITE
+from harness.images.given_kernel_host_programs import NEXT_SUITE, SUITE
 from harness.images.vm_recipe import Kernel, Recipe
 
 # As Kconfig sets it: 130200 is gcc 13.2.0. It is 0 for a kernel of clang (init/Kconfig, 6.1).
 _VERSION = "CONFIG_GCC_VERSION"
-# The newest compiler of SUITE; a newer one is taken from the release after it.
-_NEWEST, _NEXT_SUITE = 14, "forky"
+# The newest compiler of SUITE.
+_NEWEST = 14
 
 
 def with_compiler(recipe: Recipe, config: Mapping[str, str]) -> Kernel:
@@ -24,7 +24,7 @@ def with_compiler(recipe: Recipe, config: Mapping[str, str]) -> Kernel:
     needed = int(version) // 10000 if version.isdigit() else 0
     if needed <= _host_version(recipe.architecture.cross_prefix):
         return recipe.kernel
-    suite = SUITE if needed <= _NEWEST else _NEXT_SUITE
+    suite = SUITE if needed <= _NEWEST else NEXT_SUITE
     return recipe.kernel.model_copy(update={"compiler": f"gcc-{needed}", "suite": suite})
 
 

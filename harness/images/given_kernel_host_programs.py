@@ -24,8 +24,10 @@ from harness.images import deb, dynamic_linking
 from harness.images.debian_packages_by_name import Packages
 from harness.images.private_apt import host_debian_architecture
 
-# The suite that has the libraries, and the packages with the libraries that kbuild's programs need.
-SUITE = "trixie"
+# The suite that has the libraries, the C library that it has, and the suite for programs that need a newer one.
+SUITE, NEXT_SUITE = "trixie", "forky"
+_GLIBC_OF_SUITE = (2, 41)
+# The packages with the libraries that kbuild's programs need.
 PACKAGES = ("libelf1t64", "libssl3t64")
 LIBRARIES = "host-libraries"
 
@@ -97,9 +99,10 @@ def run_with_newer_libraries(tree: Path, packages: Packages) -> int:
     Returns the number of replaced programs. Raises HostError or RecipeError if the libraries cannot be fetched.
     """
     programs = list(_programs_below(tree))
-    if all(program.glibc <= host_glibc() for program in programs):
+    needed = max((program.glibc for program in programs), default=())
+    if needed <= host_glibc():
         return 0
-    suite = packages.with_suite_and_base_release(SUITE)
+    suite = packages.with_suite_and_base_release(SUITE if needed <= _GLIBC_OF_SUITE else NEXT_SUITE)
     libraries = tree / LIBRARIES
     libraries.mkdir()
     with tempfile.TemporaryDirectory(dir=tree) as scratch:
