@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from harness.core.qemu_registers import RegisterParser
 from harness.core.single_step_defect_types import Defect
@@ -20,6 +20,7 @@ class DecoderKind(Enum):
     AARCH64 = "aarch64"
     ARM = "arm"
     PARISC = "parisc"
+    S390 = "s390"
 
 
 class PatchPattern(NamedTuple):
@@ -59,6 +60,9 @@ class FtraceCallInstruction(Enum):
     """`bl` in one of the site's two words (ftrace_make_call(), arch/arm64/kernel/ftrace.c, 6.1)."""
     ARM_BL = "arm-bl"
     """`bl` at the site (ftrace_call_replace(), arch/arm/kernel/ftrace.c, 6.1)."""
+    S390_TRAMPOLINE = "s390-trampoline"
+    """`brcl 15` to a trampoline of the site, which has the tracer's address (ftrace_make_call(),
+    arch/s390/kernel/ftrace.c, 6.1)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class QemuMachine:
     started by its PVH entry. `disk` is the device of a read-only disk and `disk_modules` are the modules that a kernel
     needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
     `machine_name_since_version` is the QEMU version from which on the machine has another name, and that name.
+    `nic_has_rom` is true if the network card can have a boot ROM.
     """
 
     qemu: str
@@ -84,6 +89,7 @@ class QemuMachine:
     disk_modules: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
     machine_name_since_version: tuple[tuple[int, int], str] | None = None
+    nic_has_rom: bool = True
 
     def for_qemu(self, program: str, version: tuple[int, int]) -> QemuMachine:
         """Return this machine with the path of a QEMU and the machine name that its version uses."""
@@ -100,7 +106,8 @@ class KprobeTraits:
     """What a kprobe looks like on this architecture (arch/*/kernel/kprobes.c, arch/x86/kernel/kprobes/core.c in 6.1).
 
     `breakpoint` is the patch at a probed address; `patches` are all that the kernel may write there; `trap_offset` what
-    the instruction pointer in a pre-handler stands past that address; `mid_instruction_errno` the errno for an offset
+    the instruction pointer in a pre-handler stands past that address, and `trap_offset_by_flag` is the same where the
+    kernel lists a probe with a flag; `mid_instruction_errno` the errno for an offset
     inside an instruction; `instruction_alignment` the bytes every instruction starts at a multiple of;
     `entry_landing_pad` the instruction that, standing at a function's entry, moves a probe on `symbol+0` past itself
     (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and `second_argument_pt_regs_offset` are
@@ -109,9 +116,9 @@ class KprobeTraits:
     `patch_by_flag` is the patch where the kernel lists a probe with a flag; `reserved_text_areas` are the areas that
     the architecture refuses, besides those of every architecture, and `areas_missing_in_blacklist` those of them that
     the kernel's blacklist file does not have; `defects` are the kinds of instruction that the kernel steps wrong
-    (landing/code/instruction.py), and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
-    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe
-    at an odd place inside an instruction, 0 where it is taken.
+    (landing/code/instruction.py), `conditional-not-taken`, and `nested`, a nested probe; `uprobe_breakpoint` is what a
+    uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno
+    for a uprobe at an odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoint: PatchPattern
@@ -130,6 +137,7 @@ class KprobeTraits:
     entry_landing_pad: bytes = b""
     ftrace_call_instruction: FtraceCallInstruction | None = None
     patch_by_flag: Mapping[str, PatchPattern] = field(default_factory=dict, hash=False)
+    trap_offset_by_flag: Mapping[str, int] = field(default_factory=dict, hash=False)
     reserved_text_areas: tuple[str, ...] = ()
     areas_missing_in_blacklist: tuple[str, ...] = ()
     refuses_exception_table: bool = False
@@ -174,9 +182,10 @@ class Architecture:
 
     `debian` is dpkg's name, None if the Debian release has no such port; `elf_machine` is the machine in the header of
     an ELF file; `flat_image_base_address` is the link address of a flat kernel image if its own code does not show that
-    address. `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program
-    without dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs`
-    describes the 32-bit programs that its kernels may run, None for an architecture that has none.
+    address; `byte_order` is that of its kernels. `program_flags` select code in which a uprobe can be asked for at all,
+    `static_program_flags` a program without dynamic linker, at an address that is chosen at run time where the C
+    library can. `compat_programs` describes the 32-bit programs that its kernels may run, None for an architecture that
+    has none.
     """
 
     name: str
@@ -190,6 +199,7 @@ class Architecture:
     qemu_machine: QemuMachine
     kprobe_traits: KprobeTraits
     flat_image_base_address: int = 0
+    byte_order: Literal["little", "big"] = "little"
     program_flags: tuple[str, ...] = ()
     static_program_flags: tuple[str, ...] = ("-fPIE", "-static-pie")
     compat_programs: CompatPrograms | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.core.architecture import KprobeTraits
@@ -61,8 +61,12 @@ def elf_statement(address: int, confirmed_by: Sequence[str] | None = None) -> St
     return Statement("elf", address, f"symbol confirmed by {len(confirmed_by)}: {', '.join(confirmed_by) or 'nothing'}")
 
 
-def hit_address_statement(report: SiteReport, kprobes: KprobeTraits, *, optimized: bool = False) -> Statement:
+def hit_address_statement(
+    report: SiteReport, kprobes: KprobeTraits, *, optimized: bool = False, flags: Collection[str] = ()
+) -> Statement:
     """The instruction pointer in the pre-handler, minus the distance that the architecture's breakpoint moves it.
+
+    `flags` are those with which the kernel lists the probe; some mean another distance.
 
     For an `optimized` probe the kernel computes that pointer from `kp.addr` (optimized_callback(),
     arch/x86/kernel/kprobes/opt.c, 5.10 to 7.3), so the statement has no address. It contradicts if the pointer is not
@@ -70,11 +74,18 @@ def hit_address_statement(report: SiteReport, kprobes: KprobeTraits, *, optimize
     """
     if not report.hits:
         return Statement("trapped", None, "not hit")
+    moved = next((kprobes.trap_offset_by_flag[flag] for flag in flags if flag in kprobes.trap_offset_by_flag), None)
+    moved = kprobes.trap_offset if moved is None else moved
     if optimized:
-        wrong = report.ip - kprobes.trap_offset != report.address
-        detail = f"is not kp.addr + {kprobes.trap_offset}" if wrong else "is computed from kp.addr"
+        wrong = report.ip - moved != report.address
+        detail = f"is not kp.addr + {moved}" if wrong else "is computed from kp.addr"
         return Statement("trapped", None, f"optimized: ip {report.ip:#x} {detail}", contradicts=wrong)
-    return Statement("trapped", report.ip - kprobes.trap_offset, f"ip {report.ip:#x}")
+    return Statement("trapped", report.ip - moved, f"ip {report.ip:#x}")
+
+
+def flags_listed_at(probes: Iterable[ListedProbe], address: int) -> tuple[str, ...]:
+    """The flags with which the kernel lists a probe at an address; none if it lists no probe there."""
+    return next((probe.flags for probe in probes if probe.address == address), ())
 
 
 def with_bytes(statement: Statement, window: Window, own: OwnBytes, elsewhere: Mapping[int, bytes]) -> Statement:

@@ -255,7 +255,12 @@ class ProbeRun:
                 five_address_witnesses.reported_statement(early),
                 five_address_witnesses.listed_statement(seen, address, registered),
                 five_address_witnesses.elf_statement(address, self.layout.symbol_confirmed_by(site)),
-                five_address_witnesses.hit_address_statement(late, self._traits, optimized=address in optimized),
+                five_address_witnesses.hit_address_statement(
+                    late,
+                    self._traits,
+                    optimized=address in optimized,
+                    flags=five_address_witnesses.flags_listed_at(listed, address),
+                ),
                 five_address_witnesses.qemu_memory_statement(
                     window, address, self._traits, own, standing, {each.address for each in listed}
                 ),

@@ -82,7 +82,9 @@ class LoadedProbeRun:
                 five_address_witnesses.reported_statement(self._view.reports[number]),
                 five_address_witnesses.listed_statement(listed, address),
                 five_address_witnesses.elf_statement(address),
-                five_address_witnesses.hit_address_statement(last, traits),
+                five_address_witnesses.hit_address_statement(
+                    last, traits, flags=five_address_witnesses.flags_listed_at(listed, address)
+                ),
                 five_address_witnesses.qemu_memory_statement(window, address, traits, own, standing),
             )
             shown = [five_address_witnesses.with_bytes(statement, window, own, {}) for statement in statements]

@@ -217,8 +217,10 @@ class Sweep:
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, report, states in zip(addresses, held.reports, memory, strict=True):
-            listed = five_address_witnesses.listed_statement(held.listing.nearest_entries(address), address)
-            yield report, self._statements(address, report, report, listed, Window(address, *states))
+            entries = held.listing.nearest_entries(address)
+            flags = five_address_witnesses.flags_listed_at(entries, address)
+            listed = five_address_witnesses.listed_statement(entries, address)
+            yield report, self._statements(address, report, report, listed, flags, Window(address, *states))
 
     def _armed(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
         specs = [site.spec for site in sites]
@@ -230,11 +232,19 @@ class Sweep:
         _demand_gone(removed)
         memory = zip(before, during, self.guest.memory.read_many(spans), strict=True)
         for address, early, late, states in zip(addresses, armed.reports, removed.reports, memory, strict=True):
-            listed = _enabled(five_address_witnesses.listed_statement(armed.listing.nearest_entries(address), address))
-            yield late, self._statements(address, early, late, listed, Window(address, *states))
+            entries = armed.listing.nearest_entries(address)
+            flags = five_address_witnesses.flags_listed_at(entries, address)
+            listed = _enabled(five_address_witnesses.listed_statement(entries, address))
+            yield late, self._statements(address, early, late, listed, flags, Window(address, *states))
 
     def _statements(
-        self, address: int, early: SiteReport, late: SiteReport, listed: Statement, window: Window
+        self,
+        address: int,
+        early: SiteReport,
+        late: SiteReport,
+        listed: Statement,
+        flags: Sequence[str],
+        window: Window,
     ) -> tuple[Statement, ...]:
         outside = five_address_witnesses.qemu_memory_statement(window, address, self._traits)
         if address in self.module.addresses_listed_before and window.probe_patch_length_at(address, self._traits):
@@ -245,7 +255,7 @@ class Sweep:
             five_address_witnesses.reported_statement(early),
             listed,
             five_address_witnesses.elf_statement(address),
-            five_address_witnesses.hit_address_statement(late, self._traits),
+            five_address_witnesses.hit_address_statement(late, self._traits, flags=flags),
             _restored(outside, window),
         )
 
