@@ -235,6 +235,19 @@ def test_the_kernels_own_build_id_is_distinguished_from_the_vdsos() -> None:
     assert vmlinux.build_id_note_offset(vdso() + kernel + vdso()) == 4096 + 100
 
 
+def test_a_big_endian_kernels_build_id_is_found() -> None:
+    elf = bytearray(4096)
+    elf[:6] = vmlinux.ELF + b"\x02\x02"
+    struct.pack_into(">Q", elf, 40, 1024)
+    struct.pack_into(">HH", elf, 58, 64, 4)
+    note = struct.pack(">III4s", 4, 20, 3, b"GNU") + bytes(20)
+    elf[512 : 512 + len(note)] = note
+    image = bytes(100) + note
+    assert vmlinux.build_id_note_offset(image.ljust(4096, b"\0") + bytes(elf), "big") == 100
+    with pytest.raises(BuildError):
+        vmlinux.build_id_note_offset(image)
+
+
 @pytest.mark.parametrize("image", [vdso(), NOTE + NOTE, bytes(100)], ids=["only a vDSO's", "two", "none"])
 def test_an_unclear_build_id_is_an_error(image: bytes) -> None:
     with pytest.raises(BuildError, match="build-id notes in the kernel"):

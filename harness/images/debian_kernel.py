@@ -24,6 +24,7 @@ from harness.images import (
     drivers,
     kallsyms,
     kernel_config,
+    s390_bzimage,
     vmlinux,
     write_recovered_symbols_elf,
 )
@@ -40,7 +41,10 @@ _DIVIDED = ("linux-base-", "linux-binary-", "linux-modules-")
 # The headers that all flavors of a release share; the flavors with PREEMPT_RT have their own up to 6.1.
 _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
-_MODULES = (deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs, vmlinux, arm_zimage)
+_MODULES = (
+    *(deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs),
+    *(vmlinux, arm_zimage, s390_bzimage),
+)
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 
 

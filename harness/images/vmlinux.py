@@ -9,23 +9,38 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from elftools.elf.enums import ENUM_E_MACHINE
 
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.images import arm_zimage, kallsyms, write_recovered_symbols_elf
+from harness.images import arm_zimage, kallsyms, s390_bzimage, write_recovered_symbols_elf
 from harness.images.kallsyms import Kallsyms
 from harness.images.write_recovered_symbols_elf import FlatSection, Form
 
 ELF = b"\x7fELF"
 _RECOVERY = 300.0
 # A GNU build-id note with a SHA-1 (elf(5)): name size 4, descriptor size 20, type NT_GNU_BUILD_ID, "GNU".
-_BUILD_ID = struct.pack("<III4s", 4, 20, 3, b"GNU")
+_BUILD_ID = {order: struct.pack(f"{order}III4s", 4, 20, 3, b"GNU") for order in "<>"}
+_BUILD_ID_SIZE = 16 + 20
 _PAGE = 4096
 # The largest unpacked block of LZ4's legacy frame format (lz4_Frame_format.md).
 _LZ4_BLOCK = 8 << 20
+
+
+class _FlatKernel(NamedTuple):
+    """A flat kernel from a boot file that has more than the kernel's bytes.
+
+    `base` is its link address, `bss_size` the size of the zeroed data after it, and `relocations` the link addresses of
+    the table of its dynamic relocations, if it has one.
+    """
+
+    content: bytes
+    base: int
+    bss_size: int
+    relocations: range = range(0)
 
 
 def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
@@ -33,12 +48,12 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
 
     An ELF inside the kernel file keeps its program headers and notes, so that QEMU can start it at its PVH entry; an
     ELF with a symbol table is written unchanged. A flat Image is put into an ELF with its bytes at their link
-    addresses, which can be read but not booted. So is the kernel in a 32-bit ARM zImage. Raises BuildError when the
-    file is none of these, or has no symbols.
+    addresses, which can be read but not booted. So is the kernel in a 32-bit ARM zImage or an s390 bzImage. Raises
+    BuildError when the file is none of these, or has no symbols.
     """
     packed = kernel.read_bytes()
-    zimage = arm_zimage.unpack(packed, kernel.name) if arm_zimage.is_zimage(packed) else None
-    content = zimage.content if zimage else unpack(packed, kernel.name)
+    flat = _flat_kernel(packed, kernel.name, architecture)
+    content = flat.content if flat else unpack(packed, kernel.name)
     if content.startswith(ELF) and (count := write_recovered_symbols_elf.count_symbols(content)):
         vmlinux.write_bytes(content)
         return count
@@ -46,15 +61,26 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
     answer = vmlinux.with_suffix(".symbols")
     try:
         bare.write_bytes(content)
-        base = architecture.flat_image_base_address + (zimage.text_offset if zimage else 0)
+        base = flat.base if flat else architecture.flat_image_base_address
         found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), base, architecture.word_bytes)
-        bss_size = zimage.bss_size if zimage else None
-        elf = content if content.startswith(ELF) else _wrapped(content, found, architecture, bss_size)
+        elf = content if content.startswith(ELF) else _wrapped(content, found, architecture, flat)
         vmlinux.write_bytes(write_recovered_symbols_elf.with_symbols(elf, found.symbols))
     finally:
         bare.unlink(missing_ok=True)
         answer.unlink(missing_ok=True)
     return len(found.symbols)
+
+
+def _flat_kernel(packed: bytes, name: str, architecture: Architecture) -> _FlatKernel | None:
+    """Return the kernel in a boot file of ARM or s390; None for any other file."""
+    if arm_zimage.is_zimage(packed):
+        content, text_offset, bss_size = arm_zimage.unpack(packed, name)
+        return _FlatKernel(content, architecture.flat_image_base_address + text_offset, bss_size)
+    if s390_bzimage.is_bzimage(packed):
+        found = s390_bzimage.unpack(packed, name)
+        relocations = range(found.relocations_start, found.relocations_end)
+        return _FlatKernel(found.content, found.base, found.bss_size, relocations)
+    return None
 
 
 def unpack(image: bytes, name: str) -> bytes:
@@ -108,20 +134,20 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = (
 )
 
 
-def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture, bss_size: int | None) -> bytes:
+def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture, flat: _FlatKernel | None) -> bytes:
     """Return an ELF around a flat Image; of its sections, the symbols give only the borders of code.
 
-    `bss_size` is None if the image has a header with its size in memory.
+    `flat` is None if the image has a header with its size in memory.
     """
     base = symbols.image_base
     # image_size: Documentation/arm64/booting.rst, Documentation/riscv/boot-image-header.rst. `_end` is data and has
     # no symbol without CONFIG_KALLSYMS_ALL.
-    in_memory = struct.unpack_from("<Q", image, 16)[0] if bss_size is None else len(image) + bss_size
+    in_memory = len(image) + flat.bss_size if flat else struct.unpack_from("<Q", image, 16)[0]
     text, text_end, init, init_end = (
         symbols.symbol_address(name) for name in ("_stext", "_etext", "_sinittext", "_einittext")
     )
     end = base + len(image)
-    note = base + build_id_note_offset(image)
+    note = base + build_id_note_offset(image, architecture.byte_order)
     places = [
         FlatSection(".head.text", base, text, executable=False),
         FlatSection(".text", text, text_end, executable=True),
@@ -129,21 +155,23 @@ def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture, bss_si
         FlatSection(".init.text", init, init_end, executable=True),
         FlatSection(".data", init_end, end, executable=False),
         FlatSection(".bss", end, base + in_memory, executable=False, in_file=False),
-        FlatSection(".note.gnu.build-id", note, note + len(_BUILD_ID) + 20, executable=False, is_note=True),
+        FlatSection(".note.gnu.build-id", note, note + _BUILD_ID_SIZE, executable=False, is_note=True),
     ]
+    if flat and flat.relocations:
+        places.append(FlatSection(".rela.dyn", flat.relocations.start, flat.relocations.stop, executable=False))
     machine = ENUM_E_MACHINE[architecture.elf_machine]
-    return write_recovered_symbols_elf.elf_bytes_from_flat_image(
-        image, base, places, machine, Form(architecture.word_bytes, little_endian=True)
-    )
+    form = Form(architecture.word_bytes, architecture.byte_order == "little")
+    return write_recovered_symbols_elf.elf_bytes_from_flat_image(image, base, places, machine, form)
 
 
-def build_id_note_offset(image: bytes) -> int:
+def build_id_note_offset(image: bytes, byte_order: Literal["little", "big"] = "little") -> int:
     """Return the offset of the kernel's own build-id note in a flat image; the embedded vDSOs have such notes too.
 
     Raises BuildError unless there is exactly one note outside every embedded ELF.
     """
-    embedded = [range(start, start + _elf_length(image, start)) for start in _elf_starts(image)]
-    found = [match.start() for match in re.finditer(re.escape(_BUILD_ID), image)]
+    order = "<" if byte_order == "little" else ">"
+    embedded = [range(start, start + _elf_length(image, start, order)) for start in _elf_starts(image)]
+    found = [match.start() for match in re.finditer(re.escape(_BUILD_ID[order]), image)]
     ours = [place for place in found if not any(place in inside for inside in embedded)]
     if len(ours) != 1:
         raise BuildError(f"{len(ours)} build-id notes in the kernel", mend="see kernel.package in the recipe")
@@ -155,10 +183,9 @@ def _elf_starts(image: bytes) -> list[int]:
     return [match.start() for match in re.finditer(re.escape(ELF), image) if match.start() % _PAGE == 0]
 
 
-def _elf_length(image: bytes, start: int) -> int:
-    """Return the length of an embedded little-endian ELF, whose last part is the section headers."""
-    if image[start + 4] == 2:
-        table, size, count = *struct.unpack_from("<Q", image, start + 40), *struct.unpack_from("<HH", image, start + 58)
-    else:
-        table, size, count = *struct.unpack_from("<I", image, start + 32), *struct.unpack_from("<HH", image, start + 46)
+def _elf_length(image: bytes, start: int, order: str) -> int:
+    """Return the length of an embedded ELF, whose last part is the section headers; `order` is that of struct."""
+    words, halves = (("Q", 40), 58) if image[start + 4] == 2 else (("I", 32), 46)
+    (table,) = struct.unpack_from(order + words[0], image, start + words[1])
+    size, count = struct.unpack_from(f"{order}HH", image, start + halves)
     return int(table + size * count)
