@@ -95,7 +95,9 @@ def _objdump(path: Path, architecture: str) -> list[tuple[int, str, str]]:
 def test_boundaries_are_objdumps(tmp_path: Path, architecture: str) -> None:
     made = _compiled(tmp_path, architecture, _BRANCHY)
     function = Function(Elf.read(made), architecture)
-    assert function.boundaries == tuple(offset for offset, _, _ in _objdump(made, architecture))
+    # s390's assembler fills the section after the function with nops.
+    size = Elf.read(made).function("it").size
+    assert function.boundaries == tuple(offset for offset, _, _ in _objdump(made, architecture) if offset < size)
     assert len(function.boundaries) > 15
     assert not set(function.inside) & set(function.boundaries)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
-from harness.landing.code import decode_arm, decode_parisc
+from harness.landing.code import decode_arm, decode_parisc, decode_s390
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 # The size of the longest instruction, in bytes, rounded up.
@@ -32,7 +32,7 @@ class _Machine(NamedTuple):
     """How to read the machine code of one decoder.
 
     - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
-    - `fixed_width`: every word is an instruction, even if it cannot be decoded.
+    - `fixed_width`: every word is an instruction, even if it cannot be decoded; or its first bits have its size (s390).
     - `padding_byte`: an instruction of one byte with which the linker fills text.
     - `entry_pad` may precede the instruction that ftrace patches.
     - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of `tracer`,
@@ -100,6 +100,8 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
             loads=decode_arm.addresses_of_words_read,
         ),
         DecoderKind.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
+        # One nop of six bytes (ftrace_init_nop(), arch/s390/kernel/ftrace.c, 6.1).
+        DecoderKind.S390: _Machine(decode_s390.decode, starts=decode_s390.instruction_starts, entry_nops=1),
     }
 
 
@@ -274,7 +276,8 @@ def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[In
     start = len(pad) if pad and elf.function_bytes(symbol).startswith(pad) else 0
     first = [each for each in found if each.offset >= start][: max(1, machine.entry_nops)]
     if machine.entry_nops:
-        nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP for each in first)
+        # A static key can be a nop, too, but has a target.
+        nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP and each.is_padding for each in first)
         return first[-1].offset if nops else None
     calls = first if machine.tracer_called_at_entry else (each for each in found if each.kind is InstructionKind.CALL)
     return next((each.offset for each in calls if _calls(elf, symbol, each, machine.tracer)), None)
