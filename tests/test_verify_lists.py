@@ -21,7 +21,11 @@ from harness.landing.site import Site
 from harness.landing.verify import changed_settings, listed_probes_and_modules, registrations, traced_functions
 from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge, judge_traced_functions
 from harness.landing.verify.fprobe_owners import FprobeOwners
-from harness.landing.verify.ftrace_call_target import call_target
+from harness.landing.verify.ftrace_call_target import (
+    call_target,
+    size_of_trampoline_at_target,
+    tracer_of_trampoline,
+)
 from harness.landing.verify.guest_text_changes import GuestText
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.kprobe_judge import (
@@ -168,6 +172,20 @@ def test_an_arm64_site_calls_from_either_word() -> None:
     assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, nop + forward) == 0x1004 + 8
     assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, back + nop) == 0x1000 - 4
     assert call_target(FtraceCallInstruction.ARM64_BL, 0x1000, nop + nop) is None
+
+
+def test_the_site_of_s390_goes_to_a_trampoline_with_the_tracer() -> None:
+    form = FtraceCallInstruction.S390_TRAMPOLINE
+    assert call_target(form, 0x1000, bytes.fromhex("c0f400000010")) == 0x1020
+    assert call_target(form, 0x1000, bytes.fromhex("c0f4fffffff8")) == 0xFF0
+    assert call_target(form, 0x1000, bytes.fromhex("c00400000010")) is None
+    assert call_target(form, 0x1000, bytes.fromhex("c0f4")) is None
+    trampoline = bytes.fromhex("c01500000100") + bytes(2) + (0x1006).to_bytes(8) + (0x2000).to_bytes(8)
+    assert size_of_trampoline_at_target(form) == len(trampoline)
+    assert size_of_trampoline_at_target(FtraceCallInstruction.ARM_BL) == 0
+    assert tracer_of_trampoline(trampoline) == 0x2000
+    assert tracer_of_trampoline(bytes(24)) is None
+    assert tracer_of_trampoline(trampoline[:20]) is None
 
 
 def test_an_arm_site_calls_from_two_words_on() -> None:

@@ -14,11 +14,13 @@ _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 SHN_ABS = 0xFFF1
 _SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
 
-# Relocations that write eight bytes or two. Every other relocation in a kernel or a module writes four bytes, or fields
-# of one four-byte instruction (include/uapi/linux/elf-em.h and arch/*/kernel/module.c, 6.1).
+# Relocations that write eight bytes, two or one. Every other relocation in a kernel or a module writes four bytes, or
+# fields of one four-byte instruction (include/uapi/linux/elf-em.h and arch/*/kernel/module.c, 6.1).
 _WIDTHS: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 24: 8},  # R_X86_64_64, R_X86_64_PC64
     "EM_AARCH64": {257: 8, 260: 8, 259: 2, 262: 2},  # R_AARCH64_ABS64, PREL64, ABS16, PREL16
+    # R_390_64, PC64, GOT64, PLT64; 16, PC16, PC16DBL, PLT16DBL, 12, GOT16; 8
+    "EM_S390": {22: 8, 23: 8, 24: 8, 25: 8, 3: 2, 16: 2, 17: 2, 18: 2, 2: 2, 15: 2, 1: 1},
 }
 _USUAL_WIDTH, _LARGEST_WIDTH = 4, 8
 
@@ -27,6 +29,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
     "EM_PARISC": {1: 4},  # R_PARISC_DIR32
+    "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
     "EM_386": {1: 4},  # R_386_32
     "EM_ARM": {2: 4, 38: 4},  # R_ARM_ABS32, TARGET1, which the kernel takes as ABS32 (arch/arm/kernel/module.c, 6.1)
 }

@@ -3,21 +3,20 @@
 The compiler and linker write these tables for the module loader; kallsyms is not used. They confirm symbols that were
 recovered from kallsyms. A row has the address of the symbol, of its name and of its namespace: as 32-bit distances from
 the field where CONFIG_HAVE_ARCH_PREL32_RELOCATIONS is set, else as addresses (struct kernel_symbol,
-include/linux/export.h, 5.10 to 6.9; kernel/module/internal.h later).
+include/linux/export.h, 5.10 to 6.9; kernel/module/internal.h later). s390 has 64-bit addresses.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from array import array
 from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
 
 from harness.core.elf import Elf
 
 _TABLES, _STRINGS = ("__ksymtab", "__ksymtab_gpl"), "__ksymtab_strings"
-_FIELD = 4
-_ROW = 3 * _FIELD
+_RELATIVE_FIELD = 4
 # Exported by every kernel that can register kprobes from a module; used to find the table in a file without sections.
 _ANCHOR = "register_kprobe"
 _FLAT = ".rodata"
@@ -39,22 +38,44 @@ def _from_sections(vmlinux: Elf) -> Iterator[tuple[str, int]]:
         if table is None or not table.size:
             continue
         content = vmlinux.section_bytes(name, 0, table.size)
-        found = list(_rows(vmlinux, content, table.address, names, strings.address, relative=True))
-        yield from found or _rows(vmlinux, content, table.address, names, strings.address, relative=False)
+        found: list[tuple[str, int]] = []
+        for form in _forms(vmlinux):
+            found = found or list(_rows(content, table.address, names, strings.address, form))
+        yield from found
 
 
-def _rows(
-    vmlinux: Elf, content: bytes, start: int, names: bytes, names_start: int, *, relative: bool
-) -> Iterator[tuple[str, int]]:
+class _Form(NamedTuple):
+    """The form of a table: the size of a field, whether it is a distance from itself, and the byte order."""
+
+    field: int
+    relative: bool
+    order: Literal["little", "big"]
+
+    @property
+    def row(self) -> int:
+        """The size of a row, which has three fields."""
+        return 3 * self.field
+
+    def value(self, content: bytes, place: int, start: int) -> int:
+        """The address in the field at a place of the content, which is at the address `start`."""
+        field = int.from_bytes(content[place : place + self.field], self.order, signed=self.relative)
+        return field + start + place if self.relative else field
+
+
+def _forms(vmlinux: Elf) -> tuple[_Form, ...]:
+    """The forms that a kernel of this word size may have."""
+    order = vmlinux.byte_order
+    absolute = _Form(vmlinux.word_bytes, False, order)
+    return (_Form(_RELATIVE_FIELD, True, order), absolute)
+
+
+def _rows(content: bytes, start: int, names: bytes, names_start: int, form: _Form) -> Iterator[tuple[str, int]]:
     """The rows of a table, up to the first whose name is not a string of `names`."""
-    form = struct.Struct(f"{vmlinux.struct_order}{'ii' if relative else 'II'}4x")
-    mask = (1 << 8 * vmlinux.word_bytes) - 1
-    for index, (value, name) in enumerate(form.iter_unpack(content[: len(content) // _ROW * _ROW])):
-        place = start + index * _ROW
-        text = _string(names, (name + (place + _FIELD if relative else 0) & mask) - names_start)
+    for place in range(0, len(content) - form.row + 1, form.row):
+        text = _string(names, form.value(content, place + form.field, start) - names_start)
         if not text:
             return
-        yield text, value + (place if relative else 0) & mask
+        yield text, form.value(content, place, start)
 
 
 def _string(content: bytes, position: int) -> str:
@@ -66,32 +87,33 @@ def _string(content: bytes, position: int) -> str:
 
 
 def _from_flat_image(vmlinux: Elf) -> Iterator[tuple[str, int]]:
-    """Find the row of a known export in the read-only data of an image without tables, and read its neighbors.
-
-    Only little-endian kernels have such a file: with 32-bit distances (arm64), or with 32-bit addresses (ARM).
-    """
+    """Find the row of a known export in the read-only data of an image without tables, and read its neighbors."""
     data = vmlinux.sections_by_name[_FLAT]
     content = vmlinux.section_bytes(_FLAT, 0, data.size)
     strings = {match.start() for match in re.finditer(rb"%s\0" % _ANCHOR.encode(), content)}
-    relative = vmlinux.word_bytes > _FIELD
-    words = array("i" if relative else "I", content[: len(content) // _FIELD * _FIELD])
-    for index, word in enumerate(words):
-        if index and (word + _FIELD * index if relative else word - data.address) in strings:
-            row = _FIELD * (index - 1)
-            start = row
-            base = None if relative else data.address
-            while start >= _ROW and _string_of_row(content, start - _ROW, base):
-                start -= _ROW
-            if start == row and not _string_of_row(content, row + _ROW, base):
-                continue
-            yield from _rows(vmlinux, content[start:], data.address + start, content, data.address, relative=relative)
-            return
+    for form in _forms(vmlinux):
+        for field in _fields_that_name(content, data.address, strings, form):
+            row = start = field - form.field
+            while start >= form.row and _name_in_row(content, start - form.row, data.address, form):
+                start -= form.row
+            if start != row or _name_in_row(content, row + form.row, data.address, form):
+                yield from _rows(content[start:], data.address + start, content, data.address, form)
+                return
 
 
-def _string_of_row(content: bytes, row: int, base: int | None) -> str:
-    """The name in a row; `base` is the address of the content if the row holds an address, None if a distance."""
-    name = row + _FIELD
-    if name + _FIELD > len(content):
+def _fields_that_name(content: bytes, start: int, strings: set[int], form: _Form) -> Iterator[int]:
+    """The places of fields with the address of one of these strings, which are offsets in the content."""
+    letter = {4: "i" if form.relative else "I", 8: "Q"}[form.field]
+    order = "<" if form.order == "little" else ">"
+    words = struct.iter_unpack(order + letter, content[: len(content) // form.field * form.field])
+    for index, (word,) in enumerate(words):
+        place = index * form.field
+        if place and (word + place if form.relative else word - start) in strings:
+            yield place
+
+
+def _name_in_row(content: bytes, row: int, start: int, form: _Form) -> str:
+    """The name in a row of the content; "" if there is none."""
+    if row + form.row > len(content):
         return ""
-    field = int.from_bytes(content[name : name + _FIELD], "little", signed=base is None)
-    return _string(content, name + field if base is None else field - base)
+    return _string(content, form.value(content, row + form.field, start) - start)

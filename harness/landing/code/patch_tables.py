@@ -134,6 +134,9 @@ _JUMPS = (*_between("__jump_table"), "__jump_table")
 _FTRACE_CALLS = frozenset({"ftrace_call", "ftrace_regs_call", "ftrace_graph_call"})
 # The same on ARM, and the division that becomes two instructions (patch_aeabi_idiv(), arch/arm/kernel/setup.c, 6.1).
 _ARM_PATCHED = _FTRACE_CALLS | {"ftrace_graph_regs_call", "__aeabi_uidiv", "__aeabi_idiv"}
+# The branch in ftrace's entry code, the trampolines of all ftrace sites (arch/s390/kernel/ftrace.c, 6.1), and the page
+# with copies of probed instructions (alloc_s390_insn_page(), arch/s390/kernel/kprobes.c).
+_S390_PATCHED = frozenset({"ftrace_graph_caller", "__ftrace_hotpatch_trampolines_start", "kprobes_insn_page"})
 # R_ARM_PC24, CALL, JUMP24.
 _ARM_CALLS = frozenset({1, 28, 29})
 _ARM_PLT = LoaderFilledSection(_ARM_CALLS, jump_targets=("ftrace_caller", "__gnu_mcount_nc"), form=JumpForm.ARM)
@@ -213,6 +216,14 @@ MACHINES: Mapping[str, PatchTables] = {
         ),
         is_patched_whole=_ARM_PATCHED.__contains__,
         loader_filled_sections={".plt": _ARM_PLT, ".init.plt": _ARM_PLT},
+    ),
+    "EM_S390": PatchTables(
+        tables=(
+            PatchTableFormat(*_ALTERNATIVES, "iiHB", _alternative_size),
+            PatchTableFormat(*_JUMPS, "iiq", _always(6)),
+            PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "Q", _always(6), holds_addresses=True),
+        ),
+        is_patched_whole=_S390_PATCHED.__contains__,
     ),
     "EM_PARISC": PatchTables(
         tables=(

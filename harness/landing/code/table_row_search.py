@@ -5,6 +5,7 @@ Bytes that fit by chance are recognized because their neighbors do not fit.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,10 +35,13 @@ class RowSearch:
     least: int
 
     def find(self, row: struct.Struct, fits: Fits) -> list[RowRange]:
-        """Return every run of rows that fit. One row in each `least` / 2 is tried."""
+        """Return every run of rows that fit. One row in each `least` / 2 is tried.
+
+        Rows begin at a multiple of four bytes, or at any byte if their size is odd.
+        """
         found = []
         begin = self.begin - self.base
-        for phase in range(0, row.size, 4):
+        for phase in range(0, row.size, math.gcd(row.size, 4)):
             place = begin + phase
             while place + row.size <= len(self.image):
                 if self._fits(row, fits, place):

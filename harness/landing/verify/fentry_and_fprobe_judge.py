@@ -8,7 +8,12 @@ from harness.guest.guest import Guest
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
 from harness.landing.verify.fprobe_owners import FprobeOwners
-from harness.landing.verify.ftrace_call_target import LONGEST, call_target
+from harness.landing.verify.ftrace_call_target import (
+    LONGEST,
+    call_target,
+    size_of_trampoline_at_target,
+    tracer_of_trampoline,
+)
 from harness.landing.verify.guest_text_changes import GuestText, TextChanges
 from harness.landing.verify.judged import JudgedProbe, ProbeVerdict
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
@@ -52,12 +57,19 @@ class FtraceJudge:
                 reason="the site in memory is no call",
             )
         at, target = next(iter(calling.items()))
+        size = size_of_trampoline_at_target(form)
+        tracer = tracer_of_trampoline(self._code(target, size)) if size else target
         wanted = self._wanted(traced)
         means = self._files.describe_address(at)
         memory = f"call to {target:#x}"
         note: tuple[str, ...] = (f"{len(sites)} functions have that name",) if len(sites) > 1 else ()
         note += (f"one of {traced.tracer_count} tracers",) if traced.tracer_count > 1 else ()
-        if wanted and target not in wanted:
+        if tracer is None:
+            return _because(
+                JudgedProbe(str(traced), traced.kind, ProbeVerdict.NOT_JUDGED, at, means, memory, notes=note),
+                "no file at hand has the trampoline of the site",
+            )
+        if wanted and tracer not in wanted:
             listed = ", ".join(f"{each:#x}" for each in sorted(wanted))
             return JudgedProbe(
                 str(traced),
@@ -67,7 +79,7 @@ class FtraceJudge:
                 means,
                 memory,
                 notes=note,
-                reason=f"the site calls {self._files.describe_address(target)}, the list has {listed}",
+                reason=f"the site calls {self._files.describe_address(tracer)}, the list has {listed}",
             )
         if not wanted:
             return _because(
@@ -98,9 +110,9 @@ class FtraceJudge:
         kernel = self._files.layout.kernel
         return own | {s.address + self._files.slide for name in _COMMON for s in kernel.symbols_named(name)}
 
-    def _code(self, address: int) -> bytes:
+    def _code(self, address: int, size: int = LONGEST) -> bytes:
         region = self._during.region_at(address)
-        return region.bytes_at(address, LONGEST) if region else b""
+        return region.bytes_at(address, size) if region else b""
 
 
 def judge_traced_functions(

@@ -12,6 +12,10 @@ _X86_CALL, _X86_SIZE = 0xE8, 5
 _ARM_BL, _ARM_DISTANCE, _ARM_AHEAD = 0xEB, 24, 8
 # BL has 100101 in its upper six bits and a distance in words below.
 _ARM64_BL, _ARM64_WORD, _ARM64_DISTANCE = 0x25, 4, 26
+# BRCL 15 to a trampoline: BRASL, padding, the rest of the function, and the tracer in the last eight bytes (struct
+# ftrace_hotpatch_trampoline, arch/s390/kernel/ftrace.h, 6.1).
+_S390_BRANCH, _S390_SIZE = 0xC0F4, 6
+_S390_BRASL, _S390_TRAMPOLINE_SIZE, _S390_TRACER = 0xC015, 24, 16
 
 
 def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
@@ -20,8 +24,21 @@ def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int |
         FtraceCallInstruction.X86_CALL: _x86,
         FtraceCallInstruction.ARM64_BL: _arm64,
         FtraceCallInstruction.ARM_BL: _arm,
+        FtraceCallInstruction.S390_TRAMPOLINE: _s390,
     }
     return decoders[form](address, code)
+
+
+def size_of_trampoline_at_target(form: FtraceCallInstruction) -> int:
+    """The size of the trampoline that a site of this form calls in place of the tracer; 0 if it calls the tracer."""
+    return _S390_TRAMPOLINE_SIZE if form is FtraceCallInstruction.S390_TRAMPOLINE else 0
+
+
+def tracer_of_trampoline(content: bytes) -> int | None:
+    """The address that the trampoline of a site calls; None if the bytes are no trampoline."""
+    if len(content) < _S390_TRAMPOLINE_SIZE or int.from_bytes(content[:2]) != _S390_BRASL:
+        return None
+    return int.from_bytes(content[_S390_TRACER:_S390_TRAMPOLINE_SIZE])
 
 
 def _x86(address: int, code: bytes) -> int | None:
@@ -48,3 +65,9 @@ def _arm(address: int, code: bytes) -> int | None:
     words = word & ((1 << _ARM_DISTANCE) - 1)
     words -= (words >> (_ARM_DISTANCE - 1)) << _ARM_DISTANCE
     return (address + _ARM_AHEAD + _ARM64_WORD * words) & 0xFFFF_FFFF
+
+
+def _s390(address: int, code: bytes) -> int | None:
+    if len(code) < _S390_SIZE or int.from_bytes(code[:2]) != _S390_BRANCH:
+        return None
+    return address + 2 * int.from_bytes(code[2:_S390_SIZE], signed=True) & 0xFFFF_FFFF_FFFF_FFFF
