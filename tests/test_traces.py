@@ -86,3 +86,21 @@ def test_an_arm_trace_has_a_caller_in_each_line() -> None:
         "pinpoint_trigger+0x40 [pinpoint_crash]",
         "param_attr_store+0x90",
     ]
+
+
+S390_OOPS = """\
+Krnl PSW : 0704c00180000000 000003ff7fd24012 (pinpoint_null_read+0x12/0x20 [pinpoint_crash])
+Call Trace:
+ [<000003ff7fd24012>] pinpoint_null_read+0x12/0x20 [pinpoint_crash]
+([<000003ff7fd24100>] pinpoint_faults+0x10/0x80 [pinpoint_crash])
+ [<0000000000200200>] param_attr_store+0x90/0xc0
+Last Breaking-Event-Address:
+ [<0000000000300300>] __s390_indirect_jump_r14+0x0/0x10
+"""
+
+
+def test_an_s390_trace_has_doubtful_frames_in_parentheses_and_ends_with_a_branch() -> None:
+    assert [str(frame) for frame in frames(S390_OOPS.splitlines(), {})] == [
+        "pinpoint_null_read+0x12 [pinpoint_crash]",
+        "param_attr_store+0x90",
+    ]

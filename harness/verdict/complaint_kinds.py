@@ -119,6 +119,7 @@ OPENINGS = (
     ),
     Opening(ComplaintKind.FAULT, r"(?:CPU \d+ )?Unable to handle kernel "),
     Opening(ComplaintKind.FAULT, r"Insufficient stack space to handle exception"),
+    Opening(ComplaintKind.FAULT, r"Kernel stack overflow\."),  # kernel_stack_overflow(), arch/s390/kernel/traps.c
     # arch/x86/kernel/dumpstack.c, __die_header(): `general protection fault: 0000 [#1] SMP`; Oops: 0002 [#1]
     Opening(
         ComplaintKind.FAULT, r"[A-Za-z][\w .,:()/+-]{1,120}: [0-9a-f]{4,16} \[#\d+\]", _CRASHING, required_literal=" [#"

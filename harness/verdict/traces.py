@@ -19,10 +19,13 @@ _FRAME = re.compile(
     r"(?:(?P<doubtful>\? )|(?<![\w.$]))(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
     r"(?: \[(?P<module>\w+)\])?"
 )
-# Lines with the instruction pointer itself, on x86, arm64, parisc and ARM; all other lines have return addresses.
-_POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: |PC is at ")
+# Lines with the instruction pointer itself, on x86, arm64, parisc, ARM and s390; all other lines have return addresses.
+_POINTER = re.compile(r"RIP: |pc : |\s*IAOQ\[0\]: |PC is at |Krnl PSW : ")
 # The second entry of parisc's instruction address queue, and registers with a return address that the trace also has.
-_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |LR is at |WARNING: |BUG: ")
+# On s390 a value that only looks like a return address is in parentheses (show_stack(), arch/s390/kernel/dumpstack.c).
+_NO_FRAME = re.compile(r"\s*(?:IAOQ\[1\]|RP\(r2\)|lr ): |LR is at |WARNING: |BUG: |\s*\(\[<")
+# The next line has the last branch that the CPU took (show_last_breaking_event(), arch/s390/kernel/dumpstack.c, 6.1).
+_LAST_BRANCH = "Last Breaking-Event-Address:"
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ class Frame:
 def frames(lines: Iterable[str], files: Mapping[str, Path]) -> list[Frame]:
     """Return the frames in a complaint's lines, innermost first, each once; `files` has each loaded module's file."""
     found: dict[Frame, None] = {}
+    previous = ""
     for line in lines:
-        match = None if _NO_FRAME.match(line) else _FRAME.search(line)
+        match = None if previous == _LAST_BRANCH or _NO_FRAME.match(line) else _FRAME.search(line)
+        previous = line.strip()
         if match and not match["doubtful"]:
             function, offset, module = match["function"], int(match["offset"], 16), match["module"] or ""
             returned = _POINTER.match(line) is None
