@@ -153,6 +153,7 @@ EXACT = outcome("0xfeed", 8)
 SHOWS = {
     Symptom.WRONG_RESULT: replace(outcome("0xbad", 8), skipped_checksum="0xbad"),
     Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
+    Symptom.KILLED_BY_OOPS: replace(outcome("", 0), error="the guest's shell ended"),
     Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
 

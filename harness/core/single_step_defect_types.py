@@ -13,6 +13,8 @@ class Symptom(Enum):
     """The function returns the value that it returns with a nop in the instruction's place; the guest survives."""
     TRAPS_FOR_EVER = "traps forever"
     """The CPU takes the same trap repeatedly and makes no progress: the guest is lost."""
+    KILLED_BY_OOPS = "killed by an oops"
+    """The caller of the function is killed by an oops of the kernel."""
     SAME_RESULT_HITS_MISSED = "hits missed"
     """The function returns the correct value, but only its first call hits; the kernel counts the rest as missed."""
 
@@ -31,5 +33,5 @@ class Defect:
 
     @property
     def fatal(self) -> bool:
-        """True when the guest does not survive the defect."""
-        return self.symptom is Symptom.TRAPS_FOR_EVER
+        """True when the guest may not survive the defect."""
+        return self.symptom in (Symptom.TRAPS_FOR_EVER, Symptom.KILLED_BY_OOPS)

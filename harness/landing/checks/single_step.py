@@ -62,10 +62,10 @@ class SingleStepResult:
 
     `unprobed_checksum` and `probed_checksum` are the checksums of the values that the function returned without and
     with the probe. If the guest did not survive the call, `probed_checksum` is "" and `cpu_address` is where its CPU
-    was. `inner_hits_and_misses` holds hits and misses of the probe on a function that the handler calls.
-    `skipped_checksum` is the checksum without the probe and with a nop in the place of the instruction; "" if it was
-    not measured.
-    `exact_hits` is the number of hits of a probe whose handler does not run in every call; None for any other probe.
+    was. If the call ended with an error, `probed_checksum` is "" and `error` is that error. `inner_hits_and_misses`
+    holds hits and misses of the probe on a function that the handler calls. `skipped_checksum` is the checksum without
+    the probe and with a nop in the place of the instruction; "" if it was not measured. `exact_hits` is the number of
+    hits of a probe whose handler does not run in every call; None for any other probe.
     """
 
     site: Site
@@ -78,6 +78,7 @@ class SingleStepResult:
     inner_hits_and_misses: tuple[int, int] | None = None
     skipped_checksum: str = ""
     exact_hits: int | None = None
+    error: str = ""
 
     @property
     def exact(self) -> bool:
@@ -110,6 +111,8 @@ class SingleStepResult:
                     1,
                     self.calls - 1,
                 )
+            case Symptom.KILLED_BY_OOPS:
+                return bool(self.error)
             case Symptom.TRAPS_FOR_EVER:
                 return self.cpu_address is not None and self.cpu_address.is_stuck_outside_functions
 
@@ -117,6 +120,8 @@ class SingleStepResult:
         if self.cpu_address:
             returned = f"returned {self.unprobed_checksum} unprobed, never returned probed"
             return f"{self.site}: {returned}; the CPU is {self.cpu_address}"
+        if self.error:
+            return f"{self.site}: returned {self.unprobed_checksum} unprobed; probed: {self.error}"
         wanted = "" if self.exact_hits is None else f", not {self.exact_hits},"
         counted = f"hit {self.hits}{wanted} and missed {self.missed} times in {self.calls} calls"
         inner = ""
@@ -180,9 +185,12 @@ def call_probed(
     if nested:
         sites, wrongs = [site, nested], [*wrongs, "nests=1"]
     probe_module.load_probe_module(target.guest, [each.spec for each in sites], wrongs)
-    probed, stands = _called(
-        layout, lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS))
-    )
+    try:
+        probed, stands = _called(
+            layout, lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS))
+        )
+    except GuestError as error:
+        return SingleStepResult(site, times, unprobed, "", error=error.what)
     if stands:
         return SingleStepResult(site, times, unprobed, probed, cpu_address=stands)
     first, *others = probe_module.unload_probe_module(target.guest).reports

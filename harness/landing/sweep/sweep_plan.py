@@ -75,19 +75,23 @@ def _sample(layout: Layout) -> list[Site]:
     return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *target_entry_sites(layout)]
 
 
+# Flows of instructions that are never stepped wrongly.
+_STEPPED = (Flow.PLAIN, Flow.NOP)
+
+
 def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Site, str]:
     """Map the sites that the kernel may step wrongly, if they are hit, to the kernel's documented defect, "" for none.
 
     If the architecture's kprobes have defects (`defects` in the architecture table), these are the sites on
-    instructions whose flow is not PLAIN. The instructions are read from outside, because alternatives put branches
-    where the ELF file has none (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
+    instructions whose flow is neither PLAIN nor NOP. The instructions are read from outside, because alternatives put
+    branches where the ELF file has none (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
     """
     kprobes = layout.guest.architecture.kprobe_traits
     if not kprobes.defects:
         return {}
     code = layout.guest.memory.read_many([(layout.probe_address(site), _WORD) for site in sites])
     entries = ((site, decode_first_instruction(word, kprobes.decoder)) for site, word in zip(sites, code, strict=True))
-    wrong = {site: entry for site, entry in entries if entry is not None and entry.flow is not Flow.PLAIN}
+    wrong = {site: entry for site, entry in entries if entry is not None and entry.flow not in _STEPPED}
     return {site: _defect(kprobes, entry) for site, entry in wrong.items()}
 
 
