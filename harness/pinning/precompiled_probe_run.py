@@ -25,6 +25,8 @@ NAME = "pinpoint_precompiled"
 MODULE = f"precompiled/{NAME}"
 # The same probe with the symbols of its targets: it relocates by hand.
 WITH_SYMBOLS = "precompiled/pinpoint_with_symbols"
+# Where modules are compiled with -fPIC (s390), constants with addresses are apart from those without.
+_CONSTANT_SECTIONS = (".rodata", ".data.rel.ro")
 # A probe that has nothing of any target: the names in it are the harness's and the kernel's.
 _GENERIC = "pinpoint_pinned"
 
@@ -107,5 +109,5 @@ def expect_no_target_symbols(guest: Guest, module: Path) -> None:
         if target.build_id.encode() not in content:
             raise Missed(f"{module.name} does not contain the build-id of {name}")
     table = probe.symbols_named("pinpoint_builds")
-    if len(table) != 1 or not table[0].section.startswith(".rodata"):
+    if len(table) != 1 or not table[0].section.startswith(_CONSTANT_SECTIONS):
         raise Missed(f"the table of {module.name} is not in its read-only data: {table}")
