@@ -71,6 +71,9 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #elif defined(CONFIG_ARM)
 #define PINPOINT_ILLEGAL	"udf #0"
 #define PINPOINT_BREAKPOINT	"bkpt #7"
+#elif defined(CONFIG_S390)
+#define PINPOINT_ILLEGAL	".short 0"
+#define PINPOINT_BREAKPOINT	".short 2"
 #else
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"brk #7"
@@ -137,11 +140,14 @@ static noinline void pinpoint_recursion(unsigned int seconds)
 #define PINPOINT_READ_ONLY \
 	(IS_ENABLED(CONFIG_STRICT_MODULE_RWX) && !IS_ENABLED(CONFIG_PARISC))
 
+/* On s390 the first two pages are the CPU's lowcore, which can be read. */
+#define PINPOINT_NULL_READ	!IS_ENABLED(CONFIG_S390)
+
 const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "warn", pinpoint_warn, true },
 	{ "warn_on", pinpoint_warn_on, true },
 	{ "bug", pinpoint_bug, true },
-	{ "null_read", pinpoint_null_read, true },
+	{ "null_read", pinpoint_null_read, PINPOINT_NULL_READ },
 	{ "null_write", pinpoint_null_write, true },
 	{ "null_call", pinpoint_null_call, true },
 	{ "poison_read", pinpoint_poison_read, true },
@@ -152,6 +158,6 @@ const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "recursion", pinpoint_recursion, IS_ENABLED(CONFIG_VMAP_STACK) },
 	{ "panic", pinpoint_panic, true },
 	{ "reset", pinpoint_reset, true },
-	{ "interrupt", pinpoint_interrupt, true },
+	{ "interrupt", pinpoint_interrupt, PINPOINT_NULL_READ },
 	{ }
 };
