@@ -75,7 +75,7 @@ def test_monitor_uses_qmp_on_our_socket(words: list[str]) -> None:
 
 
 def test_every_device_has_its_backend(words: list[str]) -> None:
-    assert any("netdev=net," in device for device in values(words, "-device"))
+    assert any("netdev=net" in device.split(",") for device in values(words, "-device"))
     assert value(words, "-netdev").startswith("user,id=net,")
 
 
@@ -90,6 +90,11 @@ def test_x86_64_in_full() -> None:
     assert (value(words, "-kernel"), value(words, "-initrd")) == ("/k", "/i")
     assert value(words, "-append").startswith("console=ttyS0 ")
     assert value(words, "-append").endswith(" nokaslr quiet loglevel=5 printk.time=1")
+
+
+def test_only_a_card_that_can_have_a_boot_rom_is_told_to_have_none() -> None:
+    assert "virtio-net-pci,netdev=net,romfile=" in values(argv(recipe("x86_64"), TCG, WIRING), "-device")
+    assert "virtio-net-ccw,netdev=net" in values(argv(recipe("s390x"), TCG, WIRING), "-device")
 
 
 def test_kvm_gets_the_hosts_cpu() -> None:

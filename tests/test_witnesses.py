@@ -205,6 +205,14 @@ def test_an_optimized_probe_has_no_instruction_pointer_of_its_own() -> None:
     assert (optimized.address, optimized.contradicts) == (None, False)
 
 
+def test_a_flag_may_mean_another_instruction_pointer() -> None:
+    s390 = ARCHITECTURES["s390x"].kprobe_traits
+    hit = SiteReport("leaf", 0, 0x1004, 3, 0x1006)
+    assert five_address_witnesses.hit_address_statement(hit, s390).address == 0x1004
+    assert five_address_witnesses.hit_address_statement(hit, s390, flags=("[FTRACE]",)).address == 0x1006
+    assert five_address_witnesses.hit_address_statement(hit, s390, flags=("[DISABLED]",)).address == 0x1004
+
+
 def test_an_optimized_probe_shows_its_handler_what_a_breakpoint_would() -> None:
     hit = SiteReport("leaf", 0, 0x1004, 3, 0x1004)
     wrong = five_address_witnesses.hit_address_statement(hit, X86, optimized=True)

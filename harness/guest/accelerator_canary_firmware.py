@@ -164,10 +164,31 @@ def _parisc() -> bytes:
     return b"\x7fELF\x01\x02\x01".ljust(16, b"\0") + header + segment + program
 
 
+def _s390x() -> bytes:
+    """Return a program that writes the greeting to the SCLP console, then waits, which QEMU takes as a shutdown.
+
+    QEMU loads firmware that is no ELF file, of at most 4 KiB, and starts at its first byte (hw/s390x/ipl.c). The wait
+    is a PSW with disabled interrupts and the address 0xfff (target/s390x/helper.c, s390_handle_wait()).
+    """
+    psw, block = 0x20, 0x30
+    program = bytes.fromhex(
+        f"c020{block // 2:08x}"  # larl %r2, block
+        "c03f00760005"  # llilf %r3, SCLP_CMD_WRITE_EVENT_DATA
+        "b2200032"  # servc %r3, %r2
+        f"c010{(psw - 16) // 2:08x}"  # larl %r1, psw
+        "b2b21000"  # lpswe 0(%r1)
+    )
+    # The block's header, then an event of the ASCII console (include/hw/s390x/sclp.h and event-facility.h).
+    event = struct.pack(">HBBH", 6 + len(GREETING), 0x1A, 0, 0) + GREETING
+    waits = struct.pack(">QQ", 0x0002000180000000, 0xFFF)
+    return program.ljust(psw, b"\0") + waits + struct.pack(">H6x", 8 + len(event)) + event
+
+
 CANARIES = {
     # isa-debug-exit ends QEMU with twice the value written, plus one (hw/misc/debugexit.c).
     "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
     "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
     "armhf": Canary(_arm(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
+    "s390x": Canary(_s390x(), rc=0),
 }

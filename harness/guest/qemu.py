@@ -67,7 +67,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: QemuFiles) -> list[st
         *("-chardev", f"socket,id=monitor,fd={wiring.monitor_descriptor}", "-mon", "chardev=monitor,mode=control"),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),
         # No boot ROM: no guest boots from the network, and the firmware would take time to run it.
-        *("-device", f"{machine.nic},netdev=net,romfile="),
+        *("-device", f"{machine.nic},netdev=net{',romfile=' if machine.nic_has_rom else ''}"),
         *(word for device in machine.devices for word in ("-device", device)),
         *(_disk(machine.disk, wiring.disk) if wiring.disk else ()),
         *("-kernel", str(wiring.kernel), "-initrd", str(wiring.initrd), "-append", kernel_arguments(recipe)),

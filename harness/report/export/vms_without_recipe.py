@@ -19,7 +19,6 @@ VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "ppc64le-debian": f"{_NO_ARCHITECTURE}; table of contents, local entry points and module stubs",
     "ppc64le-fsections": f"{_NO_ARCHITECTURE}; the same kernel, with sections of functions",
     "riscv64-debian": f"{_NO_ARCHITECTURE}; compressed instructions and ADD/SUB relocation pairs",
-    "s390x-debian": f"{_NO_ARCHITECTURE}; big endian, instructions of 2, 4 and 6 bytes",
     "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
     "sparc64": f"{_NO_ARCHITECTURE}; annulled delay slots and a software TLB, kernel and userland from source",
     "x86_64-clang": f"{_BUILD}; it needs clang and lld on the host",
