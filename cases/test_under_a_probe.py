@@ -22,11 +22,13 @@ from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.verdict.cell_verdict_enum import end_as_known_fail
+from harness.verdict.complaints import read_sorted_complaints
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
 # Enough that every branch of every shape goes both ways.
 TIMES = 8
+FENCE_SECONDS = 60.0
 
 
 def under_probe_or_defect(
@@ -59,7 +61,12 @@ def under_probe_or_defect(
         with fresh(may_die=True) as guest:
             own = Target(guest, target.module)
             own.load()
-            single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested).demand_symptom(defect)
+            found = single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested)
+            if found.error:
+                printed = guest.read_output_since_fence(guest.scaled_deadline(FENCE_SECONDS))
+                complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise).alarming
+                found = replace(found, oops="; ".join(each.headline for each in complaints))
+            found.demand_symptom(defect)
     end_as_known_fail(defect.cause)
 
 

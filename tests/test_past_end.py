@@ -153,14 +153,14 @@ EXACT = outcome("0xfeed", 8)
 SHOWS = {
     Symptom.WRONG_RESULT: replace(outcome("0xbad", 8), skipped_checksum="0xbad"),
     Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
-    Symptom.KILLED_BY_OOPS: replace(outcome("", 0), error="the guest's shell ended"),
+    Symptom.KILLED_BY_OOPS: replace(outcome("", 0), error="the guest's shell ended", oops="illegal operation: 0001"),
     Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
 
 
 @pytest.mark.parametrize("symptom", Symptom)
 def test_a_defect_shows_by_its_own_symptom_only(symptom: Symptom) -> None:
-    defect = Defect(symptom, "why")
+    defect = Defect(symptom, "why", oops="illegal operation: 0001")
     SHOWS[symptom].demand_symptom(defect)
     for other in SHOWS.values():
         if other is not SHOWS[symptom]:
@@ -182,6 +182,13 @@ def test_another_wrong_result_is_not_the_documented_one(change: dict[str, str | 
     wrong = replace(SHOWS[Symptom.WRONG_RESULT], **change)  # type: ignore[arg-type]
     with pytest.raises(Missed, match="not the documented defect, wrong result"):
         wrong.demand_symptom(Defect(Symptom.WRONG_RESULT, "why"))
+
+
+@pytest.mark.parametrize("oops", ["", "Unable to handle kernel pointer dereference"])
+def test_another_oops_is_not_the_documented_one(oops: str) -> None:
+    wrong = replace(SHOWS[Symptom.KILLED_BY_OOPS], oops=oops)
+    with pytest.raises(Missed, match="not the documented defect, killed by an oops"):
+        wrong.demand_symptom(Defect(Symptom.KILLED_BY_OOPS, "why", oops="illegal operation: 0001"))
 
 
 @pytest.mark.parametrize("symptom", Symptom)

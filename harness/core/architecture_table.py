@@ -61,7 +61,8 @@ _S390_EMULATOR = (
     "per_check_exception(), so the step's event comes one instruction late: the CPU runs the zeros around the copy"
 )
 _S390_DEFECTS = {
-    kind: Defect(Symptom.KILLED_BY_OOPS, _S390_EMULATOR) for kind in ("conditional", "conditional-not-taken")
+    kind: Defect(Symptom.KILLED_BY_OOPS, _S390_EMULATOR, oops="illegal operation: 0001")
+    for kind in ("conditional", "conditional-not-taken")
 }
 
 # 32-bit x86; x86_64 replaces what differs.

@@ -14,7 +14,7 @@ class Symptom(Enum):
     TRAPS_FOR_EVER = "traps forever"
     """The CPU takes the same trap repeatedly and makes no progress: the guest is lost."""
     KILLED_BY_OOPS = "killed by an oops"
-    """The caller of the function is killed by an oops of the kernel."""
+    """The caller of the function is killed by an oops of the kernel, whose headline has the defect's text."""
     SAME_RESULT_HITS_MISSED = "hits missed"
     """The function returns the correct value, but only its first call hits; the kernel counts the rest as missed."""
 
@@ -24,12 +24,14 @@ class Defect:
     """One kind of instruction that a kernel single-steps incorrectly.
 
     `cause` is one line with the kernel file, the lines and the version. `nop` is an instruction without effect, for a
-    defect by which the kernel skips the probed instruction.
+    defect by which the kernel skips the probed instruction. `oops` is a part of the oops's headline, for a defect that
+    ends in one.
     """
 
     symptom: Symptom
     cause: str
     nop: bytes = b""
+    oops: str = ""
 
     @property
     def fatal(self) -> bool:

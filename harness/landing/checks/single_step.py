@@ -62,10 +62,11 @@ class SingleStepResult:
 
     `unprobed_checksum` and `probed_checksum` are the checksums of the values that the function returned without and
     with the probe. If the guest did not survive the call, `probed_checksum` is "" and `cpu_address` is where its CPU
-    was. If the call ended with an error, `probed_checksum` is "" and `error` is that error. `inner_hits_and_misses`
-    holds hits and misses of the probe on a function that the handler calls. `skipped_checksum` is the checksum without
-    the probe and with a nop in the place of the instruction; "" if it was not measured. `exact_hits` is the number of
-    hits of a probe whose handler does not run in every call; None for any other probe.
+    was. If the call ended with an error, `probed_checksum` is "", `error` is that error, and `oops` has the headlines
+    of what the kernel complained about, if they were read. `inner_hits_and_misses` holds hits and misses of the probe
+    on a function that the handler calls. `skipped_checksum` is the checksum without the probe and with a nop in the
+    place of the instruction; "" if it was not measured. `exact_hits` is the number of hits of a probe whose handler
+    does not run in every call; None for any other probe.
     """
 
     site: Site
@@ -79,6 +80,7 @@ class SingleStepResult:
     skipped_checksum: str = ""
     exact_hits: int | None = None
     error: str = ""
+    oops: str = ""
 
     @property
     def exact(self) -> bool:
@@ -97,12 +99,12 @@ class SingleStepResult:
 
     def demand_symptom(self, defect: Defect) -> None:
         """Raise Missed unless the kernel failed with exactly the documented symptom."""
-        if not self._shows(defect.symptom):
+        if not self._shows(defect):
             fixed = " (the kernel is fixed: remove the defect from the architecture table)" if self.exact else ""
             raise Missed(f"not the documented defect, {defect.symptom.value}{fixed}: {self}")
 
-    def _shows(self, symptom: Symptom) -> bool:
-        match symptom:
+    def _shows(self, defect: Defect) -> bool:
+        match defect.symptom:
             case Symptom.WRONG_RESULT:
                 skipped = self.probed_checksum == self.skipped_checksum != self.unprobed_checksum
                 return skipped and (self.hits, self.missed) == (self.calls, 0)
@@ -112,7 +114,7 @@ class SingleStepResult:
                     self.calls - 1,
                 )
             case Symptom.KILLED_BY_OOPS:
-                return bool(self.error)
+                return bool(self.error and defect.oops) and defect.oops in self.oops
             case Symptom.TRAPS_FOR_EVER:
                 return self.cpu_address is not None and self.cpu_address.is_stuck_outside_functions
 
@@ -121,7 +123,8 @@ class SingleStepResult:
             returned = f"returned {self.unprobed_checksum} unprobed, never returned probed"
             return f"{self.site}: {returned}; the CPU is {self.cpu_address}"
         if self.error:
-            return f"{self.site}: returned {self.unprobed_checksum} unprobed; probed: {self.error}"
+            oops = f"; {self.oops}" if self.oops else ""
+            return f"{self.site}: returned {self.unprobed_checksum} unprobed; probed: {self.error}{oops}"
         wanted = "" if self.exact_hits is None else f", not {self.exact_hits},"
         counted = f"hit {self.hits}{wanted} and missed {self.missed} times in {self.calls} calls"
         inner = ""
