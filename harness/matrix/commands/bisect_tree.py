@@ -89,8 +89,13 @@ class SourceTree:
 
     @property
     def has_uncommitted_changes(self) -> bool:
-        """True if a file that git tracks differs from HEAD; the index is not refreshed."""
-        return bool(_git(self.path, "--no-optional-locks", "status", "--porcelain", "--untracked-files=no").output)
+        """True if a file that git tracks differs from HEAD; the index is not refreshed.
+
+        False for a tree of another user: `git status` runs programs that the tree's own configuration names (filters).
+        """
+        words = ("--no-optional-locks", "status", "--porcelain", "--untracked-files=no")
+        status = _git(self.path, *words, of_any_user=False)
+        return not status.rc and bool(status.output)
 
     @property
     def objects(self) -> Path:
@@ -201,9 +206,10 @@ class BisectTree:
         return finished.output
 
 
-def _git(tree: Path, *words: str) -> FinishedProcess:
+def _git(tree: Path, *words: str, of_any_user: bool = True) -> FinishedProcess:
     # No hook and no configuration of the user or the host takes part; the tree may belong to another user.
-    settings = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "advice.detachedHead=false", "safe.directory=*")
+    settings = ["core.hooksPath=/dev/null", "core.fsmonitor=false", "advice.detachedHead=false"]
+    settings += ["safe.directory=*"] if of_any_user else []
     options = [part for setting in settings for part in ("-c", setting)]
     without = [part for name in _OF_OTHER_TREES for part in ("-u", name)]
     return run(
