@@ -14,6 +14,14 @@ _BINDINGS = {0: "local", 1: "global", 2: "weak", 10: "unique"}
 SHN_ABS = 0xFFF1
 _SHF_ALLOC, _SHF_EXECINSTR = 0x2, 0x4
 
+
+class _Sum(NamedTuple):
+    """The bits of a field, and what an address is multiplied with before it is added; 0: it replaces the field."""
+
+    bits: int
+    sign: int
+
+
 # Relocations that write eight bytes, two or one. Every other relocation in a kernel or a module writes four bytes, or
 # fields of one four-byte instruction (include/uapi/linux/elf-em.h and arch/*/kernel/module.c, 6.1).
 _WIDTHS: dict[str, dict[int, int]] = {
@@ -21,17 +29,36 @@ _WIDTHS: dict[str, dict[int, int]] = {
     "EM_AARCH64": {257: 8, 260: 8, 259: 2, 262: 2},  # R_AARCH64_ABS64, PREL64, ABS16, PREL16
     # R_390_64, PC64, GOT64, PLT64; 16, PC16, PC16DBL, PLT16DBL, 12, GOT16; 8
     "EM_S390": {22: 8, 23: 8, 24: 8, 25: 8, 3: 2, 16: 2, 17: 2, 18: 2, 2: 2, 15: 2, 1: 1},
+    # R_RISCV_64, CALL, CALL_PLT (two instructions); ADD8, 16, 64; SUB8, 16, 64; ALIGN, RVC_BRANCH, RVC_JUMP, RELAX,
+    # SUB6, SET6, SET8, SET16 (the psABI's elf.adoc)
+    "EM_RISCV": {
+        **{2: 8, 18: 8, 19: 8},
+        **{33: 1, 34: 2, 36: 8, 37: 1, 38: 2, 40: 8},
+        **{43: 0, 44: 2, 45: 2, 51: 0, 52: 1, 53: 1, 54: 1, 55: 2},
+    },
 }
 _USUAL_WIDTH, _LARGEST_WIDTH = 4, 8
 
-# Relocations that write a whole address (symbol + addend), with its width in bytes. A DWARF line table has no others.
+# Relocations that write a whole address (symbol + addend), with its width in bytes. A DWARF line table has no others,
+# except those of _SUMS.
 _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
+    "EM_RISCV": {2: 8, 1: 4, 54: 1, 55: 2, 56: 4},  # R_RISCV_64, 32, SET8, SET16, SET32
     "EM_PARISC": {1: 4},  # R_PARISC_DIR32
     "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
     "EM_386": {1: 4},  # R_386_32
     "EM_ARM": {2: 4, 38: 4},  # R_ARM_ABS32, TARGET1, which the kernel takes as ABS32 (arch/arm/kernel/module.c, 6.1)
+}
+
+# Relocations that add an address to a field or subtract it, in pairs that leave the difference of two labels, because
+# the linker may remove bytes between these (the psABI's elf.adoc).
+_SUMS: dict[str, dict[int, _Sum]] = {
+    "EM_RISCV": {
+        **{33: _Sum(8, 1), 34: _Sum(16, 1), 35: _Sum(32, 1), 36: _Sum(64, 1)},  # R_RISCV_ADD8 to ADD64
+        **{37: _Sum(8, -1), 38: _Sum(16, -1), 39: _Sum(32, -1), 40: _Sum(64, -1)},  # SUB8 to SUB64
+        **{52: _Sum(6, -1), 53: _Sum(6, 0)},  # SUB6, SET6: the upper two bits of the byte stay
+    }
 }
 
 # Relocations whose addend is a plain four-byte field in the section's bytes if the table has no addends.
@@ -192,9 +219,32 @@ def with_addends(
             yield entry
 
 
-def absolute_width(machine: str, relocation: Relocation) -> int | None:
-    """Return how many bytes a relocation writes if it writes a plain address (symbol + addend); None otherwise."""
-    return _ABSOLUTE.get(machine, {}).get(relocation.type)
+def apply_to_data(
+    machine: str, byte_order: Literal["little", "big"], content: bytearray, relocation: Relocation, address: int
+) -> bool:
+    """Change the bytes of a section of data as a relocation demands; `address` is that of its symbol plus the addend.
+
+    Returns False for a type that no data section has.
+    """
+    width, added = _ABSOLUTE.get(machine, {}).get(relocation.type), None
+    if width is None:
+        added = _SUMS.get(machine, {}).get(relocation.type)
+        if added is None:
+            return False
+        width = -(-added.bits // 8)
+    place = slice(relocation.offset, relocation.offset + width)
+    bits = added.bits if added else 8 * width
+    before = int.from_bytes(content[place], byte_order)
+    value = before + added.sign * address if added and added.sign else address
+    mask = (1 << bits) - 1
+    content[place] = (before & ~mask | value & mask).to_bytes(width, byte_order)
+    return True
+
+
+def subtracts_address(machine: str, relocation: Relocation) -> bool:
+    """True for the second relocation of a pair, which subtracts the address of its own place or of another label."""
+    added = _SUMS.get(machine, {}).get(relocation.type)
+    return added is not None and added.sign < 0
 
 
 def _place(entry: Relocation) -> int:

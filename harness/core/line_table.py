@@ -115,14 +115,12 @@ def _relocated(
     section.stream.seek(0)
     content = bytearray(section.stream.read())
     for entry in elf.relocations(section.name):
-        width = elf_symbols_and_relocations.absolute_width(elf.machine, entry)
-        if width is None:
+        address = bases.get(entry.symbol.section, 0) + entry.symbol.address + entry.addend
+        if not elf_symbols_and_relocations.apply_to_data(elf.machine, elf.byte_order, content, entry, address):
             raise PinpointError(
                 f"{section.name} has a relocation of unknown type {entry.type} for {elf.machine}",
                 where=str(elf.path),
             )
-        value = bases.get(entry.symbol.section, 0) + entry.symbol.address + entry.addend
-        content[entry.offset : entry.offset + width] = (value % (1 << 8 * width)).to_bytes(width, elf.byte_order)
     return section._replace(stream=BytesIO(content))
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from harness.core.elf import BROKEN_FILE_ERRORS, Elf
-from harness.core.elf_symbols_and_relocations import Relocation
+from harness.core.elf_symbols_and_relocations import Relocation, subtracts_address
 from harness.core.errors import PinpointError
 from harness.landing.code.patch_tables import FTRACE, MACHINES, PatchTableFormat, PatchTables
 from harness.landing.code.select_stripped_table_finder import select_table_finder
@@ -242,6 +242,8 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) 
         for each in moved:
             # An absolute symbol is in no section, so the row patches nothing of this module.
             if each.offset % form.size or each.symbol.section not in elf.sections_by_name:
+                continue
+            if subtracts_address(elf.machine, each):
                 continue
             section = each.symbol.section
             place = (
