@@ -105,7 +105,11 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ("[kernel]", '[kernel]\nsuite = "Debian 11"', "`kernel`: suite 'Debian 11' is not named like a Debian suite"),
         ('source = "debian-source"', 'source = "tree"\ntree = "."\nsuite = "sid"', "a tree of your own has no suite"),
         ('package = "linux-source-6.1"\n', "", "`kernel`: source 'debian-source' needs `package`"),
-        ('arch = "x86_64"', 'arch = "vax"', "arch 'vax' is none of arm64, armhf, i386, parisc, s390x, x86_64"),
+        (
+            'arch = "x86_64"',
+            'arch = "vax"',
+            "arch 'vax' is none of arm64, armhf, i386, parisc, riscv64, s390x, x86_64",
+        ),
         ('name = "vm"', 'name = "other"', "name is 'other'; make it 'vm', the file's name"),
         ('["base"]', '["base", "nonesuch"]', "kernel.config names 'nonesuch'; create vm_images/config/nonesuch.config"),
         ('["fix"]', '["nonesuch"]', "kernel.patches names 'nonesuch'; create vm_images/patches/nonesuch.patch"),

@@ -8,12 +8,14 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.landing import five_address_witnesses
 from harness.landing.five_address_witnesses import Statement, Window
 from harness.landing.landing_judgment import Landing, Missed, prove_landings
+from harness.landing.own_bytes import OwnBytes
 from harness.landing.probe_module import ListedProbe, SiteReport, parse_kprobe_list, parse_report
 from harness.landing.site import Site
 
 X86 = ARCHITECTURES["x86_64"].kprobe_traits
 PARISC = ARCHITECTURES["parisc"].kprobe_traits
 ARM = ARCHITECTURES["armhf"].kprobe_traits
+RISCV = ARCHITECTURES["riscv64"].kprobe_traits
 CODE = bytes.fromhex("0f1f440000554889e55dc3909090")
 
 
@@ -137,8 +139,26 @@ def test_outside_does_not_take_any_change_for_a_probe() -> None:
 def test_outside_aligns_on_fixed_width() -> None:
     # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")
-    window = Window(0x1000, before, patched(before, 4, PARISC.breakpoint.value))
+    window = Window(0x1000, before, patched(before, 4, PARISC.breakpoints[0].value))
     assert five_address_witnesses.qemu_memory_statement(window, 0x1004, PARISC).address == 0x1004
+
+
+def test_outside_takes_a_patch_that_the_window_cuts() -> None:
+    # c.mv; addw, of which the window has two bytes; each has a probe.
+    before, during = bytes.fromhex("a98f 1bd7"), bytes.fromhex("0290 7300")
+    window = Window(0x1000, before, during)
+    assert window.starts_of_changes(RISCV) == [0x1000, 0x1002]
+    own = OwnBytes(0x1000, before, frozenset())
+    assert not window.describe_unexplained_bytes(own, RISCV, listed=[0x1000, 0x1002])
+    assert window.describe_unexplained_bytes(own, RISCV, listed=[0x1000])
+    other = Window(0x1000, before, bytes.fromhex("0290 7301"))
+    assert other.describe_unexplained_bytes(own, RISCV, listed=[0x1000, 0x1002])
+
+
+def test_outside_takes_a_breakpoint_of_the_instructions_size() -> None:
+    for code, patch in (("411106e4", "029006e4"), ("9b17d500", "73001000")):
+        window = Window(0x1002, bytes.fromhex(code), bytes.fromhex(patch))
+        assert five_address_witnesses.qemu_memory_statement(window, 0x1002, RISCV).address == 0x1002
 
 
 @pytest.mark.parametrize("patch", ["f801f0e7", "f801f007", "f801f017", "123456ea", "1234560a"])

@@ -83,7 +83,7 @@ _X86_MACHINE = QemuMachine(
 # int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
 _INT3, _JUMP, _CALL = PatchPattern(b"\xcc", 1), PatchPattern(b"\xe9", 5), PatchPattern(b"\xe8", 5)
 _X86_KPROBES = KprobeTraits(
-    breakpoint=_INT3,
+    breakpoints=(_INT3,),
     patches=(_INT3, _JUMP, _CALL),
     trap_offset=1,
     mid_instruction_errno=errno.EILSEQ,
@@ -108,6 +108,9 @@ _ARM_BRANCH = PatchPattern(bytes.fromhex("0000000a"), 4, mask=bytes.fromhex("000
 # BRCL that a probe on ftrace's site makes unconditional (ftrace_patch_branch_mask(), ftrace.c; 6.1).
 _S390_BREAKPOINT = PatchPattern(bytes.fromhex("0002"), 2)
 _S390_TRAMPOLINE_BRANCH = PatchPattern(bytes.fromhex("c0f4"), 2)
+# __BUG_INSN_32 and __BUG_INSN_16, by the size of the probed instruction (arch_arm_kprobe(),
+# arch/riscv/kernel/probes/kprobes.c; arch/riscv/include/asm/bug.h; 6.12).
+_RISCV_EBREAK, _RISCV_C_EBREAK = PatchPattern(bytes.fromhex("73001000"), 4), PatchPattern(bytes.fromhex("0290"), 2)
 
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
@@ -177,7 +180,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoint=_ARM64_BREAKPOINT,
+                breakpoints=(_ARM64_BREAKPOINT,),
                 patches=(_ARM64_BREAKPOINT,),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
@@ -228,7 +231,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoint=_ARM_BREAKPOINT,
+                breakpoints=(_ARM_BREAKPOINT,),
                 patches=(_ARM_BREAKPOINT, _ARM_BRANCH),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
@@ -258,6 +261,53 @@ ARCHITECTURES: dict[str, Architecture] = {
             flat_image_base_address=0xC0000000,  # PAGE_OFFSET (CONFIG_VMSPLIT_3G); the zImage has TEXT_OFFSET
         ),
         Architecture(
+            name="riscv64",
+            elf_machine="EM_RISCV",
+            debian="riscv64",
+            userland_suite="trixie",  # the first release with this port
+            # binutils before 2.41 cannot write the differences of labels that DWARF 5 has as ULEB128 numbers.
+            suite_compiler_flags=("-gdwarf-4",),
+            kernel_arch="riscv",
+            gnu_triplet="riscv64-linux-gnu",
+            kernel_target="Image",
+            kernel_file="arch/riscv/boot/Image",
+            word_bytes=8,
+            qemu_machine=QemuMachine(
+                qemu="qemu-system-riscv64",
+                machine="virt",
+                cpu="rv64",
+                console="ttyS0",
+                nic="virtio-net-pci",
+                nic_modules=("virtio_pci", "virtio_net"),
+                disk="virtio-blk-pci",
+                disk_modules=("virtio_blk", "squashfs", "overlay"),
+            ),
+            # All line numbers and functions are those of 6.12.
+            kprobe_traits=KprobeTraits(
+                breakpoints=(_RISCV_EBREAK, _RISCV_C_EBREAK),
+                patches=(_RISCV_EBREAK, _RISCV_C_EBREAK),
+                trap_offset=0,  # handle_break() leaves epc at the breakpoint (arch/riscv/kernel/traps.c)
+                # arch_prepare_kprobe(), arch/riscv/kernel/probes/kprobes.c:77 and :80
+                mid_instruction_errno=errno.EILSEQ,
+                instruction_alignment=2,
+                decoder=DecoderKind.RISCV,
+                address_translation=AddressTranslation.QEMU,
+                first_argument_pt_regs_offset=10 * 8,  # a0 (arch/riscv/include/asm/ptrace.h)
+                second_argument_pt_regs_offset=11 * 8,  # a1
+                # SIE of mstatus
+                register_parser=RegisterParser(r"\bpc +([0-9a-f]+)", r"\bmstatus +([0-9a-f]+)", 0x2),
+                ftrace_call_instruction=FtraceCallInstruction.RISCV_AUIPC_JALR,
+                # arch_populate_kprobe_blacklist(), arch/riscv/kernel/probes/kprobes.c
+                reserved_text_areas=("irqentry",),
+                # UPROBE_SWBP_INSN, arch/riscv/include/asm/uprobes.h: c.ebreak for instructions of both sizes
+                uprobe_breakpoint=bytes.fromhex("0290"),
+                # __uprobe_register() demands the alignment of the breakpoint (kernel/events/uprobes.c)
+                uprobe_mid_instruction_errno=errno.EINVAL,
+            ),
+            static_program_flags=("-static",),  # glibc 2.36 has no static-pie for RISC-V (rcrt1.o)
+            flat_image_base_address=0xFFFFFFFF80000000,  # KERNEL_LINK_ADDR, arch/riscv/include/asm/pgtable.h
+        ),
+        Architecture(
             name="parisc",
             elf_machine="EM_PARISC",
             debian=None,
@@ -278,7 +328,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 nic_modules=(),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoint=_PARISC_BREAKPOINT,
+                breakpoints=(_PARISC_BREAKPOINT,),
                 patches=(_PARISC_BREAKPOINT,),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,

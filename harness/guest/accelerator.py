@@ -28,6 +28,7 @@ _PACKAGES = {
     "qemu-system-arm": "qemu-system-arm",
     "qemu-system-hppa": "qemu-system-misc",
     "qemu-system-s390x": "qemu-system-misc",
+    "qemu-system-riscv64": "qemu-system-misc",
 }
 # Content of the cached answer of a canary that passed.
 _PASSED = "sings"

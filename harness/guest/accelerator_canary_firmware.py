@@ -136,6 +136,31 @@ def _arm() -> bytes:
     return struct.pack(f"<{len(words)}I", *words) + GREETING
 
 
+def _riscv64() -> bytes:
+    """Return a program that prints the greeting on the UART of QEMU's `virt` machine, and writes to its finisher.
+
+    Source: hw/riscv/virt.c (addresses), hw/misc/sifive_test.c (QEMU 7.2).
+    """
+    words = (
+        0x100002B7,  # lui t0, 0x10000: the UART
+        0x00000517,  # auipc a0, 0
+        0x03850513,  # addi a0, a0, greeting - .
+        0x00000593 | len(GREETING) << 20,  # li a1, length
+        0x00054303,  # next: lbu t1, 0(a0)
+        0x00628023,  # sb t1, 0(t0)
+        0x00150513,  # addi a0, a0, 1
+        0xFFF58593,  # addi a1, a1, -1
+        0xFE0598E3,  # bnez a1, next
+        0x001002B7,  # lui t0, 0x100: the finisher
+        0x00005337,  # lui t1, 5
+        0x5553031B,  # addiw t1, t1, 0x555: end with status 0
+        0x0062A023,  # sw t1, 0(t0)
+        0x10500073,  # halt: wfi
+        0xFFDFF06F,  # j halt
+    )
+    return struct.pack(f"<{len(words)}I", *words) + GREETING
+
+
 # The firmware address of QEMU's B160L, which loads its firmware from an ELF file (hw/hppa/hppa_hardware.h, machine.c).
 _FIRMWARE = 0xF0000000
 
@@ -189,6 +214,7 @@ CANARIES = {
     "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
     "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
     "armhf": Canary(_arm(), rc=0),
+    "riscv64": Canary(_riscv64(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
     "s390x": Canary(_s390x(), rc=0),
 }

@@ -45,6 +45,9 @@ def _wanted(recipe: Recipe) -> WantedSuitePrograms:
         packages=(f"{compiler}-{gnu.replace('_', '-')}",),
         kept_paths=(program, proper, f"usr/lib/{home}/include"),
         # -B: the directory that the driver searches first for its other programs, here the launchers' directory.
-        launcher_commands={compiler: (program, "-B", '{files}/../bin/"'), _PROPER: (proper,)},
+        launcher_commands={
+            compiler: (program, "-B", '{files}/../bin/"', *architecture.suite_compiler_flags),
+            _PROPER: (proper,),
+        },
         host_launchers={tool: f"{architecture.cross_prefix}{tool}" for tool in ("as", "ld")},
     )

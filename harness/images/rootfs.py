@@ -38,7 +38,7 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
     """Return every input of the archive, for its store key; `kernel_key` is the store key of the kernel."""
     return [
         kernel_key,
-        key_of(_userland(recipe).key_parts(recipe, build_context)),
+        key_of(_userland(recipe).key_parts(recipe, _context_of_userland(recipe, build_context))),
         sha256_of_matching_files(_OVERLAY),
         code_sha256(Path(__file__)),
     ]
@@ -55,8 +55,13 @@ def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
 
     It comes from Debian's packages, or from a source build if Debian has no port of the architecture.
     """
-    userland = _userland(recipe)
-    return userland.obtain(recipe, build_context, userland.key_parts(recipe, build_context))
+    userland, context = _userland(recipe), _context_of_userland(recipe, build_context)
+    return userland.obtain(recipe, context, userland.key_parts(recipe, context))
+
+
+def _context_of_userland(recipe: Recipe, build_context: BuildContext) -> BuildContext:
+    """Return the context with the packages of the release that has the userland."""
+    return build_context.with_suite(recipe.architecture.userland_suite)
 
 
 def _userland(recipe: Recipe) -> ImagePartBuilder[Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.core.architecture import KprobeTraits
+from harness.core.architecture import KprobeTraits, PatchPattern
 from harness.landing.own_bytes import FEWEST, OwnBytes
 from harness.landing.probe_module import ListedProbe, SiteReport
 
@@ -138,6 +138,11 @@ def qemu_memory_statement(
     return Statement("outside", closest, f"{became}; {own.comparable_count} bytes around are the ELF's{masked}")
 
 
+def _is_cut(patch: PatchPattern, seen: bytes) -> bool:
+    """True if some bytes at the end of a window are the first of a patch."""
+    return 0 < len(seen) < len(patch.value) and patch.value.startswith(seen)
+
+
 @dataclass(frozen=True)
 class Window:
     """Guest memory around a site, read through QEMU before, during and after the registration of a probe."""
@@ -172,9 +177,12 @@ class Window:
         return found
 
     def probe_patch_length_at(self, address: int, kprobes: KprobeTraits) -> int:
-        """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe."""
+        """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe.
+
+        The window may end inside of a patch: instructions of four bytes at every even address, as on RISC-V.
+        """
         now = self.during[address - self.start :]
-        return next((patch.size for patch in kprobes.patches if patch.matches(now)), 0)
+        return next((patch.size for patch in kprobes.patches if patch.matches(now) or _is_cut(patch, now)), 0)
 
     def address_if_already_probed(
         self, address: int, kprobes: KprobeTraits, own: OwnBytes | None, standing: Collection[int]

@@ -22,8 +22,8 @@ _RULE = re.compile(r"={30,}$")
 _RULED = frozenset({ComplaintKind.KASAN})
 
 _FILE = re.compile(r"(?:^|[\s(])(?P<place>[\w./+-]+\.(?:c|h|S|rs|y|l):\d+)\b")
-# __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, arm64, parisc, ARM and s390
-# print it.
+# __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, arm64, RISC-V (`epc : `),
+# parisc, ARM and s390 print it.
 _FUNCTION = re.compile(
     r"(?:\b(?:at:?|in) |RIP: [0-9a-f]{4}:|pc : |IAOQ\[0\]: |PC is at |Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \()"
     r"(?P<place>[A-Za-z_][\w.$]*)\+0x"

@@ -25,15 +25,16 @@ _DUMPING = re.compile(
 _CALLS_MODULES = re.compile(
     r"(?:aggr_pre_handler|aggr_post_handler|kprobe_ftrace_handler|opt_pre_handler|optimized_callback"
     r"|kprobe_int3_handler|kprobe_post_process|kprobe_(?:breakpoint_|trap_)?(?:ss_)?handler|post_kprobe_handler"
+    r"|kprobe_single_step_handler"
     r"|parisc_kprobe_(?:break|ss)_handler|__?kretprobe_trampoline_handler|pre_handler_kretprobe"
     r"|rethook_trampoline_handler|arch_rethook_trampoline_callback|kretprobe_rethook_handler|__?fprobe_handler"
     r"|fprobe_\w+|arch_ftrace_ops_list_func|ftrace_ops_assist_func"
-    r"|do_one_initcall|__(?:do|se|x64|arm64|ia32)_sys_delete_module|sys_delete_module"
+    r"|do_one_initcall|__(?:do|se|x64|arm64|riscv|ia32)_sys_delete_module|sys_delete_module"
     r"|call_timer_fn|expire_timers|__hrtimer_run_queues|process_one_work|kthread|kthread_worker_fn|smpboot_thread_fn"
     r"|__handle_irq_event_percpu|irq_thread_fn|irq_work_single|tasklet_action_common"
     r"|__flush_smp_call_function_queue|rcu_do_batch|rcu_core|async_run_entry_fn|notifier_call_chain|task_work_run"
     r"|(?:param|module|kobj|dev|drv|class|bus)_attr_(?:show|store)|proc_reg_\w+|full_proxy_\w+|seq_read(?:_iter)?"
-    r"|vfs_(?:read|write|ioctl|open)|do_dentry_open|chrdev_open|__fput|__(?:se|x64|arm64|ia32)_sys_ioctl)"
+    r"|vfs_(?:read|write|ioctl|open)|do_dentry_open|chrdev_open|__fput|__(?:se|x64|arm64|riscv|ia32)_sys_ioctl)"
     r"(?:\.(?:isra|constprop|part|cold)\.?\d*)*$"
 )
 # What a module imports that prints a backtrace. Without one of these no backtrace is of its making.

@@ -78,11 +78,12 @@ def _contradiction(probes: ProbeRun) -> str:
     traits = probes.guest.architecture.kprobe_traits
     for site, address, window in zip(probes.sites, probes.addresses, probes.memory_windows, strict=True):
         flags = _flags_at(probes, address) or ()
-        wanted = next((traits.patch_by_flag[each] for each in flags), traits.breakpoint)
+        wanted = next(((traits.patch_by_flag[each],) for each in flags), traits.breakpoints)
         seen = window.during[address - window.start :]
-        if not wanted.matches(seen):
-            first = seen[: len(wanted.value)].hex()
-            return f"{site}: listed with {flags or 'no flag'}, but memory has {first}, not {wanted.value.hex()}"
+        if not any(patch.matches(seen) for patch in wanted):
+            first = seen[: max(len(patch.value) for patch in wanted)].hex()
+            patches = " or ".join(patch.value.hex() for patch in wanted)
+            return f"{site}: listed with {flags or 'no flag'}, but memory has {first}, not {patches}"
     return ""
 
 

@@ -14,9 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
 from harness.core.elf import Elf
+from harness.core.elf_symbols_and_relocations import Section
 
 _TABLES, _STRINGS = ("__ksymtab", "__ksymtab_gpl"), "__ksymtab_strings"
 _RELATIVE_FIELD = 4
+_LONGEST_NAME = 512  # KSYM_NAME_LEN, include/linux/kallsyms.h
 # Exported by every kernel that can register kprobes from a module; used to find the table in a file without sections.
 _ANCHOR = "register_kprobe"
 _FLAT = ".rodata"
@@ -27,6 +29,8 @@ def exported_symbols(vmlinux: Elf) -> Mapping[str, int]:
     """Map each exported name of a vmlinux to its link address; empty if the file has no readable table."""
     if _STRINGS in vmlinux.sections_by_name:
         return dict(_from_sections(vmlinux))
+    if found := dict(_from_symbols(vmlinux)):
+        return found
     return dict(_from_flat_image(vmlinux)) if _FLAT in vmlinux.sections_by_name else {}
 
 
@@ -76,6 +80,27 @@ def _rows(content: bytes, start: int, names: bytes, names_start: int, form: _For
         if not text:
             return
         yield text, form.value(content, place, start)
+
+
+def _from_symbols(vmlinux: Elf) -> Iterator[tuple[str, int]]:
+    """The rows between the symbols of a table, if they have whole addresses, as in a flat image of RISC-V (6.12)."""
+    form = struct.Struct(f"{vmlinux.struct_order}{ {4: 'II4x', 8: 'QQ8x'}[vmlinux.word_bytes] }")
+    for name in _TABLES:
+        first, last = (vmlinux.symbols_named(f"__{end}_{name}") for end in ("start", "stop"))
+        if not (first and last):
+            continue
+        size = (last[0].address - first[0].address) // form.size * form.size
+        rows = list(form.iter_unpack(vmlinux.bytes_at(first[0].address, size)))
+        start, end = (function(row[1] for row in rows) for function in (min, max)) if rows else (0, 0)
+        section = next((each for each in vmlinux.allocated_sections if each.address <= start < _end(each)), None)
+        if section is None or not section.in_file or end >= _end(section):
+            continue
+        names = vmlinux.bytes_at(start, min(end + _LONGEST_NAME, _end(section)) - start)
+        yield from ((text, value) for value, place in rows if (text := _string(names, place - start)))
+
+
+def _end(section: Section) -> int:
+    return section.address + section.size
 
 
 def _string(content: bytes, position: int) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
-from harness.landing.code import decode_arm, decode_parisc, decode_s390
+from harness.landing.code import decode_arm, decode_parisc, decode_riscv, decode_s390
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 # The size of the longest instruction, in bytes, rounded up.
@@ -32,11 +32,13 @@ class _Machine(NamedTuple):
     """How to read the machine code of one decoder.
 
     - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
-    - `fixed_width`: every word is an instruction, even if it cannot be decoded; or its first bits have its size (s390).
+    - `sizes_known`: the size of every instruction is known, even if it cannot be decoded.
+    - `longest`: the size of the longest instruction.
     - `padding_byte`: an instruction of one byte with which the linker fills text.
     - `entry_pad` may precede the instruction that ftrace patches.
-    - `entry_nops` is the number of nops that ftrace has there; it patches the last. 0: it patches a call of `tracer`,
-      or the function has no ftrace site.
+    - `entry_nops` is the number of nops that ftrace has there; it patches the last, or all of them if
+      `patches_all_nops` is set, and then its site is the first. 0: it patches a call of `tracer`, or the function has
+      no ftrace site.
     - `tracer_called_at_entry`: that call is the first instruction, and not one after the function's prologue.
     - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
       (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
@@ -47,10 +49,12 @@ class _Machine(NamedTuple):
     decode: Callable[[bytes], list[Instruction]]
     starts: Callable[[bytes], Iterable[int]] = _words
     stubs: Callable[[bytes], Iterable[tuple[int, int]]] = _none
-    fixed_width: bool = True
+    sizes_known: bool = True
+    longest: int = 4
     padding_byte: bytes = b""
     entry_pad: bytes = b""
     entry_nops: int = 0
+    patches_all_nops: bool = False
     tracer: str = "__fentry__"
     tracer_called_at_entry: bool = True
     probed_on_ftrace: bool = True
@@ -68,14 +72,16 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
         DecoderKind.X86_64: _Machine(
             decode_capstone.decode_x86_64,
             starts=decode_capstone.instruction_starts_x86_64,
-            fixed_width=False,
+            sizes_known=False,
+            longest=15,
             padding_byte=b"\xcc",
             entry_pad=bytes.fromhex("f30f1efa"),
         ),
         DecoderKind.X86_32: _Machine(
             decode_capstone.decode_x86_32,
             starts=decode_capstone.instruction_starts_x86_32,
-            fixed_width=False,
+            sizes_known=False,
+            longest=15,
             padding_byte=b"\xcc",
             entry_pad=bytes.fromhex("f30f1efb"),
             loads=decode_capstone.addresses_of_words_read_x86_32,
@@ -99,6 +105,15 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
             probed_on_ftrace=False,
             loads=decode_arm.addresses_of_words_read,
         ),
+        # Two nops that become `auipc; jalr` (ftrace_make_call(), arch/riscv/kernel/ftrace.c, 6.12).
+        DecoderKind.RISCV: _Machine(
+            decode_riscv.decode,
+            starts=decode_riscv.instruction_starts,
+            stubs=decode_riscv.stub_ranges,
+            entry_nops=2,
+            patches_all_nops=True,
+            probed_on_ftrace=False,
+        ),
         DecoderKind.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
         # One nop of six bytes (ftrace_init_nop(), arch/s390/kernel/ftrace.c, 6.1).
         DecoderKind.S390: _Machine(decode_s390.decode, starts=decode_s390.instruction_starts, entry_nops=1),
@@ -116,7 +131,7 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
     while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding:
         found.pop()
     unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
-    if not found or (unknown and not machine.fixed_width):
+    if not found or (unknown and not machine.sizes_known):
         raise PinpointError(
             f"no instruction is known at {symbol.name}+{unknown.offset if unknown else 0:#x}", where=str(elf.path)
         )
@@ -127,7 +142,8 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
         if elf.linked
         else elf.relocated_positions_within_range(symbol.section, elf.offset_in_section(symbol), symbol.size)
     )
-    return [_settled(each, patched, on_ftrace, unaimed) for each in found]
+    last = found[machine.entry_nops - 1].offset if patched is not None and machine.patches_all_nops else patched
+    return [_settled(each, patched, last, on_ftrace, unaimed) for each in found]
 
 
 def _without_most_padding(code: bytes, padding: bytes) -> bytes:
@@ -224,6 +240,15 @@ def decode_first_instruction(code: bytes, decoder: DecoderKind) -> Instruction |
     return next(iter(_machines()[decoder].decode(code)), None)
 
 
+def first_accepted_offset(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int:
+    """The offset of a function's first instruction; of its second if the kernel refuses the first for ftrace."""
+    machine = _machines()[decoder]
+    if machine.probed_on_ftrace or not machine.patches_all_nops:
+        return 0
+    found = machine.decode(elf.function_bytes(symbol)[:_LONGEST])
+    return found[1].offset if _ftrace_site(elf, symbol, machine, found) == 0 else 0
+
+
 def offsets_of_relocations_to_prefix(elf: Elf, symbol: Symbol, prefix: str) -> set[int]:
     """Offsets into a module's function of relocations to a symbol with this prefix; empty for a linked file."""
     if elf.linked:
@@ -236,6 +261,11 @@ def offsets_of_relocations_to_prefix(elf: Elf, symbol: Symbol, prefix: str) -> s
 def addresses_of_words_read(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> set[int]:
     """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
     return _machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
+
+
+def longest_instruction_size(decoder: DecoderKind) -> int:
+    """The size of the longest instruction, in bytes."""
+    return _machines()[decoder].longest
 
 
 def has_delay_slots(decoder: DecoderKind) -> bool:
@@ -262,8 +292,10 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
 LEAVING_FLOWS = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
 
 
-def _settled(each: Instruction, patched: int | None, on_ftrace: Flow, unaimed: set[int]) -> Instruction:
-    if patched is not None and each.offset <= patched and each.flow in LEAVING_FLOWS:
+def _settled(
+    each: Instruction, patched: int | None, last: int | None, on_ftrace: Flow, unaimed: set[int]
+) -> Instruction:
+    if last is not None and each.offset <= last and each.flow in LEAVING_FLOWS:
         flow = on_ftrace if each.offset == patched else Flow.PLAIN
         return each._replace(flow=flow, target=None, kind=InstructionKind.OTHER)
     if each.target is not None and not unaimed.isdisjoint(range(each.offset, each.end)):
@@ -278,7 +310,7 @@ def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[In
     if machine.entry_nops:
         # A static key can be a nop, too, but has a target.
         nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP and each.is_padding for each in first)
-        return first[-1].offset if nops else None
+        return first[0 if machine.patches_all_nops else -1].offset if nops else None
     calls = first if machine.tracer_called_at_entry else (each for each in found if each.kind is InstructionKind.CALL)
     return next((each.offset for each in calls if _calls(elf, symbol, each, machine.tracer)), None)
 

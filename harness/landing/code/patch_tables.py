@@ -121,6 +121,8 @@ def _between(name: str) -> tuple[str, str]:
 # Additions of the distance between physical and virtual addresses (__pv_stub(), arch/arm/include/asm/memory.h), and
 # instructions that a kernel for several processors replaces on one (ALT_SMP(), asm/assembler.h, fixup_smp()).
 ARM_PHYSICAL, ARM_PROCESSORS = "__pv_table_begin", "__smpalt_begin"
+# RISC-V has other names for the table of alternatives (arch/riscv/kernel/vmlinux.lds.S, 6.12).
+RISCV_ALTERNATIVES = "__alt_start"
 ALTERNATIVES, JUMPS, FTRACE = "__alt_instructions", "__start___jump_table", "__start_mcount_loc"
 STATIC_CALLS = "__start_static_call_sites"
 _ALTERNATIVES = (ALTERNATIVES, "__alt_instructions_end", ".altinstructions")
@@ -224,6 +226,18 @@ MACHINES: Mapping[str, PatchTables] = {
             PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "Q", _always(6), holds_addresses=True),
         ),
         is_patched_whole=_S390_PATCHED.__contains__,
+    ),
+    "EM_RISCV": PatchTables(
+        tables=(
+            # struct alt_entry, arch/riscv/include/asm/alternative.h, 6.12
+            PatchTableFormat(RISCV_ALTERNATIVES, "__alt_end", ".alternative", "iiHHI", _alternative_size),
+            PatchTableFormat(*_JUMPS, "iiq", _always(4)),
+            # MCOUNT_INSN_SIZE, arch/riscv/include/asm/ftrace.h, 6.12
+            PatchTableFormat(
+                *_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), holds_addresses=True
+            ),
+        ),
+        is_patched_whole=_FTRACE_CALLS.__contains__,
     ),
     "EM_PARISC": PatchTables(
         tables=(

@@ -16,7 +16,7 @@ from harness.core.errors import UsageError
 from harness.images.image import Image
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
-from harness.landing.sites import objdump, rules_arm, rules_arm64, rules_s390, rules_x86
+from harness.landing.sites import objdump, rules_arm, rules_arm64, rules_riscv, rules_s390, rules_x86
 from harness.landing.sites.reserved import Reserved
 
 # The rules for the instruction itself. parisc has none (arch_prepare_kprobe(), arch/parisc/kernel/kprobes.c, 6.1).
@@ -26,6 +26,7 @@ _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.AARCH64: rules_arm64.refusal_errno_and_reason,
     DecoderKind.ARM: rules_arm.refusal_errno_and_reason,
     DecoderKind.S390: rules_s390.refusal_errno_and_reason,
+    DecoderKind.RISCV: rules_riscv.refusal_errno_and_reason,
 }
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 

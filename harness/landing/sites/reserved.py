@@ -12,7 +12,7 @@ from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, merge_ranges, table_ranges
-from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, STATIC_CALLS
+from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, RISCV_ALTERNATIVES, STATIC_CALLS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
 from harness.landing.code.stripped_arm_tables import ArmTableFinder
@@ -25,7 +25,7 @@ _ALWAYS_LISTED = "get_kprobe"
 _AREAS = ("kprobes", "noinstr")
 # Tables that rewrite text at boot, into code that depends on the processor. The kernel accepts probes on all of it.
 _RETPOLINES = "__retpoline_sites"
-_REWRITTEN = (ALTERNATIVES, "__parainstructions", _RETPOLINES)
+_REWRITTEN = (ALTERNATIVES, RISCV_ALTERNATIVES, "__parainstructions", _RETPOLINES)
 _RETURNS = "__return_sites"
 # A trampoline of a static call begins with a jump, or with a return and traps (arch/x86/kernel/static_call.c, 6.1).
 _TRAMPOLINES, _TRAMPOLINE_BYTES = "__SCT__", 5

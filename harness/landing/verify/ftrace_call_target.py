@@ -16,6 +16,9 @@ _ARM64_BL, _ARM64_WORD, _ARM64_DISTANCE = 0x25, 4, 26
 # ftrace_hotpatch_trampoline, arch/s390/kernel/ftrace.h, 6.1).
 _S390_BRANCH, _S390_SIZE = 0xC0F4, 6
 _S390_BRASL, _S390_TRAMPOLINE_SIZE, _S390_TRACER = 0xC015, 24, 16
+# AUIPC t0 has the upper 20 bits of the distance in its own upper bits, JALR t0 the lower 12 in its upper bits; both are
+# signed.
+_AUIPC_T0, _JALR_T0, _AUIPC_MASK, _JALR_MASK, _RISCV_SIZE = 0x297, 0x282E7, 0xFFF, 0xFFFFF, 8
 
 
 def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
@@ -25,6 +28,7 @@ def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int |
         FtraceCallInstruction.ARM64_BL: _arm64,
         FtraceCallInstruction.ARM_BL: _arm,
         FtraceCallInstruction.S390_TRAMPOLINE: _s390,
+        FtraceCallInstruction.RISCV_AUIPC_JALR: _riscv,
     }
     return decoders[form](address, code)
 
@@ -71,3 +75,11 @@ def _s390(address: int, code: bytes) -> int | None:
     if len(code) < _S390_SIZE or int.from_bytes(code[:2]) != _S390_BRANCH:
         return None
     return address + 2 * int.from_bytes(code[2:_S390_SIZE], signed=True) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _riscv(address: int, code: bytes) -> int | None:
+    upper, lower = int.from_bytes(code[:4], "little"), int.from_bytes(code[4:_RISCV_SIZE], "little")
+    if len(code) < _RISCV_SIZE or upper & _AUIPC_MASK != _AUIPC_T0 or lower & _JALR_MASK != _JALR_T0:
+        return None
+    distance = (upper & ~_AUIPC_MASK) - (upper >> 31 << 32) + (lower >> 20) - (lower >> 31 << 12)
+    return (address + distance) & 0xFFFF_FFFF_FFFF_FFFF
