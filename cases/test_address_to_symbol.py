@@ -15,6 +15,7 @@ from harness.landing.checks import between_functions
 from harness.landing.checks.evenly_spread_accepted_entries import sample_entries
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
+from harness.landing.code.instructions import longest_instruction_size
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup.armed_by_address import prove_armed_by_address
@@ -44,12 +45,17 @@ def test_kernel_text(layout: Layout, address_converter: AddressConverter, figure
     """Addresses all over the kernel text convert to a symbol and back, and both forms register at one address."""
     functions = sample_entries(layout, text_functions_named_once(layout.kernel), SAMPLE)
     found = address_converter.prove_round_trip(
-        [site for function in functions for site in ends_and_middle(layout.instruction_sites(function))]
+        [site for entry in functions for site in ends_and_middle(instruction_sites_from(layout, entry))]
     )
     taken = sum(conversion.is_registered_by_address for conversion in found)
     figure("closest.kernel_addresses", len(found), "addresses")
     figure("closest.kernel_registered", taken, "addresses")
     assert taken > 0.8 * len(found), f"only {taken} of {len(found)} addresses could be probed at all"
+
+
+def instruction_sites_from(layout: Layout, entry: Site) -> list[Site]:
+    """Return the sites of a function from its entry on: the kernel refuses what is before (Layout.entry_site())."""
+    return [site for site in layout.instruction_sites(entry) if site.offset >= entry.offset]
 
 
 def ends_and_middle(sites: list[Site]) -> list[Site]:
@@ -117,7 +123,7 @@ def test_module_text(
 def test_hit_by_address(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes on bare addresses, and on both names of a function, are hit as often as their instructions run."""
     sites = layout.once_per_call_sites(target.shape_site("leaf"), 4)
-    with kprobes.on(*sites, target.shape_site("alias"), relocation=request_by_address) as probes:
+    with kprobes.on(*sites, layout.entry_site(target.shape_site("alias")), relocation=request_by_address) as probes:
         target.call_for_checksum("alias", TIMES)
     probes.prove(hits=TIMES)
 
@@ -136,7 +142,7 @@ def test_cold_half(layout: Layout, target: Target, address_converter: AddressCon
 def test_behind_functions(layout: Layout, target: Target, address_converter: AddressConverter) -> None:
     """The kernel accepts probes past the end of a function, on padding, stubs and zeros, and counts from its start.
 
-    If nothing is mapped after a module's text, the kernel cannot copy an instruction of maximum length from the last
+    If nothing is mapped after a module's text, x86 cannot copy an instruction of maximum length from the last
     word of the text: EINVAL (__copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.12). If the kernel's decoder finds
     that this word is inside an instruction, the kernel refuses it for that reason (can_probe(), same file, 7.3).
     """
@@ -148,7 +154,8 @@ def test_behind_functions(layout: Layout, target: Target, address_converter: Add
     *found, last = address_converter.prove_round_trip(behind)
     for conversion in found:
         assert conversion.is_registered_by_address, str(conversion)
-    wanted = 0 if between_functions.is_mapped_behind_text(layout, target.module) else errno.EINVAL
+    copied = longest_instruction_size(layout.decoder) <= between_functions.WORD
+    wanted = 0 if copied or between_functions.is_mapped_behind_text(layout, target.module) else errno.EINVAL
     if not between_functions.last_mapped_word_starts_instruction(layout, target.module):
         wanted = layout.guest.architecture.kprobe_traits.mid_instruction_errno
     assert last.report_by_address.errno == wanted, str(last)
@@ -173,9 +180,11 @@ def test_name_of_two_functions(layout: Layout, target: Target, address_converter
     function can be probed only by its address.
     """
     twins = target.elf.symbols_named("pinpoint_twin")
-    start = layout.symbol_address(twins[1], target.module)
+    entry = layout.entry_site(target.shape_site("twin")).offset
+    start = layout.symbol_address(twins[1], target.module) + entry
     first, second = (
-        layout.symbol_address(twin, target.module) + layout.landing_pad_size_of(target.elf, twin) for twin in twins
+        layout.symbol_address(twin, target.module) + entry + layout.landing_pad_size_of(target.elf, twin)
+        for twin in twins
     )
     found = address_converter.convert_address(start)
     if (found.kernel_symbol.name, found.report_by_address.address, found.report_by_symbol.address) != (

@@ -30,9 +30,9 @@ SAMPLE = 24
 def test_newest_module_wins(guest: Guest, kprobes_in: Callable[..., Kprobes], first: str, last: str) -> None:
     """If two modules have a function of one name, SYM is the newest module's function; MOD:SYM names the other."""
     with Target(guest, first) as older, Target(guest, last) as newer:
-        with kprobes_in(guest, older, newer).on(
-            newer.shape_site("leaf", plain=True), older.shape_site("leaf")
-        ) as probes:
+        kprobes = kprobes_in(guest, older, newer)
+        sites = (newer.shape_site("leaf", plain=True), older.shape_site("leaf"))
+        with kprobes.on(*map(kprobes.layout.entry_site, sites)) as probes:
             newer.call_for_checksum("leaf", TIMES)
             older.call_for_checksum("leaf", TIMES)
         probes.prove(hits=TIMES)
@@ -44,7 +44,9 @@ def test_kernel_beats_module(guest: Guest, kprobes_in: Callable[..., Kprobes]) -
     """SYM is the kernel's function, even a static one, rather than a module's; MOD:SYM names the module's."""
     with Target(guest, "pinpoint_second") as second:
         by_name = Site("version_proc_show")
-        with kprobes_in(guest, second).on(by_name, Site(by_name.symbol, module=second.module)) as probes:
+        kprobes = kprobes_in(guest, second)
+        sites = (by_name, Site(by_name.symbol, module=second.module))
+        with kprobes.on(*map(kprobes.layout.entry_site, sites)) as probes:
             second.call_for_checksum("version_proc_show", TIMES)
             for _ in range(TIMES):
                 guest.run("cat", "/proc/version").check()
@@ -57,11 +59,12 @@ def test_first_of_a_module(layout: Layout, target: Target, kprobes: Kprobes) -> 
     """Of two static functions of one name in a module, the first in the symbol table is probed."""
     twins = [symbol for symbol in target.elf.symbols_named("pinpoint_twin") if symbol.kind == "func"]
     assert len(twins) > 1, "the module has no twins"
-    with kprobes.on(target.shape_site("twin")) as probes:
+    entry = layout.entry_site(target.shape_site("twin"))
+    with kprobes.on(entry) as probes:
         target.call_for_checksum("twin", TIMES)
         target.call_for_checksum("other_twin", TIMES)
     probes.prove(hits=TIMES)
-    first = layout.symbol_address(twins[0], target.module) + layout.landing_pad_size(target.shape_site("twin"))
+    first = layout.symbol_address(twins[0], target.module) + entry.offset + layout.landing_pad_size(entry)
     if first != probes.final_reports[0].address:
         raise Missed(f"not the first in the symbol table\n\n{probes.landings[0].format_witness_table()}")
 
@@ -72,11 +75,12 @@ def test_lowest_in_the_kernel(layout: Layout, kprobes: Kprobes) -> None:
     """Of several kernel functions of one name, the one at the lowest address is probed."""
     names = sample_ambiguous_names(layout, SAMPLE)
     assert names, "no name is used twice"
-    with kprobes.on(*map(Site, names)) as probes:
+    entries = [layout.entry_site(Site(name)) for name in names]
+    with kprobes.on(*entries) as probes:
         pass
     probes.prove()
-    for name, report in zip(names, probes.final_reports, strict=True):
+    for name, entry, report in zip(names, entries, probes.final_reports, strict=True):
         lowest = min(symbol.address for symbol in layout.kernel.symbols_named(name)) + layout.slide
-        lowest += layout.landing_pad_size(Site(name))
+        lowest += entry.offset + layout.landing_pad_size(entry)
         if report.address != lowest:
             raise Missed(f"{name} landed at {report.address:#x}, the lowest is {lowest:#x}")

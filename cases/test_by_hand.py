@@ -30,9 +30,9 @@ Tried = Callable[..., TrialRow]
 @pytest.mark.mutants("other-build", deep=("one-instruction-off",))
 def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """Probes by symbol + offset land in kernel and module functions; an offset from another build does not."""
-    kernels = [Site(symbol.name) for symbol in text_functions_named_once(layout.kernel)]
+    kernels = [layout.entry_site(Site(symbol.name)) for symbol in text_functions_named_once(layout.kernel)]
     functions = target.functions(target.lasting_text_sections, unique=True, preambles=False)
-    ours = [Site(symbol.name, module=target.module) for symbol in functions]
+    ours = [layout.entry_site(Site(symbol.name, module=target.module)) for symbol in functions]
     places = AddressClassifier(layout)
     with kprobes.on(*sample_sites(places, kernels), *sample_sites(places, ours)) as probes:
         pass

@@ -30,10 +30,10 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes)
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("stays-registered")
-def test_code_still_runs_the_same(target: Target, kprobes: Kprobes) -> None:
+def test_code_still_runs_the_same(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """A function returns the same value before, during and after it is probed at its entry."""
     before = target.call_for_checksum("calls", TIMES)
-    with kprobes.on(target.shape_site("calls")) as probes:
+    with kprobes.on(layout.entry_site(target.shape_site("calls"))) as probes:
         probed = target.call_for_checksum("calls", TIMES)
     probes.prove(hits=TIMES)
     probes.prove_gone()

@@ -36,19 +36,25 @@ def _listed(layout: Layout, site: Site) -> str:
     return str(site.at_offset(layout.probe_address(site) - layout.symbol_start(site)))
 
 
+def _entry(foreign: ForeignProbes) -> Site:
+    return Layout(foreign.guest).entry_site(SITE)
+
+
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
 def test_plain(foreign_probes: ForeignProbes) -> None:
     """A kprobe that a module's initializer registers by symbol and offset lands there."""
-    foreign_probes.judge_module(MODULE, SITE).prove_exactly_these_probes(("version_proc_show+0x0", LANDED))
+    site = _entry(foreign_probes)
+    foreign_probes.judge_module(MODULE, site).prove_exactly_these_probes((str(site), LANDED))
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
-def test_in_another_module(foreign_probes: ForeignProbes, target: Target) -> None:
+def test_in_another_module(foreign_probes: ForeignProbes, layout: Layout, target: Target) -> None:
     """A kprobe on a function of another module is compared with that module's file."""
-    site = target.shape_site("leaf")
-    foreign_probes.judge_module(MODULE, site).prove_exactly_these_probes((f"{site.module}:{site.symbol}+0x0", LANDED))
+    site = layout.entry_site(target.shape_site("leaf"))
+    asked = f"{site.module}:{site.symbol}+{site.offset:#x}"
+    foreign_probes.judge_module(MODULE, site).prove_exactly_these_probes((asked, LANDED))
 
 
 @pytest.mark.deep
@@ -65,8 +71,9 @@ def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -
 
     The workqueue registers its kprobe one second later.
     """
-    outcome = foreign_probes.judge_module(MODULE, SITE, kind)
-    outcome.prove_exactly_these_probes(("version_proc_show+0x0", verdict))
+    site = _entry(foreign_probes)
+    outcome = foreign_probes.judge_module(MODULE, site, kind)
+    outcome.prove_exactly_these_probes((str(site), verdict))
     refused = [call.refusal for call in outcome.judgement.refused_registrations]
     assert refused == (["ENOENT"] if kind == "fallback" else [])
 
@@ -74,15 +81,21 @@ def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("owner-left-out")
 @pytest.mark.parametrize(
-    "kind", ["return", pytest.param("bare", marks=pytest.mark.deep), pytest.param("plain", marks=pytest.mark.deep)]
+    "kind",
+    [
+        pytest.param("return", marks=pytest.mark.requires("traced_entry_kprobes")),
+        pytest.param("bare", marks=pytest.mark.deep),
+        pytest.param("plain", marks=pytest.mark.deep),
+    ],
 )
 def test_owner(foreign_probes: ForeignProbes, kind: str) -> None:
     """The owner of a probe is the module that has its handler, and without a handler the one that has its kprobe.
 
     The pre-handler of a kretprobe's kprobe is the kernel's own (register_kretprobe(), kernel/kprobes.c, 6.1).
     """
-    outcome = foreign_probes.judge_module(MODULE, SITE, kind)
-    outcome.prove_exactly_these_probes(("version_proc_show+0x0", LANDED))
+    site = _entry(foreign_probes)
+    outcome = foreign_probes.judge_module(MODULE, site, kind)
+    outcome.prove_exactly_these_probes((str(site), LANDED))
     outcome.prove_owned_by(MODULE)
 
 
@@ -91,8 +104,9 @@ def test_owner(foreign_probes: ForeignProbes, kind: str) -> None:
 @pytest.mark.mutants("registers-elsewhere")
 def test_by_address(foreign_probes: ForeignProbes, layout: Layout, figure: Callable[..., object]) -> None:
     """A kprobe that was removed before the first look is `gone`; the one registered by address has landed."""
-    outcome = foreign_probes.judge_module(MODULE, SITE, "address")
-    outcome.prove_exactly_these_probes(("version_proc_show+0x0", GONE), (_listed(layout, SITE), LANDED))
+    site = _entry(foreign_probes)
+    outcome = foreign_probes.judge_module(MODULE, site, "address")
+    outcome.prove_exactly_these_probes((str(site), GONE), (_listed(layout, site), LANDED))
     figure("foreign.probes", len(outcome.probes), "probes")
 
 
@@ -143,7 +157,7 @@ def test_uprobe_of_a_script(foreign_probes: ForeignProbes, uprobes: Uprobes) -> 
 
 
 @pytest.mark.deep
-@pytest.mark.requires("kprobes")
+@pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("list-left-out", "table-lies")
 def test_script_by_a_symbol_table(foreign_probes: ForeignProbes) -> None:
     """A script that looks the address up in a table of symbols lands, and is missed with a table that is wrong."""
@@ -154,7 +168,7 @@ def test_script_by_a_symbol_table(foreign_probes: ForeignProbes) -> None:
 
 
 @pytest.mark.deep
-@pytest.mark.requires("kprobes")
+@pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("registers-elsewhere")
 @pytest.mark.parametrize(
     ("sample", "parameter"),
@@ -211,7 +225,7 @@ def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
         pytest.param(
             *("bpftrace", "bpftrace -e 'kprobe:{symbol} {{ @ = count(); }}'", False),
             id="bpftrace-entry",
-            marks=pytest.mark.full,
+            marks=(pytest.mark.full, pytest.mark.requires("traced_entry_kprobes")),
         ),
         pytest.param(
             "bpftrace", "bpftrace -e 'kprobe:{symbol}+{offset} {{ @ = count(); }}'", True, id="bpftrace-offset"
@@ -255,7 +269,7 @@ def test_kprobe_multi(foreign_probes_with_packages: Tools) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.requires("kprobes", "uprobes")
+@pytest.mark.requires("kprobes", "uprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("registers-elsewhere")
 def test_systemtap(foreign_probes_with_packages: Tools) -> None:
     """A systemtap script's probe on a function lands at its entry."""
@@ -267,7 +281,7 @@ def test_systemtap(foreign_probes_with_packages: Tools) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.requires("kprobes", "uprobes")
+@pytest.mark.requires("kprobes", "uprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("registers-elsewhere")
 def test_systemtap_by_debug_information(foreign_probes_with_packages: Tools, guest: Guest) -> None:
     """A systemtap script's probe on a function that stap finds by DWARF lands at its entry.

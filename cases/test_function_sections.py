@@ -14,7 +14,6 @@ from harness.landing.code.function_selection import PREAMBLES, functions_with_ne
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
-from harness.landing.site import Site
 from harness.landing.target import Target
 
 # Probes spread over the whole kernel text; each costs a text patch under emulation.
@@ -41,13 +40,14 @@ def test_module_sections(layout: Layout, target_with_function_sections: Target, 
         if symbol.section == f".text.{symbol.name}"
     }
     assert len(own) >= 5, f"only {sorted(own)} have sections of their own"
-    with kprobes.on(*(Site(function, module=target_with_function_sections.module) for function in own)) as probes:
+    sites = [layout.entry_site(target_with_function_sections.function_site(function)) for function in own]
+    with kprobes.on(*sites) as probes:
         pass
     probes.prove()
     for landing, (function, address) in zip(probes.landings, own.items(), strict=True):
-        entry = address + layout.landing_pad_size(landing.site)
+        entry = address + landing.site.offset + layout.landing_pad_size(landing.site)
         if entry not in {statement.address for statement in landing.statements}:
-            raise Missed(f"{function}+0 is not at its section's {entry:#x}\n\n{landing.format_witness_table()}")
+            raise Missed(f"{function} is not at its section's {entry:#x}\n\n{landing.format_witness_table()}")
 
 
 @pytest.mark.requires("kprobes", "kernel_function_sections")

@@ -99,7 +99,9 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprob
     """An offset that reaches the next function is accepted and hit when that function runs: escaped, not landed."""
     site = target.shape_site("leaf")
     following = next_function(layout, site)
-    distance = following.start - layout.symbol_start(site)
+    distance = (
+        following.start - layout.symbol_start(site) + layout.entry_site(Site(following.name, module=site.module)).offset
+    )
     with kprobes.on(site.at_offset(distance)) as probes:
         target.call_all_for_checksums(TIMES)
     expect_escape(probes.landings[0], f"next symbol {following.name}+{probes.addresses[0] - following.start:#x}")
@@ -110,10 +112,11 @@ def test_past_the_end_of_a_module_function(layout: Layout, target: Target, kprob
 def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """An offset of any size is accepted, even into a function of another source file: escaped, not landed."""
     near, far = sorted((Site("hex_to_bin"), Site("clock_t_to_jiffies")), key=layout.probe_address)
-    distance = layout.symbol_start(far) - layout.symbol_start(near)
+    entry = layout.entry_site(far)
+    distance = layout.symbol_start(far) + entry.offset - layout.symbol_start(near)
     with kprobes.on(near.at_offset(distance)) as probes:
         target.call_for_checksum(far.symbol, TIMES)
-    expect_escape(probes.landings[0], f"next symbol {far.symbol}+{layout.landing_pad_size(far):#x}")
+    expect_escape(probes.landings[0], f"next symbol {far.symbol}+{entry.offset + layout.landing_pad_size(far):#x}")
     assert probes.landings[0].hits == TIMES
 
 

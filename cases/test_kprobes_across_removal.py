@@ -82,7 +82,9 @@ def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprob
 
     Kernels keep a jump that is removed together with its module; test_jump_removed_with_the_target is about that.
     """
-    spec = kprobes.mutant.replace_refused_spec("pinpoint_target:pinpoint_leaf")
+    with Target(guest, "pinpoint_target") as target:
+        entry = Layout(guest, [target]).entry_site(target.shape_site("leaf"))
+    spec = kprobes.mutant.replace_refused_spec(entry.spec)
     with optimization_off(guest):
         raced = race_registration(guest, "pinpoint_target", "leaf", spec, FEW if mutant else ROUNDS)
     raced.prove((0, errno.ENOENT, errno.EINVAL))

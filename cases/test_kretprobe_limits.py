@@ -35,6 +35,7 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
     kretprobes.expect_returns(probes, TIMES)
 
 
+@pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("blind-to-returns")
 def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
     """More calls than instances are all seen, because each return frees its instance."""
@@ -44,6 +45,7 @@ def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
     kretprobes.expect_returns(probes, MANY)
 
 
+@pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("registers-anyway")
 def test_too_much_data(target: Target, kprobes: Kprobes) -> None:
     """More than one page of data per instance is E2BIG (register_kretprobe(), kernel/kprobes.c, 6.1)."""

@@ -14,7 +14,7 @@ from harness.landing.target import Target
 TIMES = 5
 
 
-@pytest.mark.requires("kprobes")
+@pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("blind-to-returns", "stale-snapshot")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
 def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
@@ -28,7 +28,7 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
     assert target.call_for_checksum(shape, TIMES) == probed, "the function returned something else while it was probed"
 
 
-@pytest.mark.requires("kprobes")
+@pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("blind-to-returns")
 @pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
 def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:

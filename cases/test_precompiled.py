@@ -108,7 +108,8 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
             with loaded(running, *order) as targets, Loaders(running, mutant_or_honest(mutant)) as loaders:
                 prove_landing(loaders, targets, in_memory=running is other)
                 target = targets[order[-1]] if running is other else targets[order[0]]
-                with kprobes_in(running, target).on(Site("clock_t_to_jiffies")) as probes:
+                kprobes = kprobes_in(running, target)
+                with kprobes.on(kprobes.layout.entry_site(Site("clock_t_to_jiffies"))) as probes:
                     target.call_for_checksum("clock_t_to_jiffies", TIMES)
                 probes.prove(hits=TIMES)
                 seen.append({name: targets[name].sections for name in PLACES})

@@ -110,9 +110,9 @@ def test_not_called_not_hit(layout: Layout, target: Target, kprobes: Kprobes) ->
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("deaf", deep=("one-instruction-off", "stale-snapshot"))
-def test_recursion_hits_at_every_level(target: Target, kprobes: Kprobes) -> None:
+def test_recursion_hits_at_every_level(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """A probe on a recursive function is hit once at each level of each call."""
-    entry = target.shape_site("recursive")
+    entry = layout.entry_site(target.shape_site("recursive"))
     with kprobes.on(entry) as once:
         target.call_for_checksum("recursive", 1)
     once.prove(hits=LEVELS)

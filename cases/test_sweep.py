@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from harness.guest.guest import Guest
+from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep import tracefs_speed_comparison
 from harness.landing.sweep.sweep_fixture import Sweeps
@@ -74,11 +75,12 @@ def test_compared_with_tracefs(guest: Guest, sweeps: Sweeps, figure: Callable[..
 
 @pytest.mark.deep
 @pytest.mark.parametrize("way", ["oops-at", pytest.param("hang-at", marks=pytest.mark.full)])
-def test_survives_a_deadly_site(target: Target, sweeps: Sweeps, way: str) -> None:
+def test_survives_a_deadly_site(layout: Layout, target: Target, sweeps: Sweeps, way: str) -> None:
     """A site that kills the guest is found with fresh guests and named, and all other sites are swept."""
-    deadly = target.shape_site("loop")
+    deadly = layout.entry_site(target.shape_site("loop"))
     sites = [target.shape_site(shape) for shape in ("leaf", "static", "calls", "recursive", "loop", "cold_part")]
     sites += [Site("clock_t_to_jiffies"), Site("version_proc_show"), Site("task_mem")]
-    swept = sweeps.sweep_on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.spec}"])
+    sites = [layout.entry_site(site) for site in sites]
+    swept = sweeps.sweep_on_fresh_guests(sites, parameters=[f"mutant={way}", f"mutant_site={deadly.at_offset(0).spec}"])
     assert [death.site for death in swept.fatal_sites] == [deadly]
     assert swept.landed_count == len(sites) - 1, swept.unexplained_site_descriptions

@@ -65,7 +65,7 @@ def test_how_much_a_depth_sweeps(
     symbols = [SimpleNamespace(name=f"f{number}") for number in range(functions)]
     monkeypatch.setattr(sweep_plan, "text_functions_named_once", lambda _kernel: symbols)
     monkeypatch.setattr(sweep_plan, "_sample", lambda _layout: SITES[:1] * 300)
-    layout = cast(Layout, SimpleNamespace(kernel=None, targets={}))
+    layout = cast(Layout, SimpleNamespace(kernel=None, targets={}, decoder=DecoderKind.X86_64))
     assert len(sweep_plan.sites_to_register_disabled(layout, depth)) == resolved
     assert len(sweep_plan.sites_to_arm(layout, depth)) == armed
 

@@ -141,6 +141,7 @@ class Traits(_Table):
     optimized_kprobes: bool = False
     jumps_displace_instructions: bool = False
     ftrace_kprobes: bool = False
+    traced_entry_kprobes: bool = True
     entry_landing_pad: bool = False
     data_symbols: bool = False
     cold_halves: bool = False

@@ -23,6 +23,7 @@ from harness.landing.code.function_selection import filter_functions
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import (
     decode_function,
+    first_accepted_offset,
     instruction_boundaries,
     offsets_inside_instructions,
     once_per_call_boundaries,
@@ -167,6 +168,14 @@ class Layout:
         """The load address of the site's symbol; a probe on an entry may land after it, see `probe_address`."""
         _, symbol = self.elf_and_symbol(site)
         return self.symbol_address(symbol, site.module)
+
+    def entry_site(self, site: Site) -> Site:
+        """The site at the first instruction of the site's function, or at its second if ftrace occupies the first.
+
+        A kernel without KPROBES_ON_FTRACE refuses the instruction that ftrace patches (check_ftrace_location(),
+        kernel/kprobes.c). On RISC-V in 6.12 that is the first one.
+        """
+        return site.at_offset(first_accepted_offset(*self.elf_and_symbol(site), self.decoder))
 
     def instruction_sites(self, site: Site) -> list[Site]:
         """Sites at all instructions of the site's function. Raises PinpointError if they cannot be decoded."""

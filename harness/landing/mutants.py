@@ -19,7 +19,8 @@ from harness.landing.lookup.data_symbol_address import Datum
 from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.site import Site
 
-GOOD_SPEC = "clock_t_to_jiffies"
+# A function that ftrace does not trace: a kernel may refuse a probe on the entry of one that it traces.
+GOOD_SPEC = "ktime_get_mono_fast_ns"
 _VICTIM = "pinpoint_leaf"
 # The number of sites that the probe module can shift (probes/probe/mutants.c); later sites stay honest.
 _SHIFTS = 64

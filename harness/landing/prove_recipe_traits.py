@@ -47,7 +47,11 @@ class TraitContradictedError(GuestError):
 
 @dataclass(frozen=True)
 class _Scene:
-    """A guest in which the shapes target is loaded, with one probe on the entry of an exported function."""
+    """A guest in which the shapes target is loaded, with a probe on an exported function.
+
+    `report` is that of the probe on its first instruction that ftrace does not patch, or patches as one of several.
+    `entry_report` is that of symbol + 0.
+    """
 
     guest: Guest
     layout: Layout
@@ -55,6 +59,7 @@ class _Scene:
     apart: frozenset[str]
     """The sections that sysfs lists for `pinpoint_sections`, which is built with a section for each function."""
     report: probe_module.SiteReport
+    entry_report: probe_module.SiteReport
     listed: tuple[probe_module.ListedProbe, ...]
 
 
@@ -86,8 +91,10 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    view = probe_module.load_probe_module(guest, [_FUNCTION])
-    scene = _Scene(guest, layout, target, apart, view.reports[0], view.newly_listed(view.listed_before_load))
+    specs = dict.fromkeys((_FUNCTION, layout.entry_site(Site(_FUNCTION)).spec))
+    view = probe_module.load_probe_module(guest, list(specs))
+    listed = view.newly_listed(view.listed_before_load)
+    scene = _Scene(guest, layout, target, apart, view.reports[-1], view.reports[0], listed)
     try:
         try:
             seen = {trait: look(scene) for trait, look in _LOOKS.items()}
@@ -97,7 +104,7 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
         seen["jumps_displace_instructions"] = seen["optimized_kprobes"] and jumps_displace_instructions(layout, target)
     finally:
         target.unload()
-    report = view.reports[0]
+    report = view.reports[-1]
     return seen, f"slide {layout.slide:#x}, a probe on {_FUNCTION}: errno {report.errno}, address {report.address:#x}"
 
 
@@ -122,7 +129,8 @@ def _demand_warnings_on_console(guest: Guest) -> None:
 
 
 def _kprobes(scene: _Scene) -> bool:
-    return scene.report.errno == 0 and len(scene.listed) == 1
+    accepted = {each.address for each in (scene.report, scene.entry_report) if not each.errno}
+    return scene.report.errno == 0 and len(scene.listed) == len(accepted)
 
 
 def _kaslr(scene: _Scene) -> bool:
@@ -173,6 +181,11 @@ def _ftrace_kprobes(scene: _Scene) -> bool:
     return any("[FTRACE]" in listed.flags for listed in scene.listed)
 
 
+def _traced_entry_kprobes(scene: _Scene) -> bool:
+    """True if the kernel accepts a probe on symbol + 0 of a function that ftrace traces, if it traces any."""
+    return scene.entry_report.errno == 0
+
+
 @parsing_guest_text("/proc/kallsyms")
 def _data_symbols(scene: _Scene) -> bool:
     """True with KALLSYMS_ALL: /proc/kallsyms lists data of the kernel and of modules, not only functions."""
@@ -191,7 +204,7 @@ def _cold_halves(scene: _Scene) -> bool:
 def _entry_landing_pad(scene: _Scene) -> bool:
     """True if the kernel put the probe on symbol + 0 after the symbol's address."""
     _, symbol = scene.layout.elf_and_symbol(Site(_FUNCTION))
-    return scene.report.address > scene.layout.symbol_address(symbol, "")
+    return scene.entry_report.address > scene.layout.symbol_address(symbol, "")
 
 
 @parsing_guest_text("a reference count")
@@ -280,6 +293,7 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "module_stubs": _module_stubs,
     "optimized_kprobes": _optimized_kprobes,
     "ftrace_kprobes": _ftrace_kprobes,
+    "traced_entry_kprobes": _traced_entry_kprobes,
     "entry_landing_pad": _entry_landing_pad,
     "section_fd_pins": _section_fd_pins,
     "shared_loads": _shared_loads,

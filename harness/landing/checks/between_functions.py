@@ -10,6 +10,8 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 
 _PAGE = 4096
+# The size of last_mapped_word_site().
+WORD = 4
 # No architecture has a shorter linker stub in a module (struct stub_entry, arch/parisc/kernel/module.c).
 _STUB = 8
 
@@ -37,7 +39,7 @@ def linker_stub_sites_before_functions(layout: Layout, module: str) -> list[Site
 def last_mapped_word_site(layout: Layout, module: str) -> Site:
     """The last four bytes of the module's text, which is mapped in whole pages with zeros after the last function."""
     start, end, site = _functions(layout, module)[-1]
-    return site.at_offset((end | _PAGE - 1) + 1 - 4 - start)
+    return site.at_offset((end | _PAGE - 1) + 1 - WORD - start)
 
 
 def address_below_symbols(layout: Layout, module: str) -> int:

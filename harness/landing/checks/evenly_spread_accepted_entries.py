@@ -22,7 +22,7 @@ def sample_entries(layout: Layout, functions: Sequence[Symbol], count: int) -> l
     Raises GuestError if there are fewer.
     """
     refusals = RefusalReasonFinder(layout)
-    candidates = [Site(symbol.name) for symbol in evenly_spread(functions, _CANDIDATES * count)]
+    candidates = [layout.entry_site(Site(symbol.name)) for symbol in evenly_spread(functions, _CANDIDATES * count)]
     taken = [site for site in candidates if not refusals.reason(site, layout.probe_address(site), errno.EINVAL)]
     if len(taken) < count:
         raise GuestError(f"only {len(taken)} functions to choose {count} from", where=layout.guest.name)

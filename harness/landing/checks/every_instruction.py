@@ -43,7 +43,8 @@ class EveryInstructionSites:
     @property
     def entry_sites(self) -> list[Site]:
         """A site at the entry of every function."""
-        return [Site(symbol.name, module=self.target.module) for symbol in self.functions]
+        sites = (Site(symbol.name, module=self.target.module) for symbol in self.functions)
+        return [self.layout.entry_site(site) for site in sites]
 
     @property
     def accepted_sites(self) -> list[Site]:

@@ -67,7 +67,9 @@ class Trial:
         if other is not None:
             known = {symbol.name for symbol in text_functions_named_once(other)}
             functions = [function for function in functions if function in known]
-        return cls._aimed(layout, name, made_for, by_hand, [Site(function) for function in functions])
+        return cls._aimed(
+            layout, name, made_for, by_hand, [layout.entry_site(Site(function)) for function in functions]
+        )
 
     @classmethod
     def of_module(
@@ -75,7 +77,7 @@ class Trial:
     ) -> Trial:
         """A trial of every function of a target that stays loaded after its initializer ran."""
         functions = target.functions(target.lasting_text_sections, unique=True, preambles=False)
-        sites = [Site(symbol.name, module=target.module) for symbol in functions]
+        sites = [layout.entry_site(Site(symbol.name, module=target.module)) for symbol in functions]
         return cls._aimed(layout, name, made_for, by_hand, sites)
 
     @classmethod
@@ -86,7 +88,7 @@ class Trial:
         aims = []
         for site in sites:
             address = by_hand.address(site)
-            truth = layout.symbol_address(layout.elf_and_symbol(site)[1], site.module)
+            truth = layout.symbol_address(layout.elf_and_symbol(site)[1], site.module) + site.offset
             aims.append(
                 RelocatedFunction(
                     site, address, truth, AddressKind.INSTRUCTION if address == truth else places.classify(address)
@@ -110,7 +112,9 @@ class Trial:
             "missed": len(self.functions_missed_by_hand),
             **{place.value: found[place.value] for place in AddressKind},
             "missed_by_symbol": len(
-                functions_missed_by_symbol(self.layout, [(aim.site, aim.true_address) for aim in self.functions])
+                functions_missed_by_symbol(
+                    self.layout, [(aim.site, aim.true_address - aim.site.offset) for aim in self.functions]
+                )
             ),
         }
 

@@ -11,6 +11,7 @@ from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
 from harness.landing.code.function_selection import evenly_spread
+from harness.landing.code.instructions import first_accepted_offset
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
@@ -121,19 +122,20 @@ class AddressConverter:
         """Convert the entries of functions whose names other functions have. Raises Missed with the first disagreement.
 
         By its address each is probed at that address, and the kernel names it right. By that name the kernel finds
-        another function. Either probe may be refused if `is_explained` returns True, but most are not. Returns how many
-        are probed at their own address.
+        another function; symbols whose entry is at another offset than that function's are left out. Either probe may
+        be refused if `is_explained` returns True, but most are not. Returns how many are probed at their own address.
         """
+        symbols = [symbol for symbol in symbols if self._entry(symbol) == self._entry_by_name(symbol)]
         symbols = symbols if self.mutant is HONEST else evenly_spread(symbols, _OF_A_MUTANT)
         pads = [self.layout.landing_pad_size_of(self.layout.kernel, symbol) for symbol in symbols]
-        starts = [self.layout.symbol_address(symbol, "") for symbol in symbols]
+        starts = [self.layout.symbol_address(symbol, "") + self._entry(symbol) for symbol in symbols]
         lands = [start + pad for start, pad in zip(starts, pads, strict=True)]
         probed = 0
         for symbol, found in zip(symbols, self._all(starts, lands), strict=True):
-            site = Site(symbol.name)
+            site = Site(symbol.name, self._entry(symbol))
             first = self.layout.probe_address(site)
             by_address, by_name = found.report_by_address, found.report_by_symbol
-            here = not found.kernel_symbol.offset and is_explained(site, found.probe_address, by_address)
+            here = found.kernel_symbol.offset == site.offset and is_explained(site, found.probe_address, by_address)
             if not here or symbol.name not in (found.elf_symbol.names if found.elf_symbol else ()):
                 raise Missed(f"{symbol.name}: not probed at its address\n\n{found}")
             if found.kernel_symbol.name == symbol.name and not is_explained(site, first, by_name):
@@ -142,6 +144,12 @@ class AddressConverter:
         if probed < FEWEST_PROBED * len(symbols):
             raise Missed(f"only {probed} of {len(symbols)} functions are probed by address")
         return probed
+
+    def _entry(self, symbol: Symbol) -> int:
+        return first_accepted_offset(self.layout.kernel, symbol, self.layout.decoder)
+
+    def _entry_by_name(self, symbol: Symbol) -> int:
+        return self.layout.entry_site(Site(symbol.name)).offset
 
     def convert_address(self, address: int) -> Conversion:
         """Convert any address except an entry with a landing pad."""

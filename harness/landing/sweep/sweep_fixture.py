@@ -121,4 +121,8 @@ class Sweeps:
         return swept
 
     def _few(self) -> list[Site]:
-        return [target.shape_site(shape) for target in self.layout.targets.values() for shape in _SHAPES]
+        return [
+            self.layout.entry_site(target.shape_site(shape))
+            for target in self.layout.targets.values()
+            for shape in _SHAPES
+        ]

@@ -10,7 +10,11 @@ from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instruction import Flow, Instruction
-from harness.landing.code.instructions import decode_first_instruction, instruction_at_function_start
+from harness.landing.code.instructions import (
+    decode_first_instruction,
+    first_accepted_offset,
+    instruction_at_function_start,
+)
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -72,7 +76,8 @@ def _sample(layout: Layout) -> list[Site]:
         kinds[_kind(layout, symbol)].append(symbol)
     chosen = {symbol for found in kinds.values() for symbol in evenly_spread(found, _OF_A_KIND)}
     chosen |= set(evenly_spread(functions, _SPREAD))
-    return [*(Site(symbol.name) for symbol in functions if symbol in chosen), *target_entry_sites(layout)]
+    entries = (_entry(layout, symbol) for symbol in functions if symbol in chosen)
+    return [*entries, *target_entry_sites(layout)]
 
 
 # Flows of instructions that are never stepped wrongly.
@@ -118,13 +123,17 @@ def divide_into_spread_batches(sites: Sequence[Site], size: int) -> list[Sequenc
 
 
 def _kernel(layout: Layout) -> list[Site]:
-    return [Site(symbol.name) for symbol in text_functions_named_once(layout.kernel)]
+    return [_entry(layout, symbol) for symbol in text_functions_named_once(layout.kernel)]
+
+
+def _entry(layout: Layout, symbol: Symbol) -> Site:
+    return Site(symbol.name, first_accepted_offset(layout.kernel, symbol, layout.decoder))
 
 
 def target_entry_sites(layout: Layout) -> list[Site]:
     """Every function of the loaded targets that stays loaded, without those in `.exit` sections."""
     return [
-        Site(symbol.name, module=target.module)
+        layout.entry_site(Site(symbol.name, module=target.module))
         for target in layout.targets.values()
         for symbol in target.functions(target.lasting_sections, unique=True, preambles=False)
         if not symbol.section.startswith(".exit")
