@@ -7,7 +7,8 @@
  * variable it is the address that per_cpu_ptr() takes.
  *
  * kallsyms_lookup_name() is not exported since 5.7. A kprobe finds it, as it finds
- * any other function.
+ * any other function. register_kprobe() stores the address before it refuses one
+ * that ftrace occupies (kernel/kprobes.c; RISC-V, 6.12).
  */
 #include <linux/debugfs.h>
 #include <linux/kallsyms.h>
@@ -57,10 +58,11 @@ int pinpoint_resolve(void)
 	if (!names)
 		return 0;
 	error = register_kprobe(&kp);
-	if (error)
+	if (!error)
+		unregister_kprobe(&kp);
+	else if (error != -EINVAL || !kp.addr)
 		return error;
 	look_up = (void *)pinpoint_entry((unsigned long)kp.addr);
-	unregister_kprobe(&kp);
 	for (i = 0; i < names; i++)
 		pinpoint_found[i] = look_up(resolve[i]);
 	return 0;

@@ -74,6 +74,9 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #elif defined(CONFIG_S390)
 #define PINPOINT_ILLEGAL	".short 0"
 #define PINPOINT_BREAKPOINT	".short 2"
+#elif defined(CONFIG_RISCV)
+#define PINPOINT_ILLEGAL	".long 0"
+#define PINPOINT_BREAKPOINT	"ebreak"
 #else
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"brk #7"
