@@ -139,15 +139,16 @@ def closest_symbol_statement(layout: Layout, datum: Datum, address: int, shown: 
 
 
 def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> bool:
-    """True if the kernel names an address by the linker's end mark of the kernel's own per-CPU data.
+    """True if the kernel names an address by a symbol of vmlinux at the end of the kernel's own per-CPU data.
 
-    If the kernel links per-CPU data among its other data (seen on x86_64, 7.3), the first module's per-CPU data begins
-    exactly at this mark, and a name in vmlinux takes precedence over one in a module (kallsyms_lookup_buildid(),
-    kernel/kallsyms.c).
+    If the kernel links per-CPU data among its other data (seen on x86_64, 7.3, and on riscv64, 6.12), the first
+    module's per-CPU data begins exactly at the linker's mark of that end, and a name in vmlinux takes precedence over
+    one in a module (kallsyms_lookup_buildid(), kernel/kallsyms.c). Other marks of the linker may be at its address.
     """
-    marks = layout.kernel.symbols_named(_PER_CPU_END)
-    return (shown.name, shown.offset, shown.module) == (_PER_CPU_END, 0, "") and any(
-        mark.address + layout.slide == address for mark in marks
+    ends = {mark.address for mark in layout.kernel.symbols_named(_PER_CPU_END)}
+    named = (symbol.address for symbol in layout.kernel.symbols_named(shown.name))
+    return (shown.offset, shown.module) == (0, "") and any(
+        place in ends and place + layout.slide == address for place in named
     )
 
 
