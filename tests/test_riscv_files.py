@@ -121,3 +121,21 @@ def test_exports_are_read_between_their_symbols() -> None:
     assert exported_symbols(kernel_with_exports(rows, b"\0alpha\0beta\0")) == {"alpha": 0x10, "beta": 0x20}
     # Distances, as on arm64: their words are no addresses of names.
     assert exported_symbols(kernel_with_exports([(0x10, 0x400100000000)], b"\0alpha\0")) == {}
+
+
+def test_a_branch_of_a_module_goes_where_its_relocation_says() -> None:
+    # c.beqz a0, +4; c.li a0, 1; c.jr ra
+    code = bytes.fromhex("11c105458280")
+    label, other = (Symbol(".L1", at, 0, name, "notype", "local") for at, name in ((0x14, ".text"), (0, "")))
+    found: Any = SimpleNamespace(
+        function_bytes=lambda _: code,
+        linked=False,
+        machine="EM_RISCV",
+        symbols_named=lambda _: (),
+        path="it.ko",
+        offset_in_section=lambda _: 0x10,
+        relocations=lambda _: [Relocation(0x10, 44, label, 0), Relocation(0x12, CALL_PLT, other, 0)],
+        relocated_positions_within_range=lambda *_: {0, 1},
+    )
+    place = Symbol("f", 0x10, len(code), ".text", "func", "global")
+    assert [each.target for each in decode_function(found, place, DecoderKind.RISCV)] == [4, None, None]

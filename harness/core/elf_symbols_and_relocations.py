@@ -61,6 +61,11 @@ _SUMS: dict[str, dict[int, _Sum]] = {
     }
 }
 
+# Relocations of a branch that goes to symbol + addend. RISC-V's assembler writes them for branches inside a function.
+_BRANCHES: dict[str, frozenset[int]] = {
+    "EM_RISCV": frozenset({16, 17, 44, 45}),  # R_RISCV_BRANCH, JAL, RVC_BRANCH, RVC_JUMP
+}
+
 # Relocations whose addend is a plain four-byte field in the section's bytes if the table has no addends.
 _IN_PLACE: dict[str, frozenset[int]] = {
     "EM_386": frozenset({1, 2, 4}),  # R_386_32, PC32, PLT32
@@ -239,6 +244,11 @@ def apply_to_data(
     mask = (1 << bits) - 1
     content[place] = (before & ~mask | value & mask).to_bytes(width, byte_order)
     return True
+
+
+def is_branch(machine: str, relocation: Relocation) -> bool:
+    """True if a relocation sets the target of a branch to its symbol plus its addend."""
+    return relocation.type in _BRANCHES.get(machine, ())
 
 
 def subtracts_address(machine: str, relocation: Relocation) -> bool:

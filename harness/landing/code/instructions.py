@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
+from harness.core.elf_symbols_and_relocations import is_branch
 from harness.core.errors import PinpointError
 from harness.landing.code import decode_arm, decode_parisc, decode_riscv, decode_s390
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
@@ -143,7 +144,9 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
         else elf.relocated_positions_within_range(symbol.section, elf.offset_in_section(symbol), symbol.size)
     )
     last = found[machine.entry_nops - 1].offset if patched is not None and machine.patches_all_nops else patched
-    return [_settled(each, patched, last, on_ftrace, unaimed) for each in found]
+    settled = [_settled(each, patched, last, on_ftrace, unaimed) for each in found]
+    inside = _relocated_branch_targets(elf, symbol)
+    return [each._replace(target=inside[each.offset]) if each.offset in inside else each for each in settled]
 
 
 def _without_most_padding(code: bytes, padding: bytes) -> bytes:
@@ -290,6 +293,20 @@ def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[in
 
 # After an instruction with one of these flows the next instruction need not run.
 LEAVING_FLOWS = frozenset({Flow.ENDS, Flow.COMPUTED, Flow.UNKNOWN, Flow.NOP})
+
+
+def _relocated_branch_targets(elf: Elf, symbol: Symbol) -> dict[int, int]:
+    """The targets of branches of a module's function inside of its section, by offset, from their relocations."""
+    if elf.linked:
+        return {}
+    place = elf.offset_in_section(symbol)
+    return {
+        each.offset - place: each.symbol.address + each.addend - symbol.address
+        for each in elf.relocations(symbol.section)
+        if place <= each.offset < place + symbol.size
+        and each.symbol.section == symbol.section
+        and is_branch(elf.machine, each)
+    }
 
 
 def _settled(
