@@ -110,18 +110,19 @@ class KprobeTraits:
 
     `breakpoints` are the patches at a probed address, one for each size of an instruction where the size decides;
     `patches` are all that the kernel may write there; `trap_offset` what the instruction pointer in a pre-handler
-    stands past that address, and `trap_offset_by_flag` the same where the kernel lists a probe with a flag; `mid_instruction_errno` the errno for an offset inside an instruction;
-    `instruction_alignment` the bytes every instruction starts at a multiple of; `entry_landing_pad` the instruction
-    that, standing at a function's entry, moves a probe on `symbol+0` past itself (x86 ENDBR64,
-    arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and `second_argument_pt_regs_offset` are where struct
-    pt_regs has those of a function, in bytes (arch/*/include/asm/ptrace.h); `register_parser` reads what QEMU's monitor
-    answers to `info registers`; `ftrace_call_instruction` is how ftrace calls from a function's site; `patch_by_flag`
-    is the patch where the kernel lists a probe with a flag; `reserved_text_areas` are the areas that the architecture
-    refuses, besides those of every architecture, and `areas_missing_in_blacklist` those of them that the kernel's
-    blacklist file does not have; `defects` are the kinds of instruction that the kernel steps wrong
-    (landing/code/instruction.py), `conditional-not-taken`, and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes
-    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe
-    at an odd place inside an instruction, 0 where it is taken.
+    stands past that address, and `trap_offset_by_flag` the same where the kernel lists a probe with a flag;
+    `mid_instruction_errno` the errno for an offset inside an instruction; `instruction_alignment` the bytes every
+    instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves
+    a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and
+    `second_argument_pt_regs_offset` are where struct pt_regs has those of a function, in bytes
+    (arch/*/include/asm/ptrace.h); `register_parser` reads what QEMU's monitor answers to `info registers`;
+    `ftrace_call_instruction` is how ftrace calls from a function's site; `patch_by_flag` is the patch where the kernel
+    lists a probe with a flag; `reserved_text_areas` are the areas that the architecture refuses, besides those of every
+    architecture, and `areas_missing_in_blacklist` those of them that the kernel's blacklist file does not have;
+    `defects` are the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), `conditional-not-
+    taken`, and `nested`, a nested probe; `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where
+    the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe at an odd place inside an
+    instruction, 0 where it is taken.
     """
 
     breakpoints: tuple[PatchPattern, ...]
@@ -186,10 +187,10 @@ class Architecture:
     `debian` is dpkg's name, None if Debian has no such port; `userland_suite` is the Debian release from which the
     userland comes, empty for the host's; `suite_compiler_flags` make a newer suite's compiler write what the host's
     assembler can read; `elf_machine` is the machine in the header of an ELF file; `flat_image_base_address` is the link
-    address of a flat kernel image if its own code does not show that address; `byte_order` is that of its kernels. `program_flags` select code in which a
-    uprobe can be asked for at all, `static_program_flags` a program without dynamic linker, at an address that is
-    chosen at run time where the C library can. `compat_programs` describes the 32-bit programs that its kernels may
-    run, None for an architecture that has none.
+    address of a flat kernel image if its own code does not show that address; `byte_order` is that of its kernels.
+    `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
+    dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
+    32-bit programs that its kernels may run, None for an architecture that has none.
     """
 
     name: str

@@ -363,7 +363,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoint=_S390_BREAKPOINT,
+                breakpoints=(_S390_BREAKPOINT,),
                 patches=(_S390_BREAKPOINT, _S390_TRAMPOLINE_BRANCH),
                 trap_offset=2,  # kprobe_handler(), arch/s390/kernel/kprobes.c: the PSW is past the breakpoint
                 trap_offset_by_flag={"[FTRACE]": 0},  # kprobe_ftrace_handler(), arch/s390/kernel/ftrace.c
