@@ -107,3 +107,11 @@ def test_padding_and_an_incomplete_end() -> None:
     found = decode_s390.decode(bytes.fromhex("07fe" + "0707" + "47000000" + "c004000000"))
     assert [each.is_padding for each in found] == [False, True, True]
     assert not refusal_reason(0x0707)
+
+
+def test_words_read_at_constant_addresses() -> None:
+    read = "c41800000010"  # lgrl %r1, .+32
+    loaded = "c02000000100" + "e34020100004"  # larl %r2, .+512; lg %r4, 16(%r2)
+    unknown = "e35030100004"  # lg %r5, 16(%r3)
+    code = bytes.fromhex(read + loaded + unknown)
+    assert decode_s390.addresses_of_words_read(code, 0x1000) == {0x1020, 0x1206 + 16}

@@ -199,3 +199,27 @@ def _target(offset: int, field: bytes) -> int:
 def _does_nothing(code: bytes) -> bool:
     """True for BCR and BC with mask 0, which fill the space between functions."""
     return code[0] in (_BCR, _BC) and not code[1] >> 4
+
+
+def addresses_of_words_read(code: bytes, address: int) -> set[int]:
+    """The addresses that a function at `address` reads as 64-bit words by LGRL, or by LARL and LG with a constant.
+
+    Instructions are followed in the order of their addresses, branches are not.
+    """
+    known: dict[int, int] = {}
+    found = set()
+    for offset, size in _places(code):
+        each = code[offset : offset + size]
+        opcode, register = (each[0], each[1] & 0xF), each[1] >> 4
+        if opcode == (0xC0, 0):  # LARL
+            known[register] = address + _target(offset, each[2:6])
+        elif opcode == (0xC4, 8):  # LGRL
+            found.add(address + _target(offset, each[2:6]))
+            known.pop(register, None)
+        elif each[0] == 0xE3 and each[-1] in (0x02, 0x04):  # LTG, LG
+            bases = [base for base in (each[1] & 0xF, each[2] >> 4) if base]
+            if len(bases) == 1 and bases[0] in known:
+                high = int.from_bytes(each[4:5], signed=True)
+                found.add(known[bases[0]] + (high << 12 | (each[2] & 0xF) << 8 | each[3]))
+            known.pop(register, None)
+    return found

@@ -117,7 +117,13 @@ def _machines() -> Mapping[DecoderKind, _Machine]:
         ),
         DecoderKind.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
         # One nop of six bytes (ftrace_init_nop(), arch/s390/kernel/ftrace.c, 6.1).
-        DecoderKind.S390: _Machine(decode_s390.decode, starts=decode_s390.instruction_starts, longest=6, entry_nops=1),
+        DecoderKind.S390: _Machine(
+            decode_s390.decode,
+            starts=decode_s390.instruction_starts,
+            longest=6,
+            entry_nops=1,
+            loads=decode_s390.addresses_of_words_read,
+        ),
     }
 
 
