@@ -1,7 +1,6 @@
-"""The one table of architecture differences: names, QEMU machines, breakpoints. No other file tests the architecture.
+"""The one table of architecture differences: names, QEMU machines, kprobes. No other file tests the architecture.
 
-The table is in core, not in the guest package, because images (cross compilers, kernel files) and landings
-(breakpoints, instruction boundaries) need it too.
+It is in core because images (cross compilers, kernel files) and landings (breakpoints, instructions) need it too.
 """
 
 from __future__ import annotations
@@ -17,53 +16,23 @@ from harness.core.architecture import (
     DecoderKind,
     FtraceCallInstruction,
     KprobeTraits,
-    PatchPattern,
     QemuMachine,
 )
+from harness.core.architecture_defects import PARISC_DEFECTS, S390_DEFECTS
+from harness.core.kprobe_patch_patterns import (
+    ARM64_BREAKPOINT,
+    ARM_BRANCH,
+    ARM_BREAKPOINT,
+    PARISC_BREAKPOINT,
+    RISCV_C_EBREAK,
+    RISCV_EBREAK,
+    S390_BREAKPOINT,
+    S390_TRAMPOLINE_BRANCH,
+    X86_CALL,
+    X86_INT3,
+    X86_JUMP,
+)
 from harness.core.qemu_registers import RegisterParser
-from harness.core.single_step_defect_types import Defect, Symptom
-
-# arch/parisc/kernel/kprobes.c single-steps a copy of the instruction with a second break after it. The handler of that
-# break decides where execution continues. Line numbers are those of 6.1.
-_PARISC_FALLS_THROUGH = (
-    "arch/parisc/kernel/kprobes.c:161 (6.1): the switch looks at regs->iir, which holds the second break, never the "
-    "stepped branch, so line 172 continues after the branch"
-)
-# `or r0,r0,r0`. The instruction in the delay slot follows it, as it follows a branch that is skipped.
-_PARISC_NOP = bytes.fromhex("08000240")
-_PARISC_DEFECTS = {
-    "conditional": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a taken branch falls through", _PARISC_NOP),
-    "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped", _PARISC_NOP),
-    "jump": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a jump falls through", _PARISC_NOP),
-    "return": Defect(
-        Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
-    ),
-    "lone-return": Defect(
-        Symptom.SAME_RESULT_HITS_MISSED,
-        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped branch nullifies the second break, so line 177 never calls "
-        "reset_current_kprobe() and line 100 takes every later hit for a nested one",
-    ),
-    "skip": Defect(
-        Symptom.TRAPS_FOR_EVER,
-        "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break and the CPU runs "
-        "into the next instruction slot",
-    ),
-    "nested": Defect(
-        Symptom.TRAPS_FOR_EVER,
-        "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without advancing "
-        "iaoq, and line 143 skips the same break again and again",
-    ),
-}
-
-# The emulator's, not the kernel's: PER is the single step of s390. Seen with QEMU 11.1; with KVM it is not expected.
-_S390_EMULATOR = (
-    "target/s390x/tcg/translate.c:help_branch() (QEMU 11.1): a conditional branch leaves the translated block before "
-    "per_check_exception(), so the step's event comes one instruction late: the CPU runs the zeros around the copy"
-)
-_S390_DEFECTS = {
-    kind: Defect(Symptom.KILLED_BY_OOPS, _S390_EMULATOR, oops="illegal operation: 0001")
-    for kind in ("conditional", "conditional-not-taken")
-}
 
 # 32-bit x86; x86_64 replaces what differs.
 _X86_MACHINE = QemuMachine(
@@ -80,11 +49,9 @@ _X86_MACHINE = QemuMachine(
     # panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
     kernel_arguments=("no_timer_check",),
 )
-# int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
-_INT3, _JUMP, _CALL = PatchPattern(b"\xcc", 1), PatchPattern(b"\xe9", 5), PatchPattern(b"\xe8", 5)
 _X86_KPROBES = KprobeTraits(
-    breakpoints=(_INT3,),
-    patches=(_INT3, _JUMP, _CALL),
+    breakpoints=(X86_INT3,),
+    patches=(X86_INT3, X86_JUMP, X86_CALL),
     trap_offset=1,
     mid_instruction_errno=errno.EILSEQ,
     instruction_alignment=1,
@@ -94,23 +61,9 @@ _X86_KPROBES = KprobeTraits(
     second_argument_pt_regs_offset=2 * 4,  # dx
     register_parser=RegisterParser(r"EIP=([0-9a-f]+)", r"EFL=([0-9a-f]+)", 0x200),
     uprobe_breakpoint=b"\xcc",
-    patch_by_flag={"[OPTIMIZED]": _JUMP, "[FTRACE]": _CALL},
+    patch_by_flag={"[OPTIMIZED]": X86_JUMP, "[FTRACE]": X86_CALL},
     ftrace_call_instruction=FtraceCallInstruction.X86_CALL,
 )
-
-_ARM64_BREAKPOINT = PatchPattern(bytes.fromhex("800020d4"), 4)
-_PARISC_BREAKPOINT = PatchPattern(bytes.fromhex("03ff801f"), 4)
-# KPROBE_ARM_BREAKPOINT_INSTRUCTION, and a branch if optimized, each with the condition of the probed instruction
-# (arch_arm_kprobe(), arch/arm/probes/kprobes/core.c; arch_optimize_kprobes(), opt-arm.c; 6.1).
-_ARM_BREAKPOINT = PatchPattern(bytes.fromhex("f801f007"), 4, mask=bytes.fromhex("ffffff0f"))
-_ARM_BRANCH = PatchPattern(bytes.fromhex("0000000a"), 4, mask=bytes.fromhex("0000000f"))
-# BREAKPOINT_INSTRUCTION, whatever the instruction's length (swap_instruction(), arch/s390/kernel/kprobes.c), and the
-# BRCL that a probe on ftrace's site makes unconditional (ftrace_patch_branch_mask(), ftrace.c; 6.1).
-_S390_BREAKPOINT = PatchPattern(bytes.fromhex("0002"), 2)
-_S390_TRAMPOLINE_BRANCH = PatchPattern(bytes.fromhex("c0f4"), 2)
-# __BUG_INSN_32 and __BUG_INSN_16, by the size of the probed instruction (arch_arm_kprobe(),
-# arch/riscv/kernel/probes/kprobes.c; arch/riscv/include/asm/bug.h; 6.12).
-_RISCV_EBREAK, _RISCV_C_EBREAK = PatchPattern(bytes.fromhex("73001000"), 4), PatchPattern(bytes.fromhex("0290"), 2)
 
 ARCHITECTURES: dict[str, Architecture] = {
     entry.name: entry
@@ -180,8 +133,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoints=(_ARM64_BREAKPOINT,),
-                patches=(_ARM64_BREAKPOINT,),
+                breakpoints=(ARM64_BREAKPOINT,),
+                patches=(ARM64_BREAKPOINT,),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,
@@ -231,8 +184,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoints=(_ARM_BREAKPOINT,),
-                patches=(_ARM_BREAKPOINT, _ARM_BRANCH),
+                breakpoints=(ARM_BREAKPOINT,),
+                patches=(ARM_BREAKPOINT, ARM_BRANCH),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,
@@ -244,7 +197,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 register_parser=RegisterParser(
                     r"R15=([0-9a-f]+)", r"PSR=([0-9a-f]+)", 0x80, flag_disables_interrupts=True
                 ),
-                patch_by_flag={"[OPTIMIZED]": _ARM_BRANCH},
+                patch_by_flag={"[OPTIMIZED]": ARM_BRANCH},
                 ftrace_call_instruction=FtraceCallInstruction.ARM_BL,
                 # arch_within_kprobe_blacklist(), arch/arm/probes/kprobes/core.c; the file of the blacklist has no areas
                 # of the architecture, because ARM has no arch_populate_kprobe_blacklist().
@@ -284,8 +237,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             # All line numbers and functions are those of 6.12.
             kprobe_traits=KprobeTraits(
-                breakpoints=(_RISCV_EBREAK, _RISCV_C_EBREAK),
-                patches=(_RISCV_EBREAK, _RISCV_C_EBREAK),
+                breakpoints=(RISCV_EBREAK, RISCV_C_EBREAK),
+                patches=(RISCV_EBREAK, RISCV_C_EBREAK),
                 trap_offset=0,  # handle_break() leaves epc at the breakpoint (arch/riscv/kernel/traps.c)
                 # arch_prepare_kprobe(), arch/riscv/kernel/probes/kprobes.c:77 and :80
                 mid_instruction_errno=errno.EILSEQ,
@@ -328,8 +281,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 nic_modules=(),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoints=(_PARISC_BREAKPOINT,),
-                patches=(_PARISC_BREAKPOINT,),
+                breakpoints=(PARISC_BREAKPOINT,),
+                patches=(PARISC_BREAKPOINT,),
                 trap_offset=0,
                 mid_instruction_errno=errno.EINVAL,
                 instruction_alignment=4,
@@ -338,7 +291,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 first_argument_pt_regs_offset=26 * 4,  # gr[26]
                 second_argument_pt_regs_offset=25 * 4,  # gr[25]
                 register_parser=RegisterParser(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
-                defects=_PARISC_DEFECTS,
+                defects=PARISC_DEFECTS,
             ),
         ),
         Architecture(
@@ -363,8 +316,8 @@ ARCHITECTURES: dict[str, Architecture] = {
                 disk_modules=("virtio_blk", "squashfs", "overlay"),
             ),
             kprobe_traits=KprobeTraits(
-                breakpoints=(_S390_BREAKPOINT,),
-                patches=(_S390_BREAKPOINT, _S390_TRAMPOLINE_BRANCH),
+                breakpoints=(S390_BREAKPOINT,),
+                patches=(S390_BREAKPOINT, S390_TRAMPOLINE_BRANCH),
                 trap_offset=2,  # kprobe_handler(), arch/s390/kernel/kprobes.c: the PSW is past the breakpoint
                 trap_offset_by_flag={"[FTRACE]": 0},  # kprobe_ftrace_handler(), arch/s390/kernel/ftrace.c
                 mid_instruction_errno=errno.EINVAL,  # arch_prepare_kprobe()
@@ -377,14 +330,14 @@ ARCHITECTURES: dict[str, Architecture] = {
                 register_parser=RegisterParser(
                     r"PSW=mask [0-9a-f]+ addr ([0-9a-f]+)", r"PSW=mask ([0-9a-f]+)", 0x0100000000000000
                 ),
-                patch_by_flag={"[FTRACE]": _S390_TRAMPOLINE_BRANCH},
+                patch_by_flag={"[FTRACE]": S390_TRAMPOLINE_BRANCH},
                 ftrace_call_instruction=FtraceCallInstruction.S390_TRAMPOLINE,
                 reserved_text_areas=("irqentry",),  # arch_populate_kprobe_blacklist(), arch/s390/kernel/kprobes.c
                 uprobe_breakpoint=bytes.fromhex("0002"),  # UPROBE_SWBP_INSN, arch/s390/include/asm/uprobes.h
                 # __uprobe_register(): an odd offset. An even one inside an instruction is accepted, because
                 # arch_uprobe_analyze_insn() looks only at the instruction that would begin there.
                 uprobe_mid_instruction_errno=errno.EINVAL,
-                defects=_S390_DEFECTS,
+                defects=S390_DEFECTS,
             ),
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)
         ),

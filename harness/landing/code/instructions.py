@@ -2,129 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.elf_symbols_and_relocations import is_branch
 from harness.core.errors import PinpointError
-from harness.landing.code import decode_arm, decode_parisc, decode_riscv, decode_s390
+from harness.landing.code.decoder_machines import DecoderMachine, decoder_machines
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 # The size of the longest instruction, in bytes, rounded up.
 _LONGEST = 16
-
-
-def _words(code: bytes) -> range:
-    return range(0, len(code), 4)
-
-
-def _none(_: bytes) -> tuple[()]:
-    return ()
-
-
-def _no_loads(_: bytes, __: int) -> set[int]:
-    return set()
-
-
-class _Machine(NamedTuple):
-    """How to read the machine code of one decoder.
-
-    - `starts` returns only the offsets of instructions, `stubs` the start and end offset of each stub.
-    - `sizes_known`: the size of every instruction is known, even if it cannot be decoded.
-    - `longest`: the size of the longest instruction.
-    - `padding_byte`: an instruction of one byte with which the linker fills text.
-    - `entry_pad` may precede the instruction that ftrace patches.
-    - `entry_nops` is the number of nops that ftrace has there; it patches the last, or all of them if
-      `patches_all_nops` is set, and then its site is the first. 0: it patches a call of `tracer`, or the function has
-      no ftrace site.
-    - `tracer_called_at_entry`: that call is the first instruction, and not one after the function's prologue.
-    - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
-      (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
-    - `delay_slots`: the instruction after a branch still runs.
-    - `loads` returns the constant addresses from which a function at a given address reads words.
-    """
-
-    decode: Callable[[bytes], list[Instruction]]
-    starts: Callable[[bytes], Iterable[int]] = _words
-    stubs: Callable[[bytes], Iterable[tuple[int, int]]] = _none
-    sizes_known: bool = True
-    longest: int = 4
-    padding_byte: bytes = b""
-    entry_pad: bytes = b""
-    entry_nops: int = 0
-    patches_all_nops: bool = False
-    tracer: str = "__fentry__"
-    tracer_called_at_entry: bool = True
-    probed_on_ftrace: bool = True
-    delay_slots: bool = False
-    loads: Callable[[bytes, int], set[int]] = _no_loads
-
-
-@lru_cache(maxsize=1)
-def _machines() -> Mapping[DecoderKind, _Machine]:
-    """Every decoder's machine. capstone takes a sixth of a second to import, and most commands decode nothing."""
-    from harness.landing.code import decode_capstone
-
-    return {
-        # ENDBR64, then `call __fentry__`.
-        DecoderKind.X86_64: _Machine(
-            decode_capstone.decode_x86_64,
-            starts=decode_capstone.instruction_starts_x86_64,
-            sizes_known=False,
-            longest=15,
-            padding_byte=b"\xcc",
-            entry_pad=bytes.fromhex("f30f1efa"),
-        ),
-        DecoderKind.X86_32: _Machine(
-            decode_capstone.decode_x86_32,
-            starts=decode_capstone.instruction_starts_x86_32,
-            sizes_known=False,
-            longest=15,
-            padding_byte=b"\xcc",
-            entry_pad=bytes.fromhex("f30f1efb"),
-            loads=decode_capstone.addresses_of_words_read_x86_32,
-        ),
-        # BTI c, then the nops of -fpatchable-function-entry=2 (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.1).
-        DecoderKind.AARCH64: _Machine(
-            decode_capstone.decode_aarch64,
-            stubs=decode_capstone.stub_ranges_aarch64,
-            entry_pad=bytes.fromhex("5f2403d5"),
-            entry_nops=2,
-            probed_on_ftrace=False,
-            loads=decode_capstone.addresses_of_words_read_aarch64,
-        ),
-        # push {lr}; bl __gnu_mcount_nc (arch/arm/kernel/entry-ftrace.S, 6.1).
-        DecoderKind.ARM: _Machine(
-            decode_arm.decode,
-            starts=decode_arm.instruction_starts,
-            stubs=decode_arm.stub_ranges,
-            tracer="__gnu_mcount_nc",
-            tracer_called_at_entry=False,
-            probed_on_ftrace=False,
-            loads=decode_arm.addresses_of_words_read,
-        ),
-        # Two nops that become `auipc; jalr` (ftrace_make_call(), arch/riscv/kernel/ftrace.c, 6.12).
-        DecoderKind.RISCV: _Machine(
-            decode_riscv.decode,
-            starts=decode_riscv.instruction_starts,
-            stubs=decode_riscv.stub_ranges,
-            entry_nops=2,
-            patches_all_nops=True,
-            probed_on_ftrace=False,
-        ),
-        DecoderKind.PARISC: _Machine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
-        # One nop of six bytes (ftrace_init_nop(), arch/s390/kernel/ftrace.c, 6.1).
-        DecoderKind.S390: _Machine(
-            decode_s390.decode,
-            starts=decode_s390.instruction_starts,
-            longest=6,
-            entry_nops=1,
-            loads=decode_s390.addresses_of_words_read,
-        ),
-    }
 
 
 def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Instruction]:
@@ -132,7 +20,7 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
 
     A branch whose target is set by a relocation has no target. The instruction that ftrace patches is PLAIN or REFUSED.
     """
-    machine = _machines()[decoder]
+    machine = decoder_machines()[decoder]
     code = elf.function_bytes(symbol)
     found = machine.decode(_without_most_padding(code, machine.padding_byte) if symbol.size_includes_padding else code)
     while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding:
@@ -193,7 +81,7 @@ def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) ->
     Raises PinpointError as `instruction_boundaries` does.
     """
     code = decode_function(elf, symbol, decoder)
-    leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if _machines()[decoder].delay_slots else {Flow.SKIPS}
+    leaving = {Flow.SKIPS, Flow.ENDS, Flow.COMPUTED} if decoder_machines()[decoder].delay_slots else {Flow.SKIPS}
     skippable = {each.end for each in code if each.flow in leaving}
     plain = (each for each in code if each.flow is Flow.PLAIN and not each.is_conditional)
     return frozenset(each.offset for each in plain if each.offset not in skippable)
@@ -204,27 +92,27 @@ def instruction_starts_of_function(elf: Elf, symbol: Symbol, decoder: DecoderKin
 
     It is faster than `instruction_boundaries`, because no instruction is classified.
     """
-    return _machines()[decoder].starts(elf.function_bytes(symbol))
+    return decoder_machines()[decoder].starts(elf.function_bytes(symbol))
 
 
 def instruction_starts_in_bytes(code: bytes, decoder: DecoderKind) -> Iterable[int]:
     """The offsets of all instructions in some bytes, decoded from the first byte."""
-    return _machines()[decoder].starts(code)
+    return decoder_machines()[decoder].starts(code)
 
 
 def is_padding(code: bytes, decoder: DecoderKind) -> bool:
     """True for bytes that only fill the space after a function: nops, traps, zeros."""
-    return all(each.is_padding for each in _machines()[decoder].decode(code))
+    return all(each.is_padding for each in decoder_machines()[decoder].decode(code))
 
 
 def is_padding_instruction_at(code: bytes, offset: int, decoder: DecoderKind) -> bool:
     """True if the instruction at an offset, decoded from the first byte of the code, is padding."""
-    return any(each.is_padding for each in _machines()[decoder].decode(code) if each.offset <= offset < each.end)
+    return any(each.is_padding for each in decoder_machines()[decoder].decode(code) if each.offset <= offset < each.end)
 
 
 def is_stub_at(code: bytes, offset: int, decoder: DecoderKind) -> bool:
     """True if an offset is in a stub that a linker or a module loader made for a far call."""
-    return any(start <= offset < end for start, end in _machines()[decoder].stubs(code))
+    return any(start <= offset < end for start, end in decoder_machines()[decoder].stubs(code))
 
 
 def offsets_inside_instructions(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[int, ...]:
@@ -246,12 +134,12 @@ def instruction_at_function_start(
 
 def decode_first_instruction(code: bytes, decoder: DecoderKind) -> Instruction | None:
     """The first instruction in some bytes; None if there are no bytes."""
-    return next(iter(_machines()[decoder].decode(code)), None)
+    return next(iter(decoder_machines()[decoder].decode(code)), None)
 
 
 def first_accepted_offset(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int:
     """The offset of a function's first instruction; of its second if the kernel refuses the first for ftrace."""
-    machine = _machines()[decoder]
+    machine = decoder_machines()[decoder]
     if machine.probed_on_ftrace or not machine.patches_all_nops:
         return 0
     found = machine.decode(elf.function_bytes(symbol)[:_LONGEST])
@@ -269,22 +157,24 @@ def offsets_of_relocations_to_prefix(elf: Elf, symbol: Symbol, prefix: str) -> s
 
 def addresses_of_words_read(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> set[int]:
     """The linked addresses that a function of an executable reads words of, where the decoder can find them."""
-    return _machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
+    return decoder_machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
 
 def longest_instruction_size(decoder: DecoderKind) -> int:
     """The size of the longest instruction, in bytes."""
-    return _machines()[decoder].longest
+    return decoder_machines()[decoder].longest
 
 
 def has_delay_slots(decoder: DecoderKind) -> bool:
     """True if the instruction after a branch runs before the branch takes effect."""
-    return _machines()[decoder].delay_slots
+    return decoder_machines()[decoder].delay_slots
 
 
 def ftrace_site_offset(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int | None:
     """The offset of the instruction that ftrace patches; None for a function that ftrace does not trace."""
-    return _ftrace_site(elf, symbol, _machines()[decoder], _machines()[decoder].decode(elf.function_bytes(symbol)))
+    return _ftrace_site(
+        elf, symbol, decoder_machines()[decoder], decoder_machines()[decoder].decode(elf.function_bytes(symbol))
+    )
 
 
 def _line(code: Sequence[Instruction], aimed_at: set[int | None]) -> Iterator[int]:
@@ -326,7 +216,7 @@ def _settled(
     return each
 
 
-def _ftrace_site(elf: Elf, symbol: Symbol, machine: _Machine, found: Sequence[Instruction]) -> int | None:
+def _ftrace_site(elf: Elf, symbol: Symbol, machine: DecoderMachine, found: Sequence[Instruction]) -> int | None:
     pad = machine.entry_pad
     start = len(pad) if pad and elf.function_bytes(symbol).startswith(pad) else 0
     first = [each for each in found if each.offset >= start][: max(1, machine.entry_nops)]
@@ -362,6 +252,6 @@ def branch_targets_from_cold(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> 
                 aimed_at |= {reached, reached + 4}
         if elf.linked:
             distance = cold.address - symbol.address
-            branches = _machines()[decoder].decode(elf.function_bytes(cold))
+            branches = decoder_machines()[decoder].decode(elf.function_bytes(cold))
             aimed_at |= {distance + each.target for each in branches if each.target is not None}
     return aimed_at

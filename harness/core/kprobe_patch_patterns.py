@@ -1,0 +1,21 @@
+"""What a kernel writes at a probed address: breakpoints, jumps and calls; a part of the table of architectures."""
+
+from __future__ import annotations
+
+from harness.core.architecture import PatchPattern
+
+# int3; a jump if optimized (arch/x86/kernel/kprobes/opt.c); a call if the probe is on ftrace's site.
+X86_INT3, X86_JUMP, X86_CALL = PatchPattern(b"\xcc", 1), PatchPattern(b"\xe9", 5), PatchPattern(b"\xe8", 5)
+ARM64_BREAKPOINT = PatchPattern(bytes.fromhex("800020d4"), 4)
+PARISC_BREAKPOINT = PatchPattern(bytes.fromhex("03ff801f"), 4)
+# KPROBE_ARM_BREAKPOINT_INSTRUCTION, and a branch if optimized, each with the condition of the probed instruction
+# (arch_arm_kprobe(), arch/arm/probes/kprobes/core.c; arch_optimize_kprobes(), opt-arm.c; 6.1).
+ARM_BREAKPOINT = PatchPattern(bytes.fromhex("f801f007"), 4, mask=bytes.fromhex("ffffff0f"))
+ARM_BRANCH = PatchPattern(bytes.fromhex("0000000a"), 4, mask=bytes.fromhex("0000000f"))
+# BREAKPOINT_INSTRUCTION, whatever the instruction's length (swap_instruction(), arch/s390/kernel/kprobes.c), and the
+# BRCL that a probe on ftrace's site makes unconditional (ftrace_patch_branch_mask(), ftrace.c; 6.1).
+S390_BREAKPOINT = PatchPattern(bytes.fromhex("0002"), 2)
+S390_TRAMPOLINE_BRANCH = PatchPattern(bytes.fromhex("c0f4"), 2)
+# __BUG_INSN_32 and __BUG_INSN_16, by the size of the probed instruction (arch_arm_kprobe(),
+# arch/riscv/kernel/probes/kprobes.c; arch/riscv/include/asm/bug.h; 6.12).
+RISCV_EBREAK, RISCV_C_EBREAK = PatchPattern(bytes.fromhex("73001000"), 4), PatchPattern(bytes.fromhex("0290"), 2)
