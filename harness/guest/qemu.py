@@ -23,9 +23,6 @@ _KERNEL_ARGUMENTS = (
     # Mutants write to read-only pages of a process through /proc/PID/mem, which kernels since 6.12 may refuse
     # (early_proc_mem_force_override(), fs/proc/base.c).
     "proc_mem.force_override=always",
-    # A preemptible kernel sleeps for some ticks in each synchronize_rcu(), which loading and removing a module and a
-    # kprobe call several times; an expedited grace period takes microseconds (kernel/rcu/update.c, synchronize_rcu()).
-    "rcupdate.rcu_expedited=1",
 )
 
 
