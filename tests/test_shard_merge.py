@@ -261,7 +261,7 @@ def test_shards_of_real_runs_have_each_cell_once(
     records = []
     for number in (1, 2, 3):
         vms = "--vm=x86_64-debian,parisc"
-        pytester.runpytest_subprocess(vms, f"--shard={number}/3", "-n", processes, "-p", "no:cacheprovider")
+        pytester.runpytest_subprocess(vms, "--deep", f"--shard={number}/3", "-n", processes, "-p", "no:cacheprovider")
         run = RunDirectory((pytester.path / "results/latest").resolve())
         cells = Results(run).read_cells()
         record = read_shard_record(run)
