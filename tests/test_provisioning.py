@@ -27,7 +27,8 @@ def await_provisioning(directory: Path, line: bytes) -> None:
     placed = re.sub(r'(?<=[\s">])/(?=(?:root|etc|run|tmp|dev)/)', f"{directory}/", function[0])
     # A path that was not replaced would be one of this host.
     assert not re.search(r"(?<!\w)/(root|etc|run|tmp|dev)/", placed.replace(str(directory), "here"))
-    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\ndropbear() {{ :; }}\n{placed}\nawait_provisioning\n'
+    server = f"dropbear() {{ : >{directory}/run/dropbear.pid; }}"
+    script = f'must() {{ "$@"; }}\nstty() {{ :; }}\n{server}\n{placed}\nawait_provisioning\n'
     done = subprocess.run(["sh", "-eu", "-c", script], input=line, capture_output=True, check=True, timeout=120)
     assert done.stdout.decode().splitlines() == [words.WAITING, words.READY], done.stderr
 

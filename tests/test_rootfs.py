@@ -171,15 +171,16 @@ def run_init(tmp_path: Path, failing: str = "") -> list[str]:
     commands.mkdir()
     for name in ("mount", "mkdir", "insmod", "ifconfig", "stty", "date", "dropbear", "poweroff", "sleep"):
         ending = "kill -9 $PPID" if name in ("poweroff", "sleep") else f"exit {int(name == failing)}"
-        (commands / name).write_text(f"#!/bin/sh\n{ending}\n")
+        started = f": >{tmp_path}/run/dropbear.pid\n" if name == "dropbear" else ""
+        (commands / name).write_text(f"#!/bin/sh\n{started}{ending}\n")
         (commands / name).chmod(0o755)
     text = (paths.RECIPES / "rootfs/init").read_text()
     script = text.replace("/usr/sbin:/usr/bin:/sbin:/bin", f"{commands}:/usr/bin:/bin", 1)
     script = script.replace("/proc/sys/kernel/kptr_restrict", str(tmp_path / "kptr_restrict"))
-    script = re.sub(r"/(?=root/\.ssh|etc/dropbear|tmp/pinpoint)", f"{tmp_path}/", script)
+    script = re.sub(r"/(?=root/\.ssh|etc/dropbear|tmp/pinpoint|run/dropbear)", f"{tmp_path}/", script)
     # A path that is not replaced would be one of this host.
-    assert script.count(str(tmp_path)) == 10
-    for name in ("root/.ssh", "etc/dropbear"):
+    assert script.count(str(tmp_path)) == 13
+    for name in ("root/.ssh", "etc/dropbear", "run"):
         (tmp_path / name).mkdir(parents=True)
     done = subprocess.run(["sh", "-c", script], input=WORD, stdout=subprocess.PIPE, text=True, timeout=120, check=False)
     return [line.replace(str(tmp_path), "") for line in done.stdout.splitlines()]
