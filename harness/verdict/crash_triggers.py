@@ -61,11 +61,15 @@ def _trigger(
 _WATCHDOG = "echo 1 >/proc/sys/kernel/watchdog_thresh"
 _STALL = "echo 3 >/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout"
 _SCAN = "echo scan >/sys/kernel/debug/kmemleak"
+# A program writes to the console without newlines meanwhile: the kernel's lines begin in the middle of its own.
+_CHATTER = "while :; do printf 'words without an end '; done >/dev/console & sleep 1"
 
 # Triggers that take moments. Those that no kernel of ours dies of come first, and lockdep's before KASAN's and oopses:
 # both disable lockdep (add_taint(), LOCKDEP_NOW_UNRELIABLE), and so does a deadlock that lockdep has reported.
 QUICK = (
     _trigger("warn", ComplaintKind.WARNING, place="probes/crash/faults.c"),
+    _trigger("warn", ComplaintKind.WARNING, place="probes/crash/faults.c", before=_CHATTER, after="kill $!"),
+    _trigger("drop", ComplaintKind.DROPPED),
     _trigger("refcount", ComplaintKind.WARNING, place="lib/refcount.c"),
     _trigger("sleep_atomic", ComplaintKind.BUG, place="probes/crash/misuses.c"),
     _trigger("rcu", ComplaintKind.LOCKDEP, place="probes/crash/misuses.c"),

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Misuses of memory, lists, references, locks and contexts that a kernel detects
- * only if it was configured to.
+ * only if it was configured to, and of the console, which every kernel reports.
  */
 #include <linux/bottom_half.h>
+#include <linux/console.h>
 #include <linux/gfp.h>
 #include <linux/kernel.h>
 #include <linux/list.h>
@@ -19,6 +20,8 @@
 #include "crash.h"
 
 #define PINPOINT_BYTES	48
+/* More than a log of 2 MiB holds. */
+#define PINPOINT_RECORDS	8192
 
 static DEFINE_MUTEX(pinpoint_first);
 static DEFINE_MUTEX(pinpoint_second);
@@ -124,6 +127,17 @@ static noinline void pinpoint_schedule_atomic(unsigned int seconds)
 #define PINPOINT_HARDENED \
 	(IS_ENABLED(CONFIG_SLAB_FREELIST_HARDENED) || IS_ENABLED(CONFIG_KASAN))
 
+/* The log overruns while nothing prints it: the console reports what it dropped. */
+static noinline void pinpoint_drop(unsigned int seconds)
+{
+	int i;
+
+	console_lock();
+	for (i = 0; i < PINPOINT_RECORDS; i++)
+		printk(KERN_DEBUG "pinpoint_crash: record %0512d\n", i);
+	console_unlock();
+}
+
 const struct pinpoint_trigger pinpoint_misuses[] = {
 	{ "use_after_free", pinpoint_use_after_free, IS_ENABLED(CONFIG_KASAN) },
 	{ "past_the_end", pinpoint_past_the_end, IS_ENABLED(CONFIG_KASAN) },
@@ -136,5 +150,6 @@ const struct pinpoint_trigger pinpoint_misuses[] = {
 	{ "sleep_atomic", pinpoint_sleep_atomic, IS_ENABLED(CONFIG_DEBUG_ATOMIC_SLEEP) },
 	{ "schedule_atomic", pinpoint_schedule_atomic, true },
 	{ "exhaust", pinpoint_exhaust, true },
+	{ "drop", pinpoint_drop, true },
 	{ }
 };

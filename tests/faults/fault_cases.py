@@ -53,9 +53,9 @@ def commit(guest: Guest) -> Commit:
     return order
 
 
-@pytest.mark.parametrize("trigger", ["panic", "null_read", "bug", "warn", "spin", "deaf", "reset", "exhaust"])
+@pytest.mark.parametrize("trigger", ["panic", "null_read", "bug", "warn", "spin", "deaf", "reset", "exhaust", "drop"])
 def test_kernel(commit: Commit, trigger: str) -> None:
-    """The kernel panics, oopses, hangs with and without interrupts, resets, runs out of memory."""
+    """The kernel panics, oopses, hangs with and without interrupts, resets, runs out of memory, loses messages."""
     commit(trigger)
 
 

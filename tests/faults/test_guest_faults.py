@@ -30,6 +30,7 @@ FAULTS = {
     "test_kernel[deaf]": ("hang", 1),
     "test_kernel[reset]": ("panic", 1),
     "test_kernel[exhaust]": ("oops", 1),
+    "test_kernel[drop]": ("oops", 1),
     "test_module_never_returns": ("hang", 1),
     "test_reboot": ("panic", 1),
     "test_out_of_memory": ("oops", 1),
