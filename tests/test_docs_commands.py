@@ -34,6 +34,8 @@ _OF_PYTEST = {"-k", "-m", "-n", "-x", "-s", "--co", "--lf", "--junitxml", "--fuz
 _REST = re.compile(r"\s{3,}")
 _KEYWORDS = re.compile(r"""(?<![\w-])-k (?:"([^"]+)"|'([^']+)'|([\w:-]+))""")
 _WORD = re.compile(r"[^\s()]+")
+# A command after other words in a line of a block: lines that were joined.
+_JOINED = re.compile(r"^(?:\./pinpoint|\w+) .* \./pinpoint \w+ -")
 
 
 def commands(page: str) -> Iterator[list[str]]:
@@ -155,3 +157,10 @@ def test_a_selection_of_nothing_is_found(expression: str) -> None:
 @pytest.mark.parametrize("words", [["run", "--no-such-option"], ["runs"], ["build", "--vm", "vax"], ["gc", "--young"]])
 def test_a_wrong_command_is_found(words: list[str]) -> None:
     assert refusal(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_of_commands_are_not_joined(page: str) -> None:
+    lines = [line.strip() for kind, block in blocks(page) if kind == "code" for line in block.splitlines()]
+    joined = [line for line in lines if _JOINED.search(line)]
+    assert joined == []
