@@ -85,7 +85,11 @@ def test_a_baseline_covers_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     assert not found.changed_verdicts
     assert compare_with_baseline(baseline, [cell("a", OOPS, reason="x")]).worse, "another verdict is not known"
     assert compare_with_baseline(baseline, [cell("a", FAIL, reason="x", mutant="m")]).worse, "another cell is not known"
-    assert compare_with_baseline(baseline, [cell("a")]).mended
+    held = compare_with_baseline(baseline, [cell("a")])
+    assert (len(held.mended), held.entries_without_cell) == (1, [])
+    # Of a cell that -k did not select, nothing is known.
+    other = compare_with_baseline(baseline, [cell("b")])
+    assert (other.mended, len(other.entries_without_cell), other.worse) == ([], 1, False)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ class AcceptedFailure(BaseModel):
     reason: str = Field(min_length=1)
     owner: str = Field(min_length=1)
 
+    def names(self, cell: Cell) -> bool:
+        """Return True if the entry has the cell's case, VM and mutant, and its file if the entry names one."""
+        same = (self.case, self.vm, self.mutant) == (cell.case, cell.vm, cell.mutant)
+        return same and self.file in ("", cell.file)
+
 
 class FailureBaseline(BaseModel):
     """A baseline file. Every cell that it does not name must hold."""
@@ -59,19 +64,16 @@ class FailureBaseline(BaseModel):
 
     def find_accepted_failure(self, cell: Cell) -> AcceptedFailure | None:
         """Return the entry with a failed cell's case, VM, mutant and verdict, and its file if the entry names one."""
-        for each in self.known:
-            if (each.case, each.vm, each.mutant, each.verdict) == (cell.case, cell.vm, cell.mutant, cell.verdict) and (
-                each.file in ("", cell.file)
-            ):
-                return each
-        return None
+        return next((each for each in self.known if each.verdict is cell.verdict and each.names(cell)), None)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The differences, as lists of lines for a person. `worse` makes the exit status 1.
 
-    `changed_kernels` has the VMs whose kernel is another one now, `known_failures` those that a baseline file names.
+    `changed_kernels` has the VMs whose kernel is another one now, `known_failures` those that a baseline file names,
+    `entries_without_cell` the entries of a baseline file whose cell did not run, because it was not selected or because
+    it has another name.
     """
 
     changed_kernels: list[str] = field(default_factory=list)
@@ -81,6 +83,7 @@ class Comparison:
     mended: list[str] = field(default_factory=list)
     changed_verdicts: list[str] = field(default_factory=list)
     known_failures: list[str] = field(default_factory=list)
+    entries_without_cell: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     slower: list[str] = field(default_factory=list)
     strict: bool = False
@@ -100,6 +103,7 @@ class Comparison:
             "changed verdict or reason": self.changed_verdicts,
             "known failures": self.known_failures,
             "mended": self.mended,
+            "entries of the baseline file without a cell in this run": self.entries_without_cell,
             "new cells": self.added,
             "slower": self.slower,
         }
@@ -162,7 +166,8 @@ def compare_with_baseline(baseline: FailureBaseline, cells: Iterable[Cell]) -> C
     found = Comparison()
     seen: set[int] = set()
     rows = set()
-    for cell in Pivot(cells).latest_cells:
+    latest = list(Pivot(cells).latest_cells)
+    for cell in latest:
         key = cell.key
         rows.add(key.vm)
         if cell.verdict.acceptable:
@@ -173,11 +178,14 @@ def compare_with_baseline(baseline: FailureBaseline, cells: Iterable[Cell]) -> C
         else:
             seen.add(id(known))
             found.known_failures.append(f"{describe_cell(key)}: {cell.verdict.value}: {known.reason} ({known.owner})")
-    found.mended.extend(
-        f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline and did not occur; remove the entry"
-        for each in baseline.known
-        if id(each) not in seen and each.vm in rows
-    )
+    for each in baseline.known:
+        if id(each) in seen or each.vm not in rows:
+            continue
+        listed = f"{each.case} on {each.vm}: {each.verdict.value} is in the baseline"
+        if any(each.names(cell) for cell in latest):
+            found.mended.append(f"{listed} and did not occur; remove the entry")
+        else:
+            found.entries_without_cell.append(f"{listed}, and no such cell ran")
     return found
 
 
