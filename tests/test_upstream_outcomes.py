@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from harness.core.errors import GuestError
+from harness.core.errors import GuestError, GuestLost
+from harness.core.single_step_defect_types import Defect, Symptom
+from harness.guest.result import Result
 from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
 from harness.matrix.upstream import ftrace_selftest, kunit
+from harness.matrix.upstream.documented_hang import DocumentedHang, documented_hang
 from harness.matrix.upstream.ftrace_selftest import read_end
 from harness.matrix.upstream.kunit import read_result
 from harness.matrix.upstream.outcome import End, Outcome
+from harness.verdict.liveness import Condition, Diagnosis, GuestDied
 
 TEST = "kprobe/profile.tc"
 LOG = ["execute: profile.tc", "+ echo p vfs_read", "Required feature interface error_log doesn't exist."]
@@ -152,3 +158,62 @@ def test_a_documented_failure_is_exactly_that() -> None:
     for other in (Outcome("t", End.PASS, "ok"), Outcome("t", End.FAIL, "not ok", "t: EXPECTATION FAILED at x.c:1")):
         with pytest.raises(Missed, match="a cause"):
             other.demand_failure(kunit.WRONG_RETURN_VALUE, "a cause")
+
+
+HANGS = Defect(Symptom.TRAPS_FOR_EVER, "a cause", hangs_in=("handler", "vector"))
+EXPECTED = DocumentedHang("a cause", (range(0x1000, 0x1100), range(0x100, 0x200)))
+
+
+@pytest.mark.parametrize(
+    ("condition", "addresses", "documented"),
+    [
+        (Condition.HARD_HANG, (0x1000, 0x10FC, 0x100), True),
+        (Condition.SOFT_HANG, (0x100,), True),
+        (Condition.HARD_HANG, (0x1000, 0x1100), False),
+        (Condition.HARD_HANG, (), False),
+        (Condition.PANICKED, (0x1000,), False),
+        (Condition.OUR_FAULT, (0x1000,), False),
+    ],
+)
+def test_a_documented_hang_is_exactly_that(condition: Condition, addresses: tuple[int, ...], documented: bool) -> None:
+    assert EXPECTED.is_shown_by(GuestDied(Diagnosis(condition, "", addresses), where="a-vm")) is documented
+
+
+def test_a_loss_without_a_diagnosis_is_no_documented_hang() -> None:
+    assert not EXPECTED.is_shown_by(GuestLost("the console closed"))
+
+
+def test_a_test_that_ends_is_no_documented_hang() -> None:
+    with pytest.raises(Missed, match=r"profile\.tc: PASSED, no hang, as it hangs by a cause"):
+        read_end(TEST, 0, summary(passed=1), LOG).demand_hang("a cause")
+
+
+MANY = "kprobe/multiple_kprobes.tc"
+INIT = ["__init_begin", *(f"init_{number}" for number in range(300)), "__init_end"]
+
+
+@pytest.mark.parametrize(
+    ("test", "defects", "names", "hangs"),
+    [
+        (MANY, {"trap-entry": HANGS}, [*INIT, "vector", "handler", "vfs_read"], True),
+        (MANY, {"trap-entry": HANGS}, ["vector", *(f"f{number}" for number in range(300)), *INIT, "handler"], False),
+        (MANY, {}, [*INIT, "handler"], False),
+        (TEST, {"trap-entry": HANGS}, [*INIT, "handler"], False),
+    ],
+)
+def test_only_a_test_that_probes_the_trap_handler_should_hang(
+    test: str, defects: dict[str, Defect], names: list[str], hangs: bool
+) -> None:
+    listed = "".join(f"{0x10000000 + 16 * number:08x} t {name}\n" for number, name in enumerate(names))
+    guest = SimpleNamespace(
+        architecture=SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects)),
+        run_script=lambda _: Result("a-vm", (), 0, listed.encode(), b"", 0.0),
+        memory=SimpleNamespace(physical_address=lambda address: address - 0x10000000),
+    )
+    found = documented_hang(cast(Any, guest), test)
+    assert bool(found) is hangs
+    if found:
+        offset = 16 * names.index("vector")
+        wanted = [range(offset, offset + 16), range(offset + 16, offset + 32)]
+        assert [each for each in found.ranges if each.start < 0x10000000] == wanted
+        assert range(0x10000000 + offset, 0x10000010 + offset) in found.ranges

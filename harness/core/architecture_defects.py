@@ -34,6 +34,21 @@ PARISC_DEFECTS = {
         "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without advancing "
         "iaoq, and line 143 skips the same break again and again",
     ),
+    "trap-entry": Defect(
+        Symptom.TRAPS_FOR_EVER,
+        "arch/parisc/kernel/traps.c:468 (6.1): handle_interruption(), which handles every trap, is on no blacklist, so "
+        "that a probe there is accepted, and its break calls the function again, until the stack fills the memory",
+        hangs_in=(
+            "handle_interruption",
+            "fault_vector_11",
+            "intr_save",
+            "intr_save2",
+            "skip_save_ior",
+            # The stack grows into pages that the TLB does not have.
+            "dtlb_miss_11",
+            "dtlb_check_alias_11",
+        ),
+    ),
 }
 
 # The emulator's, not the kernel's: PER is the single step of s390. Seen with QEMU 11.1; with KVM it is not expected.

@@ -25,13 +25,15 @@ class Defect:
 
     `cause` is one line with the kernel file, the lines and the version. `nop` is an instruction without effect, for a
     defect by which the kernel skips the probed instruction. `oops` is a part of the oops's headline, for a defect that
-    ends in one.
+    ends in one. `hangs_in` are the text symbols of the kernel in whose code the CPU is seen, for a defect of a probe
+    on the kernel's own code; the probe is on the first of them.
     """
 
     symptom: Symptom
     cause: str
     nop: bytes = b""
     oops: str = ""
+    hangs_in: tuple[str, ...] = ()
 
     @property
     def fatal(self) -> bool:

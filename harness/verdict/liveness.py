@@ -55,10 +55,14 @@ _STOPPED = ("SHUTDOWN", "GUEST_PANICKED")
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A guest's condition, and its evidence in one line."""
+    """A guest's condition, and its evidence in one line.
+
+    Of a guest that hangs, `cpu_addresses` has the program counter of each sample of a CPU.
+    """
 
     condition: Condition
     evidence: str
+    cpu_addresses: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.condition.value}: {self.evidence}" if self.evidence else self.condition.value
@@ -120,7 +124,11 @@ def _silent(heart: Heartbeat, name: Callable[[int], str]) -> Diagnosis:
     if not samples:
         return Diagnosis(Condition.OUR_FAULT, f"{heart.silence}, and QEMU's monitor does not answer either")
     soft = any(sample.interruptible for sample in samples)
-    return Diagnosis(Condition.SOFT_HANG if soft else Condition.HARD_HANG, f"{heart.silence}; {_places(samples, name)}")
+    return Diagnosis(
+        Condition.SOFT_HANG if soft else Condition.HARD_HANG,
+        f"{heart.silence}; {_places(samples, name)}",
+        tuple(sample.program_counter for sample in samples),
+    )
 
 
 def _places(samples: Sequence[CpuRegisterSample], name: Callable[[int], str]) -> str:

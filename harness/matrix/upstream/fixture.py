@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from harness.core.elf import Elf
+from harness.core.errors import GuestError
 from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kernel_samples import write_module_source
 from harness.images.kernel_source_files import obtain_source_files
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
+from harness.matrix.guests.check_after_cell import explain_loss
 from harness.matrix.upstream import ftrace_selftest, kunit
+from harness.matrix.upstream.documented_hang import documented_hang
 from harness.matrix.upstream.mutants import put_in_force
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 
@@ -45,8 +48,16 @@ class UpstreamTests:
         with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
             samples, names = ftrace_selftest.MODULES.get(test, ("", ()))
             modules = [self._built(files / samples / f"{name}.c", Path(scratch)) for name in names]
+            hang = documented_hang(guest, test)
             put_in_force(guest, self._mutant)
-            outcome = ftrace_selftest.run_test(guest, files, test, modules)
+            try:
+                outcome = ftrace_selftest.run_test(guest, files, test, modules)
+            except GuestError as lost:
+                if hang and hang.is_shown_by(explain_loss(guest, lost)):
+                    end_as_known_fail(f"{test}: {hang.cause}")
+                raise
+            if hang:
+                outcome.demand_hang(hang.cause)
             outcome.raise_failure()
         outcome.end_cell(self._image.release)
 

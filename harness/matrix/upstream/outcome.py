@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import NoReturn
 
 import pytest
 
@@ -44,6 +45,12 @@ class Outcome:
         if self.end is not End.FAIL or not self.why.startswith(beginning):
             wanted = f"{self.test}: {self._text}, not {beginning!r}, as it fails by {cause}"
             raise Missed("\n".join([wanted, *self.log[-_SHOWN_LINES:]]))
+
+    def demand_hang(self, cause: str) -> NoReturn:
+        """Raise Missed, because the test ended although a documented defect of the kernel makes it hang the guest."""
+        raise Missed(
+            "\n".join([f"{self.test}: {self._text}, no hang, as it hangs by {cause}", *self.log[-_SHOWN_LINES:]])
+        )
 
     def end_cell(self, release: str) -> None:
         """Skip if the test decided nothing, end as known-fail if its author expects its failure."""
