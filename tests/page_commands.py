@@ -31,11 +31,12 @@ class Command:
 
 
 _OWN = "--kernel ~/linux --vm x86_64-fsections"
+_FEW = '-k "test_kernel_function or test_module_function or test_illegal_sites"'
 
 COMMANDS: Mapping[str, Sequence[Command]] = {
     GATE: (
         Command(
-            f'./pinpoint run {_OWN} -k "test_kernel_function or test_module_function or test_illegal_sites"',
+            f"./pinpoint run {_OWN} {_FEW}",
             status=1,
             prints="test_module_function",
         ),
@@ -48,11 +49,13 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
             "--kernel kernel-devel.rpm",
             prints="6.12",
         ),
-        Command(f"./pinpoint run {_OWN}", tree=OLD),
-        Command(f"./pinpoint run {_OWN} --baseline results/latest --confirm 3 --strict", status=1, prints="3 of 3"),
+        Command(f"./pinpoint run {_OWN} {_FEW}", tree=OLD),
+        Command(
+            f"./pinpoint run {_OWN} {_FEW} --baseline results/latest --confirm 3 --strict", status=1, prints="3 of 3"
+        ),
         Command("touch none.toml"),
         Command("./pinpoint compare none.toml results/latest", status=1, prints="test_module_function"),
-        Command(f"./pinpoint run {_OWN} --baseline ~/linux/ci/pinpoint-known.toml"),
+        Command(f"./pinpoint run {_OWN} {_FEW} --baseline ~/linux/ci/pinpoint-known.toml"),
         Command(
             "./pinpoint bisect --tree ~/linux --good v6.1 --bad HEAD -k test_module_function --vm x86_64-fsections",
             prints="first bad commit: ",
