@@ -5,9 +5,11 @@ The kernel here is a Makefile that compiles and links as kbuild does for `make M
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +21,12 @@ from harness.core import paths
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import BuildError
-from harness.core.events import Bus
+from harness.core.events import Bus, ProgressStep
 from harness.images import modules
 from harness.images.build_context import BuildContext
 from harness.images.debian_packages_by_name import Packages
 from harness.images.kernel import KernelBuild, ModuleBuildTrees
+from harness.images.module_build_directory import hold_module_build_directory
 from harness.images.store import Store
 from harness.images.vm_recipe import Recipe
 
@@ -217,5 +220,94 @@ def test_the_key_follows_all_that_goes_in(probes: Path, build_context: BuildCont
     (probes / "shape.c").write_text(MODULE.replace("x + 1", "x + 2"))
     keys.append(modules.key_parts(recipe(), "one", build_context))
     (probes / "shape.o").write_text("what a build by hand leaves")
+    (probes / "user").mkdir()
+    (probes / "user/runner.c").write_text("int main(void) { return 0; }\n")
     assert modules.key_parts(recipe(), "one", build_context) == keys[-1]
     assert len({tuple(key) for key in keys}) == 4
+
+
+def add_kernel(kernel: KernelBuild, build_context: BuildContext, key: str, generated: str = "") -> KernelBuild:
+    """Return a kernel from the same source tree whose object tree is in the store, in an entry with this key.
+
+    Its make takes the paths of the sources and of the object tree into the compiler's command line.
+    """
+    objects = build_context.store.root / f"kernel-{key}/tree"
+    (objects / "include").mkdir(parents=True)
+    (objects / "include/autoconf.h").write_text(generated)
+    flags = "-include $(O)/include/autoconf.h -DKBUILD_MODFILE='\"$(M)/shape\"'"
+    (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("$(KCFLAGS)", f"$(KCFLAGS) {flags}"))
+    return replace(kernel, key=key, headers=ModuleBuildTrees(kernel.headers.source, objects))
+
+
+def misses_of_ccache() -> int:
+    """Return how many compilations ccache has had to run."""
+    environment = {**os.environ, "CCACHE_DIR": str(paths.cache() / "ccache")}
+    printed = subprocess.run(["ccache", "--print-stats"], env=environment, capture_output=True, text=True, check=True)
+    counts = dict(line.split("\t") for line in printed.stdout.splitlines())
+    return int(counts["cache_miss"])
+
+
+@pytest.mark.usefixtures("probes")
+def test_modules_for_a_changed_kernel_are_not_compiled_again(kernel: KernelBuild, build_context: BuildContext) -> None:
+    """A kernel with the same headers gives its modules the same commands, though its store entry is another one."""
+    one = obtain(recipe(), add_kernel(kernel, build_context, "one"), build_context)["shape"]
+    assert misses_of_ccache() == 1
+    other = obtain(recipe(), add_kernel(kernel, build_context, "other"), build_context)["shape"]
+    assert other.parent != one.parent
+    assert misses_of_ccache() == 1
+    assert other.read_bytes() == one.read_bytes()
+    obtain(recipe(), add_kernel(kernel, build_context, "third", "extern int option;\n"), build_context)
+    assert misses_of_ccache() == 2
+
+
+@pytest.mark.usefixtures("probes")
+def test_the_directory_of_module_builds_is_removed(kernel: KernelBuild, build_context: BuildContext) -> None:
+    given = add_kernel(kernel, build_context, "one")
+    left = paths.cache() / "work"
+    with hold_module_build_directory(recipe(), given.headers, ProgressStep(Bus(), "vm", "modules")) as place:
+        assert (place.headers.objects / "include/autoconf.h").samefile(given.headers.objects / "include/autoconf.h")
+        assert place.headers.source == given.headers.source
+        (place.sources / "shape.ko").write_text("of a build that was killed")
+        shutil.copytree(place.sources.parent, left / "copy")
+    assert [path.name for path in left.iterdir() if path.name.startswith("modules-")] == []
+    (left / "copy").rename(place.sources.parent)
+    with hold_module_build_directory(recipe(), given.headers, ProgressStep(Bus(), "vm", "modules")) as again:
+        assert again == place
+        assert list(again.sources.iterdir()) == []
+    assert (given.headers.objects / "include/autoconf.h").is_file()
+
+
+def test_a_store_on_another_file_system(kernel: KernelBuild, build_context: BuildContext, tmp_path: Path) -> None:
+    if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("/dev/shm is no file system of its own")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        build_context.store.root.parent.mkdir()
+        build_context.store.root.symlink_to(elsewhere)
+        given = add_kernel(kernel, build_context, "one", "extern int option;\n")
+        with hold_module_build_directory(recipe(), given.headers, ProgressStep(Bus(), "vm", "modules")) as place:
+            copy = place.headers.objects / "include/autoconf.h"
+            assert copy.is_relative_to(paths.cache() / "work")
+            assert copy.read_text() == "extern int option;\n"
+            assert copy.stat().st_mtime_ns == (given.headers.objects / "include/autoconf.h").stat().st_mtime_ns
+
+
+def test_kernels_of_other_flags_and_releases_build_their_modules_elsewhere(
+    kernel: KernelBuild, build_context: BuildContext
+) -> None:
+    step = ProgressStep(Bus(), "vm", "modules")
+    packaged = []
+    for key, release in (("one", "6.1"), ("two", "6.12")):
+        tree = build_context.store.root / f"kernel-{key}/tree"
+        trees = ModuleBuildTrees(tree / f"linux-{release}-common", tree / f"linux-{release}")
+        for path in (trees.source, trees.objects):
+            path.mkdir(parents=True)
+        packaged.append(trees)
+    with (
+        hold_module_build_directory(recipe(), packaged[0], step) as first,
+        hold_module_build_directory(recipe(), packaged[1], step) as second,
+        hold_module_build_directory(recipe("-O1"), packaged[0], step) as third,
+        hold_module_build_directory(recipe(), kernel.headers, step) as fourth,
+    ):
+        assert len({first.sources, second.sources, third.sources, fourth.sources}) == 4
+        assert first.headers.source == first.sources.parent / "tree/linux-6.1-common"
+        assert fourth.headers == kernel.headers

@@ -18,12 +18,14 @@ from harness.images import debian_suite_compiler, precompiled_table
 from harness.images.build_context import BuildContext
 from harness.images.kbuild import Make, MakeProgress, compiler_and_linker_versions
 from harness.images.kernel import KernelBuild
+from harness.images.module_build_directory import ModuleBuildDirectory, hold_module_build_directory
 from harness.images.vm_recipe import Recipe
 
 KIND = "modules"
 
 _BUILD_S = 900.0
 _SOURCES = ("Kbuild", "*.c", "*.h", "*.S")
+_PROGRAMS = ("loader", "user")
 # The code that the built modules depend on, by path below harness/.
 _CODE = (
     "images/modules.py",
@@ -76,9 +78,9 @@ def check(module: Path, kernel: KernelBuild) -> None:
 
 
 def _probe_sources() -> list[Path]:
-    """Return the sources of every module. probes/loader is left out, because it contains programs."""
+    """Return the sources of every module, without the directories of programs."""
     found = (path for pattern in _SOURCES for path in paths.PROBES.rglob(pattern))
-    return sorted(path for path in found if not path.is_relative_to(paths.PROBES / "loader"))
+    return sorted(path for path in found if path.relative_to(paths.PROBES).parts[0] not in _PROGRAMS)
 
 
 def _probes_digest() -> str:
@@ -97,7 +99,21 @@ class _Job:
 
     def build(self, entry: Path, step: ProgressStep) -> Mapping[str, Any]:
         """Build a copy of probes/, because kbuild writes to the sources' directory, which may be read-only."""
-        scratch = entry / "build"
+        with hold_module_build_directory(self.recipe, self.kernel.headers, step) as place:
+            self._build_copy(place, step)
+            for name, module in _by_name(place.sources).items():
+                check(module, self.kernel)
+                kept = entry / f"{name}.ko"
+                kept.parent.mkdir(exist_ok=True)
+                module.rename(kept)
+        return {
+            "release": self.kernel.release,
+            "build_ids": {name: Elf.read(path).build_id for name, path in _by_name(entry).items()},
+        }
+
+    def _build_copy(self, place: ModuleBuildDirectory, step: ProgressStep) -> None:
+        """Copy probes/ to the directory and build every module there."""
+        scratch = place.sources
         for source in _probe_sources():
             copy = scratch / source.relative_to(paths.PROBES)
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -105,36 +121,26 @@ class _Job:
         for kbuild in sorted(scratch.rglob("Kbuild"), key=_order):
             if kbuild.parent.name == precompiled_table.DIRECTORY:
                 precompiled_table.write_c_table(kbuild.parent, scratch)
-            self._make(scratch, kbuild.parent, step)
+            self._make(place, kbuild.parent, step)
             if not list(kbuild.parent.glob("*.ko")):
                 where = paths.PROBES / kbuild.relative_to(scratch)
                 raise BuildError("no module was built", where=str(where), mend="name one in obj-m")
-        for name, module in _by_name(scratch).items():
-            check(module, self.kernel)
-            kept = entry / f"{name}.ko"
-            kept.parent.mkdir(exist_ok=True)
-            module.rename(kept)
-        shutil.rmtree(scratch)
-        return {
-            "release": self.kernel.release,
-            "build_ids": {name: Elf.read(path).build_id for name, path in _by_name(entry).items()},
-        }
 
-    def _make(self, scratch: Path, directory: Path, step: ProgressStep) -> None:
+    def _make(self, place: ModuleBuildDirectory, directory: Path, step: ProgressStep) -> None:
         """Build one directory of the copy with the flags of the kernel itself.
 
         Debug information contains no directory of this machine. The build takes seconds, so it needs no compile slot
         and no nice value: otherwise a row that has its kernel would wait minutes for rows that compile theirs.
         """
-        headers = self.kernel.headers
-        maps = {scratch: "probes", headers.objects: "objects", headers.source: "linux"}
+        headers = place.headers
+        maps = {place.sources: "probes", headers.objects: "objects", headers.source: "linux"}
         flags = [
             self.recipe.kernel.cflags,
             "-Werror -g1",
             *(f"-ffile-prefix-map={old}={new}" for old, new in maps.items()),
         ]
         log = paths.cache() / "logs" / f"modules-{self.recipe.name}.log"
-        if directory == scratch:
+        if directory == place.sources:
             log.unlink(missing_ok=True)
         cores = self.build_context.slots.cores
         program = debian_suite_compiler.obtain_compiler(self.recipe, self.build_context)
