@@ -32,6 +32,7 @@ from harness.images.vm_recipe import Recipe
 
 NATIVE = next(architecture for architecture in ARCHITECTURES.values() if architecture.native)
 RELEASE = "6.1.0-test"
+REAL_PROBES = paths.PROBES
 
 KERNEL_MAKEFILE = """\
 modules: $(patsubst %.c,%.ko,$(wildcard $(M)/*.c))
@@ -234,30 +235,39 @@ def add_kernel(kernel: KernelBuild, build_context: BuildContext, key: str, gener
     objects = build_context.store.root / f"kernel-{key}/tree"
     (objects / "include").mkdir(parents=True)
     (objects / "include/autoconf.h").write_text(generated)
-    flags = "-include $(O)/include/autoconf.h -DKBUILD_MODFILE='\"$(M)/shape\"'"
+    flags = "-Wp,-MMD,$@.d -include $(O)/include/autoconf.h -DKBUILD_MODFILE='\"$(M)/shape\"'"
     (kernel.headers.source / "Makefile").write_text(KERNEL_MAKEFILE.replace("$(KCFLAGS)", f"$(KCFLAGS) {flags}"))
     return replace(kernel, key=key, headers=ModuleBuildTrees(kernel.headers.source, objects))
 
 
-def misses_of_ccache() -> int:
-    """Return how many compilations ccache has had to run."""
+def count_of_ccache(name: str) -> int:
+    """Return one of the statistics of ccache: `cache_miss`, the compilations that it ran."""
     environment = {**os.environ, "CCACHE_DIR": str(paths.cache() / "ccache")}
     printed = subprocess.run(["ccache", "--print-stats"], env=environment, capture_output=True, text=True, check=True)
-    counts = dict(line.split("\t") for line in printed.stdout.splitlines())
-    return int(counts["cache_miss"])
+    return int(dict(line.split("\t") for line in printed.stdout.splitlines())[name])
 
 
 @pytest.mark.usefixtures("probes")
 def test_modules_for_a_changed_kernel_are_not_compiled_again(kernel: KernelBuild, build_context: BuildContext) -> None:
     """A kernel with the same headers gives its modules the same commands, though its store entry is another one."""
     one = obtain(recipe(), add_kernel(kernel, build_context, "one"), build_context)["shape"]
-    assert misses_of_ccache() == 1
+    assert count_of_ccache("cache_miss") == 1
     other = obtain(recipe(), add_kernel(kernel, build_context, "other"), build_context)["shape"]
     assert other.parent != one.parent
-    assert misses_of_ccache() == 1
+    assert count_of_ccache("cache_miss") == 1
     assert other.read_bytes() == one.read_bytes()
     obtain(recipe(), add_kernel(kernel, build_context, "third", "extern int option;\n"), build_context)
-    assert misses_of_ccache() == 2
+    assert count_of_ccache("cache_miss") == 2
+
+
+@pytest.mark.usefixtures("probes")
+def test_the_preprocessor_is_not_run_as_well(kernel: KernelBuild, build_context: BuildContext) -> None:
+    obtain(recipe(), add_kernel(kernel, build_context, "one"), build_context)
+    assert (count_of_ccache("cache_miss"), count_of_ccache("preprocessed_cache_miss")) == (1, 0)
+    # ccache's depend mode is wrong for a file with such a directive.
+    sources = [path for path in REAL_PROBES.rglob("*") if path.suffix in (".c", ".h", ".S")]
+    assert sources
+    assert [path for path in sources if ".incbin" in path.read_text()] == []
 
 
 @pytest.mark.usefixtures("probes")
