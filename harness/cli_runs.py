@@ -161,7 +161,9 @@ def run(
         os.environ[qemu_program.HOST_QEMU_VARIABLE] = "1"
     if dry_run:
         return _dry_run(recipes, accel)
-    for recipe in recipes if accel else ():
+    # With hosts, those report what they have.
+    elsewhere = bool(hosts) or any(word.partition("=")[0] == "--scheduler" for word in pytest_arguments)
+    for recipe in recipes if accel and not elsewhere else ():
         accelerator.choose(recipe.architecture, accel)
     pytest_run.demand_own_cases_import()
     chosen_here = vms or archs or matrix

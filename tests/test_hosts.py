@@ -34,6 +34,7 @@ LARGEST_MAKESPAN = 1.2
 NO_IMAGES = """
 import harness.matrix.hosts.image_sender as image_sender
 image_sender.ImageSender.send = lambda *_, **_named: None
+image_sender.ImageSender.own_with_images = lambda sender, _: sender._own
 """
 CASE = f"""
 import os

@@ -11,16 +11,19 @@ from typing import Any, cast
 
 import pytest
 from test_remote_builds import SOURCE, Hosts
+from test_store_exchange import PARTS as IMAGE_PARTS
 from test_store_exchange import build
 
 from harness.core import paths
-from harness.core.events import EventKind
+from harness.core.errors import HostError
+from harness.core.events import Bus, EventKind
 from harness.guest import accelerator
 from harness.guest.accelerator import KVM, TCG, Accelerator
-from harness.images import prepare
+from harness.images import agreed_layers, prepare
 from harness.images.build_context import BuildContext
 from harness.matrix.controller_run import ControllerRun
 from harness.matrix.guests import freezer
+from harness.matrix.hosts import own_files
 from harness.matrix.hosts.image_sender import ImageSender
 
 PARTS = ["a frozen guest"]
@@ -88,6 +91,26 @@ def test_an_image_and_its_frozen_guest_are_sent_once(sending: Sending) -> None:
     sending.send()
     assert (sending.tasks["import_image"], sending.tasks["import_frozen_guest"]) == (1, 1)
     assert list((sending.directory / "a" / "arrivals").iterdir()) == []
+
+
+def test_a_host_that_lacks_a_part_after_the_import_does_not_run(sending: Sending) -> None:
+    def remove(error: str) -> str:
+        return error or "not every part of the image of parisc arrived"
+
+    sending.broken["import_image"] = remove
+    with pytest.raises(HostError, match="not every part of the image of parisc arrived"):
+        sending.send()
+
+
+def test_the_inputs_of_the_image_arrive(sending: Sending, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes on the host mean the image of the controller, whatever they would compute themselves."""
+    sending.send()
+    own = sending.sender.own_with_images([SOURCE.name])
+    monkeypatch.setenv("PINPOINT_CACHE", str(sending.directory / "a"))
+    context = BuildContext.in_cache(Bus())
+    with own_files.in_use(own, context):
+        assert agreed_layers.find(SOURCE.name, context.store) == IMAGE_PARTS
+    assert agreed_layers.find(SOURCE.name, context.store) is None
 
 
 def test_parts_of_a_row_that_begin_at_once_send_it_once(sending: Sending) -> None:

@@ -38,6 +38,7 @@ class Hosts:
         self._use("controller")
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
         monkeypatch.setattr(prepare, "store_entries", lambda *_: PARTS)
+        monkeypatch.setattr(prepare, "layers_of", lambda *_: PARTS)
         monkeypatch.setattr(prepare, "image_key", lambda *_: KEY)
         monkeypatch.setattr(prepare, "is_built", self._is_built)
         monkeypatch.setattr(prepare, "prepare", self._prepare)

@@ -22,7 +22,8 @@ from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
-from harness.matrix.hosts import dask_packages, hosts_file, own_files, ssh_worker
+from harness.images.vm_recipe import KERNEL_VARIABLES, Kernel, replace_in_this_run, select
+from harness.matrix.hosts import cluster_of_options, dask_packages, hosts_file, own_files, ssh_worker
 from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 
 _LISTEN = "0A"
@@ -296,6 +297,48 @@ def test_the_own_tree_goes_to_the_host(sshd: SshdHere, tmp_path: Path) -> None:
     assert all(f"--project {tree}" in text and "own-files-" not in text for text in readmes)
     assert "own-files-" not in (root / "junit.xml").read_text()
     assert not list((sshd.directory / "a" / "cache").glob("store/own-files-*/**/*.pyc"))
+
+
+GIVEN = """
+from harness.images.vm_recipe import kernel_options_of_this_run, select
+
+def test_kernel(guest, vm):
+    assert select([vm])[0].kernel.given == ("/nowhere/linux-image.deb",)
+    assert kernel_options_of_this_run() == " --kernel=/nowhere/linux-image.deb"
+"""
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_given_kernel_goes_to_the_host(
+    sshd: SshdHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No host has the file, so each takes the kernel from its store."""
+    given = "/nowhere/linux-image.deb"
+    for name in KERNEL_VARIABLES:
+        monkeypatch.setenv(name, "")
+    recipe = select(["x86_64-debian"])[0]
+    kernel = Kernel(source="given", given=(given,))
+    replace_in_this_run(recipe.model_copy(update={"kernel": kernel}), [f"--kernel={given}"])
+    only = ["-k", "x86_64-debian"]
+    status, output = ended(start(sshd, tmp_path, sshd.hosts_file(("a",)), GIVEN, *only))
+    assert (status, len(cells_of_last_run(tmp_path))) == (0, 1), output
+
+
+def test_modules_of_the_own_tree_need_headers_that_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "probes" / "mine").mkdir(parents=True)
+    base = select(["x86_64-debian"])[0]
+
+    def demand(kernel: Kernel) -> None:
+        cluster_of_options._demand_own_modules_build_on_hosts(base.model_copy(update={"kernel": kernel}), "--hosts")
+
+    directory = Kernel(source="given", given=(str(tmp_path),))
+    demand(directory)
+    monkeypatch.setenv(paths.OWN_TREE, str(tmp_path))
+    demand(base.kernel)
+    demand(Kernel(source="given", given=("/nowhere/a.deb", "/nowhere/b.rpm")))
+    for kernel in (directory, Kernel(source="tree", tree=str(tmp_path))):
+        with pytest.raises(UsageError, match="the headers of this kernel, which stay here; give the kernel's packages"):
+            demand(kernel)
 
 
 def test_own_files_arrive_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

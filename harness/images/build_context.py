@@ -60,6 +60,10 @@ class BuildContext:
         cache = paths.cache()
         return cls(Store(cache / "store", bus), Packages(cache / "apt", bus), bus)
 
+    def without_builds(self) -> BuildContext:
+        """Return this context with a store that only returns what it has."""
+        return replace(self, store=self.store.without_builds())
+
     def with_suite(self, suite: str) -> BuildContext:
         """Return this context with the packages of the named Debian suite; an empty name keeps the suite."""
         return replace(self, packages=self.packages.with_suite(suite))

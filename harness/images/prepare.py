@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.images import (
+    agreed_layers,
     debian_kernel,
     debug_symbols,
     given_kernel,
@@ -15,6 +16,7 @@ from harness.images import (
     qemu_program,
     rootfs,
     source_kernel,
+    stored_kernel,
     user_targets,
 )
 from harness.images.build_context import BuildContext
@@ -37,9 +39,11 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
 
     The userland and the programs need no kernel, and are always of the host's release, so they are built in parallel
     with the kernel. Then the modules are built while the root file system is packed. Raises RecipeError, BuildError or
-    HostError, each one line.
+    HostError, each one line. An image whose entries another host has named is only taken from the store.
     """
-    layers = _layers(recipe, build_context)
+    layers, whole_context = _layers(recipe, build_context), build_context
+    if agreed_layers.find(recipe.name, build_context.store):
+        build_context = build_context.without_builds()
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
         userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
@@ -47,7 +51,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
             aside.submit(layer.obtain, recipe, build_context, layers[layer.KIND])
             for layer in (_of_user_space(recipe) if probes else [])
         ]
-        kernel = _kernel(recipe).obtain(recipe, build_context.with_suite(recipe.kernel.suite), layers[_KERNEL])
+        kernel = _obtain_kernel(recipe, build_context, layers)
         if userland:
             userland.result()
         packed = aside.submit(_ROOTFS.obtain, recipe, kernel, build_context, layers[rootfs.KIND])
@@ -56,7 +60,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         symbols = _debug_symbols(recipe, kernel, build_context, layers)
         initrd = packed.result().path / rootfs.INITRD
     return Image(
-        recipe=qemu_program.with_required_qemu(recipe, build_context),
+        recipe=qemu_program.with_required_qemu(recipe, whole_context),
         key=_key(layers),
         kernel=kernel.bootable_elf if recipe.machine.boot == "pvh" else kernel.kernel,
         vmlinux=kernel.vmlinux,
@@ -73,6 +77,23 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     )
 
 
+def obtain_entries(recipe: Recipe, build_context: BuildContext, kinds: Collection[str]) -> None:
+    """Fetch or build the store entries of these kinds, and the kernel if one of them needs it. Raises as `prepare`."""
+    layers = _layers(recipe, build_context)
+    for layer in _of_user_space(recipe):
+        if layer.KIND in kinds:
+            layer.obtain(recipe, build_context, layers[layer.KIND])
+    if not {_KERNEL, rootfs.KIND, modules.KIND, debug_symbols.KIND} & set(kinds):
+        return
+    kernel = _obtain_kernel(recipe, build_context, layers)
+    if rootfs.KIND in kinds:
+        _ROOTFS.obtain(recipe, kernel, build_context, layers[rootfs.KIND])
+    if modules.KIND in kinds:
+        _MODULES.obtain(recipe, kernel, build_context, layers[modules.KIND])
+    if debug_symbols.KIND in kinds:
+        _debug_symbols(recipe, kernel, build_context, layers)
+
+
 def kernel_config_of(recipe: Recipe, build_context: BuildContext) -> Mapping[str, str]:
     """Return the configuration of a recipe's kernel, which is fetched or built if necessary."""
     context = build_context.with_suite(recipe.kernel.suite)
@@ -83,6 +104,11 @@ def kernel_config_of(recipe: Recipe, build_context: BuildContext) -> Mapping[str
 def image_key(recipe: Recipe, build_context: BuildContext) -> str:
     """Return the image's name in results: a digest of all inputs of its parts. Nothing is fetched or built."""
     return _key(_layers(recipe, build_context))
+
+
+def layers_of(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
+    """Map the kind of each store entry of the image to the inputs of the entry, in the order of the image's key."""
+    return _layers(recipe, build_context)
 
 
 def store_entries(recipe: Recipe, build_context: BuildContext) -> dict[str, Sequence[str]]:
@@ -105,6 +131,8 @@ def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
     """Map the kind of each store entry of the image to the inputs of the entry. Each key is computed once."""
+    if agreed := agreed_layers.find(recipe.name, build_context.store):
+        return agreed
     kernel = _kernel(recipe).key_parts(recipe, build_context.with_suite(recipe.kernel.suite))
     key = key_of(kernel)
     return {
@@ -133,6 +161,12 @@ def _debug_symbols(
 def _of_user_space(recipe: Recipe) -> list[ImagePartBuilder[Mapping[str, Path]]]:
     """Return the parts that are the same for every kernel of an architecture."""
     return [_PROGRAMS, *([_USER_TARGETS] if recipe.traits.uprobes else [])]
+
+
+def _obtain_kernel(recipe: Recipe, build_context: BuildContext, layers: Mapping[str, Sequence[str]]) -> KernelBuild:
+    if agreed_layers.find(recipe.name, build_context.store):
+        return stored_kernel.obtain(recipe, build_context, layers[_KERNEL])
+    return _kernel(recipe).obtain(recipe, build_context.with_suite(recipe.kernel.suite), layers[_KERNEL])
 
 
 def _kernel(recipe: Recipe) -> ImagePartBuilder[KernelBuild]:

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from harness.core.deadline import Deadline
-from harness.core.errors import UsageError
+from harness.core.errors import HostError, UsageError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.locks import hold_lock
@@ -52,7 +53,14 @@ class Store:
         self.root = root
         self._bus = bus
         self._swept = False
+        self._builds = True
         self._used: dict[str, int] = {}
+
+    def without_builds(self) -> Store:
+        """Return this store; its `obtain` raises HostError for an entry that would have to be built."""
+        other = copy(self)
+        other._builds = False
+        return other
 
     def obtain(self, kind: str, parts: Sequence[str], *, vm: str, build: Build) -> Entry:
         """Return the entry with the inputs `parts`, from the store if it is there and undamaged, else built now.
@@ -178,6 +186,8 @@ class Store:
 
     def _built(self, kind: str, key: str, parts: Sequence[str], step: ProgressStep, build: Build) -> Entry:
         """Build in a temporary directory, write the manifest, and rename the directory."""
+        if not self._builds:
+            raise HostError("is not in the store any more", where=f"{kind}-{key}", mend="run again: it is sent again")
         beside = self._beside(f"{kind}-{key}")
         beside.mkdir(parents=True)
         path = self.root / f"{kind}-{key}"

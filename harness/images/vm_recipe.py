@@ -30,7 +30,7 @@ Tier = Literal["core", "full"]
 
 _LARGEST_BYTES = 32 << 10
 # A recipe as JSON, for the run of a kernel that was given with --kernel.
-_REPLACEMENT, _OPTIONS = "PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS"
+_REPLACEMENT, _OPTIONS = KERNEL_VARIABLES = ("PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS")
 # A patch or a fragment of a kernel configuration.
 _LARGEST_PART_BYTES = 4 << 20
 

@@ -184,7 +184,8 @@ class Cluster:
                 if vm not in order.image_errors:
                     self._sender.send(vm, host.address, on_host, boots=vm == order.vm)
             Queue(f"{self._topic}-token-{order.name}", client=self._client).put("start")
-            given = order.model_dump_json(), self._topic, str(paths.PROJECT), self._sender.own
+            own = self._sender.own_with_images(vm for vm in order.images if vm not in order.image_errors)
+            given = order.model_dump_json(), self._topic, str(paths.PROJECT), own
             future = self._submit(host.address, order.name, work_on_host.run_order, *given)
             if order.name in self._orders:
                 self._orders[order.name] = order, host, future

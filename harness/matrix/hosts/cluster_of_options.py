@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import HostError, UsageError
-from harness.images.vm_recipe import kernel_options_of_this_run
+from harness.images import given_kernel_parts, own_tree_modules
+from harness.images.vm_recipe import Recipe
 from harness.matrix.hosts import dask_packages, hosts_file
 from harness.matrix.hosts.cluster import CONNECT_SECONDS, Cluster
 
@@ -20,9 +21,18 @@ def connect(option: argparse.Namespace, controller: ControllerRun) -> Cluster:
     if option.scheduler and option.pinpoint_hosts:
         raise UsageError("--hosts starts a scheduler of its own, --scheduler names one", mend="give one of them")
     where = "--hosts" if option.pinpoint_hosts else "--scheduler"
-    if kernel_options_of_this_run():
-        raise UsageError("--kernel names files of this host", where=where, mend=f"run without {where}")
+    for recipe in controller.recipes.values():
+        _demand_own_modules_build_on_hosts(recipe, where)
     return _start_hosts(option, controller) if option.pinpoint_hosts else _join_cluster(option, controller)
+
+
+def _demand_own_modules_build_on_hosts(recipe: Recipe, where: str) -> None:
+    """Raise UsageError if hosts would need headers that do not travel, to build the modules of the own tree."""
+    kernel = recipe.kernel
+    travels = kernel.source == "given" and all(map(given_kernel_parts.is_package, map(Path, kernel.given)))
+    if kernel.source in ("tree", "given") and not travels and own_tree_modules.source_directories():
+        what = "each host builds the modules of --project, and would need the headers of this kernel, which stay here"
+        raise UsageError(what, where=where, mend=f"give the kernel's packages to --kernel, or run without {where}")
 
 
 def _start_hosts(option: argparse.Namespace, controller: ControllerRun) -> Cluster:

@@ -1,24 +1,27 @@
-"""Sends images to hosts that lack them, each once to each host."""
+"""Sends images to hosts that lack them, each once to each host, and the user's own files."""
 
 from __future__ import annotations
 
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.core.errors import HostError
-from harness.core.events import ProgressStep
+from harness.core.events import Bus, ProgressStep
 from harness.core.files import sha256
-from harness.images import prepare
+from harness.images import agreed_layers, prepare
+from harness.images.agreed_layers import Layers
 from harness.images.build_context import BuildContext
 from harness.images.exchange import entry_archive, image_exchange
 from harness.images.exchange.oci_layout import LayoutWriter, write_tar
-from harness.images.vm_recipe import select
+from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import freezer
 from harness.matrix.hosts import frozen_on_host, own_files, work_on_host
+from harness.matrix.hosts.own_files import OwnFiles
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
@@ -35,41 +38,46 @@ class ImageSender:
     def __init__(self, controller: ControllerRun, loader: str | None = None) -> None:
         """`loader` is the command of --loader. Raises UsageError for own files that cannot be sent."""
         self._controller = controller
-        self.own, self._contents = own_files.collect(loader)
+        self._own, self._contents = own_files.collect(loader)
+        self._layers: dict[str, Layers] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._turn = threading.Lock()
 
     def send_own_files(self, on_host: OnHost) -> None:
         """Send the user's own files, if there are any, unless the host has them. Raises HostError."""
-        if not self.own.key or on_host("has-own-files", work_on_host.has_own_files, self.own):
+        if not self._own.key or on_host("has-own-files", work_on_host.has_own_files, self._own):
             return
-        if error := on_host("own-files", work_on_host.receive_own_files, self.own, self._contents):
+        if error := on_host("own-files", work_on_host.receive_own_files, self._own, self._contents):
             raise HostError(error)
+
+    def own_with_images(self, vms: Iterable[str]) -> OwnFiles:
+        """Return what is the user's own, with the images of these VMs."""
+        keys = {vm: agreed_layers.key_of_layers(self._layers_of(vm)) for vm in vms}
+        return replace(self._own, layers=keys)
 
     def send(self, vm: str, to: str, on_host: OnHost, *, boots: bool) -> None:
         """Send the image of a VM, and if it boots its frozen guest, unless the host has them. Raises HostError.
 
         `to` is the host's address. Parts of a row that begin there at once wait for one another.
         """
-        recipe = self._controller.recipes.get(vm) or select([vm])[0]
-        key = prepare.image_key(recipe, BuildContext.in_cache(self._controller.bus))
+        layers = self._layers_of(vm)
         with self._turn_of(f"{vm} {to}"):
-            if not on_host(f"has-{vm}", work_on_host.has_image, vm, key, self.own):
+            if not on_host(f"has-{vm}", work_on_host.has_image, vm, layers):
+                name = f"{agreed_layers.key_of_layers(layers)}.tar"
                 with self._turn_of(vm):
                     packed = self._packed(vm)
                 with self._controller.bus.step(vm, "send") as step:
-                    _send_file(packed, f"{key}.tar", on_host, step)
-                    if error := on_host(f"import-{vm}", work_on_host.import_image, f"{key}.tar", vm, key, self.own):
+                    send_file(packed, name, on_host, step)
+                    if error := on_host(f"import-{vm}", work_on_host.import_image, name, vm, layers):
                         raise HostError(error)
             if boots:
                 self._send_frozen_guest(vm, on_host)
 
     def _send_frozen_guest(self, vm: str, on_host: OnHost) -> None:
         """Send the frozen guest that a host would thaw, if the controller's store has it. An error costs a boot."""
-        key = on_host(
-            f"wants-{vm}", frozen_on_host.wanted_frozen_guest, vm, self._controller.forced_accelerator, self.own
-        )
+        own = self.own_with_images([vm])
+        key = on_host(f"wants-{vm}", frozen_on_host.wanted_frozen_guest, vm, self._controller.forced_accelerator, own)
         entry = BuildContext.in_cache(self._controller.bus).store.root / f"{freezer.KIND}-{key}"
         if not key or not entry.is_dir():
             return
@@ -81,10 +89,18 @@ class ImageSender:
                 # Another process has removed it meanwhile.
                 step.set_final_detail(f"not sent: {error.strerror}")
                 return
-            _send_file(packed, f"{entry.name}.tar", on_host, step)
+            send_file(packed, f"{entry.name}.tar", on_host, step)
             given = f"{entry.name}.tar", key, sha256(packed)
             if error_there := on_host(f"import-frozen-{vm}", frozen_on_host.import_frozen_guest, *given):
                 step.set_final_detail(f"not used: {error_there}")
+
+    def _layers_of(self, vm: str) -> Layers:
+        if vm not in self._layers:
+            self._layers[vm] = prepare.layers_of(self._recipe(vm), BuildContext.in_cache(Bus()))
+        return self._layers[vm]
+
+    def _recipe(self, vm: str) -> Recipe:
+        return self._controller.recipes.get(vm) or select([vm])[0]
 
     def _turn_of(self, name: str) -> threading.Lock:
         with self._turn:
@@ -103,7 +119,7 @@ class ImageSender:
         root = Path(self._scratch.name)
         file = root / f"{vm}.tar"
         if not file.exists():
-            recipe = self._controller.recipes.get(vm) or select([vm])[0]
+            recipe = self._recipe(vm)
             # Another context, so that the image contains only the look-ups in package lists that its key needs.
             context = BuildContext.in_cache(self._controller.bus)
             with self._controller.bus.step(vm, "pack") as step:
@@ -112,7 +128,8 @@ class ImageSender:
         return file
 
 
-def _send_file(file: Path, name: str, on_host: OnHost, step: ProgressStep) -> None:
+def send_file(file: Path, name: str, on_host: OnHost, step: ProgressStep) -> None:
+    """Send a file in parts to the arrivals of a host."""
     with file.open("rb") as content:
         size, sent = file.stat().st_size, 0
         while chunk := content.read(_CHUNK):

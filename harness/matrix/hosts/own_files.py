@@ -1,7 +1,7 @@
-"""The user's own files on hosts: the tree of --project, and the file of --loader.
+"""What is the user's own on hosts: the tree of --project, the file of --loader, and the recipe of --kernel.
 
-The controller sends them by the hash of their content. Each host keeps them in its store. The processes of shards use
-the copies, and print the controller's paths.
+The controller sends the files by the hash of their content. Each host keeps them in its store. The processes of shards
+use the copies, and print the controller's paths. The kernel of --kernel is a part of an image, and travels with it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.core import paths
 from harness.core.errors import HostError, UsageError
 from harness.core.files import sha256_of_strings
-from harness.images import external_build
+from harness.images import agreed_layers, external_build
 from harness.images.build_context import BuildContext
+from harness.images.vm_recipe import KERNEL_VARIABLES
 from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 
 KIND = "own-files"
@@ -30,16 +31,25 @@ _DIRECTORIES = (paths.RECIPES.name, paths.PROBES.name, paths.CASES.name)
 # A file by its path in the copy: its content, and True if it is a program.
 Contents = Mapping[str, tuple[bytes, bool]]
 
+_REPLACED = (paths.OWN_TREE, paths.COPIES, *KERNEL_VARIABLES, agreed_layers.VARIABLE)
+
 # One thread at a time uses the own tree of a run: its directory is in an environment variable of the process.
 _turn = threading.RLock()
 
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """What the controller sends: the hash of the contents, and the controller's paths, by their names in the copy."""
+    """What the controller sends.
+
+    `key` is the hash of the contents. `originals` has the controller's paths, by their names in the copy. `kernel` is
+    the environment that names the recipe of --kernel, empty without it. `layers` has the key of the inputs of each
+    image (agreed_layers.py), by the name of the VM.
+    """
 
     key: str
     originals: Mapping[str, str]
+    kernel: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def tree(self) -> str:
@@ -56,7 +66,10 @@ NONE = OwnFiles("", {})
 
 
 def collect(loader: str | None) -> tuple[OwnFiles, Contents]:
-    """Return the files of the own tree, and the file of the loader's command, if it is one. Raises UsageError."""
+    """Return the files of the own tree, the file of the loader's command, if it is one, and the recipe of --kernel.
+
+    Raises UsageError.
+    """
     originals: dict[str, str] = {}
     contents: dict[str, tuple[bytes, bool]] = {}
     if tree := paths.own_tree():
@@ -73,7 +86,8 @@ def collect(loader: str | None) -> tuple[OwnFiles, Contents]:
         mend = f"leave in {', '.join(_DIRECTORIES)} only what cases, modules and recipes need"
         what = f"more than {_LARGEST_BYTES >> 20} MiB of your own files, which are sent to each host"
         raise UsageError(what, where=str(tree or command), mend=mend)
-    return (OwnFiles(_key(contents), originals) if originals else NONE), contents
+    kernel = {name: os.environ[name] for name in KERNEL_VARIABLES if name in os.environ}
+    return OwnFiles(_key(contents) if originals else "", originals, kernel), contents
 
 
 def receive(own: OwnFiles, contents: Contents, build_context: BuildContext) -> None:
@@ -93,7 +107,7 @@ def receive(own: OwnFiles, contents: Contents, build_context: BuildContext) -> N
 
 @contextmanager
 def in_use(own: OwnFiles, build_context: BuildContext) -> Iterator[None]:
-    """Use the own files of a run in this process, or none, and in the processes that it starts meanwhile.
+    """Use what is a run's own in this process, or none of it, and in the processes that it starts meanwhile.
 
     Only one thread at a time does: the environment is that of the process.
     """
@@ -101,11 +115,12 @@ def in_use(own: OwnFiles, build_context: BuildContext) -> Iterator[None]:
     # A store entry must not change: Python would write into it.
     wanted = {paths.COPIES: json.dumps(copies), "PYTHONDONTWRITEBYTECODE": "1"} if copies else {}
     wanted |= {paths.OWN_TREE: copies[own.tree]} if own.tree else {}
-    names = (paths.OWN_TREE, paths.COPIES, "PYTHONDONTWRITEBYTECODE")
+    wanted |= {**own.kernel, **agreed_layers.variables(own.layers)}
+    names = (*_REPLACED, "PYTHONDONTWRITEBYTECODE")
     with _turn:
         before = {name: os.environ[name] for name in names if name in os.environ}
         try:
-            for name in (paths.OWN_TREE, paths.COPIES):
+            for name in _REPLACED:
                 os.environ.pop(name, None)
             os.environ.update(wanted)
             yield

@@ -26,11 +26,12 @@ from harness.core.events import Bus
 from harness.core.files import sha256, sha256_of_strings
 from harness.core.host_packages import SOURCE, missing_packages
 from harness.guest import accelerator
-from harness.images import prepare
+from harness.images import agreed_layers
+from harness.images.agreed_layers import Layers
 from harness.images.build_context import BuildContext
 from harness.images.exchange import image_exchange
 from harness.images.exchange.oci_layout import read_layout
-from harness.images.vm_recipe import load_all, select
+from harness.images.vm_recipe import load_all
 from harness.matrix.cell_shards.engine import ABILITY_OF_ACCELERATOR, BUILD, ShardEnd
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
@@ -91,15 +92,11 @@ def describe_host() -> dict[str, Any]:
     }
 
 
-def has_image(vm: str, key: str, own: OwnFiles) -> bool:
-    """Return True if the image is in this host's store, under the controller's key."""
-    context = BuildContext.in_cache(Bus())
-    with own_files.in_use(own, context):
-        try:
-            recipe = select([vm])[0]
-            return prepare.is_built(recipe, context) and prepare.image_key(recipe, context) == key
-        except PinpointError:
-            return False
+def has_image(vm: str, layers: Layers) -> bool:
+    """Keep the inputs of the controller's image of a VM. Return True if its entries are in this host's store."""
+    store = BuildContext.in_cache(Bus()).store
+    agreed_layers.keep(layers, vm, store)
+    return all(store.present(kind, parts) for kind, parts in layers.items())
 
 
 def has_own_files(own: OwnFiles) -> bool:
@@ -123,7 +120,7 @@ def receive_chunk(name: str, chunk: bytes, *, first: bool) -> None:
         file.write(chunk)
 
 
-def import_image(name: str, vm: str, key: str, own: OwnFiles) -> str:
+def import_image(name: str, vm: str, layers: Layers) -> str:
     """Add an image that has arrived to the store; each file is compared with its hash. Return an error, or nothing."""
     arrived = arrivals() / name
     context = BuildContext.in_cache(Bus())
@@ -134,9 +131,7 @@ def import_image(name: str, vm: str, key: str, own: OwnFiles) -> str:
         return str(error)
     finally:
         arrived.unlink(missing_ok=True)
-    if not has_image(vm, key, own):
-        return f"this host would run another image of {vm}: its package lists differ; run the same suites on both"
-    return ""
+    return "" if has_image(vm, layers) else f"not every part of the image of {vm} arrived"
 
 
 def run_order(text: str, topic: str, project: str, own: OwnFiles) -> None:
