@@ -231,6 +231,19 @@ def test_without_leave_to_install_it_names_the_packages(bare: Project) -> None:
     assert not bare.cache.exists()
 
 
+@pytest.mark.parametrize("option", [("--hosts", "lab.toml"), ("--hosts=lab.toml",), ("--scheduler", "tls://a:1")])
+def test_hosts_build_and_run_guests_so_the_controller_needs_no_compiler(bare: Project, option: tuple[str, ...]) -> None:
+    add_recipes(bare)
+    with (bare.root / "host-packages.txt").open("a") as listed:
+        listed.write("python3-part any no-python x\n")
+    refused = bare.start("run", "--vm", "built", *option, PINPOINT_NO_INSTALL="1")
+    assert refused.stderr.rpartition(": ")[2].strip() == "python3-part"
+    # A kernel of the user's own is built and booted here; only `run` has these options.
+    for words in (("run", "--kernel", "linux", *option), ("build", *option)):
+        refused = bare.start(*words, "--vm", "small", PINPOINT_NO_INSTALL="1")
+        assert "needed-package" in refused.stderr
+
+
 @pytest.mark.parametrize(("arguments", "helps"), [(["list", "--help"], True), (["run", "--run", "perf -h"], False)])
 def test_help_needs_no_package(bare: Project, arguments: list[str], helps: bool) -> None:
     done = bare.start(*arguments, PINPOINT_NO_INSTALL="1")

@@ -59,6 +59,15 @@ def parse_optional_requirements(text: str, kind: str = "optional") -> Iterator[R
                 yield Requirement(package, provides, purpose)
 
 
+# The beginning of the names of packages that run guests, and build nothing.
+_EMULATOR = "qemu-system-"
+
+
+def missing_build_packages(guests: Collection[str]) -> list[str]:
+    """Return the packages that this host lacks to build images for these guests."""
+    return [package for package in missing_packages(guests) if not package.startswith(_EMULATOR)]
+
+
 def missing_packages(guests: Collection[str]) -> list[str]:
     """Return the packages that this host lacks for these guests: architectures, and `source`."""
     needed = parse_requirements(PACKAGES.read_text(), platform.machine())

@@ -53,6 +53,8 @@ class BuildContext:
     packages: Packages
     bus: Bus
     slots: InProcessCompileSlots = field(default_factory=InProcessCompileSlots)
+    uses_agreed_layers: bool = True
+    """False to compute the inputs of all images here, even those that another host has named (agreed_layers.py)."""
 
     @classmethod
     def in_cache(cls, bus: Bus) -> BuildContext:

@@ -42,7 +42,7 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
     HostError, each one line. An image whose entries another host has named is only taken from the store.
     """
     layers, whole_context = _layers(recipe, build_context), build_context
-    if agreed_layers.find(recipe.name, build_context.store):
+    if _agreed_layers(recipe, build_context):
         build_context = build_context.without_builds()
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
@@ -131,7 +131,7 @@ def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
 
 def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
     """Map the kind of each store entry of the image to the inputs of the entry. Each key is computed once."""
-    if agreed := agreed_layers.find(recipe.name, build_context.store):
+    if agreed := _agreed_layers(recipe, build_context):
         return agreed
     kernel = _kernel(recipe).key_parts(recipe, build_context.with_suite(recipe.kernel.suite))
     key = key_of(kernel)
@@ -141,6 +141,10 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]
         **{layer.KIND: layer.key_parts(recipe, build_context) for layer in _of_user_space(recipe)},
         **_debug_symbols_layer(recipe, build_context),
     }
+
+
+def _agreed_layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]] | None:
+    return agreed_layers.find(recipe.name, build_context.store) if build_context.uses_agreed_layers else None
 
 
 def _debug_symbols_layer(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
@@ -164,7 +168,7 @@ def _of_user_space(recipe: Recipe) -> list[ImagePartBuilder[Mapping[str, Path]]]
 
 
 def _obtain_kernel(recipe: Recipe, build_context: BuildContext, layers: Mapping[str, Sequence[str]]) -> KernelBuild:
-    if agreed_layers.find(recipe.name, build_context.store):
+    if _agreed_layers(recipe, build_context):
         return stored_kernel.obtain(recipe, build_context, layers[_KERNEL])
     return _kernel(recipe).obtain(recipe, build_context.with_suite(recipe.kernel.suite), layers[_KERNEL])
 

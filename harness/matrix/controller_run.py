@@ -34,6 +34,7 @@ from harness.matrix.run import MatrixRun
 from harness.matrix.vm_order_and_row_division import names_in_start_order
 from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
 from harness.report import bundle, cell_duration_cache, live_or_plain_progress_board
+from harness.report.build_durations import BuildDurations
 from harness.report.export import ktap
 from harness.report.html import write_report_of_run
 from harness.report.live_or_plain_progress_board import Board
@@ -51,6 +52,10 @@ def _durations() -> Path:
     return paths.cache() / "durations.json"
 
 
+def _build_durations() -> Path:
+    return paths.cache() / "build-durations.json"
+
+
 class ControllerRun(MatrixRun):
     """Writes results, shows the board and sets the exit status; builds the images of all processes.
 
@@ -65,6 +70,7 @@ class ControllerRun(MatrixRun):
         self._opened_board: Board | None = None
         self._test_durations = TestDurations()
         self._timeline = Timeline(self.bus, self._began)
+        self.build_durations = BuildDurations(_build_durations(), self.bus)
         self._ktap = ktap.KtapCaseStream.open_file(config.option.ktap) if config.option.ktap else None
         replay_options.draw_seed_unless_set(config)
         if config.option.loader:
@@ -116,7 +122,10 @@ class ControllerRun(MatrixRun):
     def vm_names_in_order(self) -> list[str]:
         """The names of the selected VMs, in the order in which their rows begin."""
         return names_in_start_order(
-            self.recipes.values(), BuildContext.in_cache(Bus()), cell_duration_cache.seconds_by_vm(_durations())
+            self.recipes.values(),
+            BuildContext.in_cache(Bus()),
+            cell_duration_cache.seconds_by_vm(_durations()),
+            cell_duration_cache.seconds_by_vm(_build_durations()),
         )
 
     @cached_property
@@ -226,6 +235,7 @@ class ControllerRun(MatrixRun):
             record_only_killer_figures(self.figures, self._cells)
             record_foreign_probe_figures(self.figures, self._cells)
         cell_duration_cache.save_seconds(_durations(), self._cells)
+        self.build_durations.save()
         self._phases.record_figures(self.figures)
         record_cell_figures(self.figures, self._cells, self._missing())
         record_false_complaint_figures(self.figures, self.directory, self.recipes, self._cells)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 
+from harness.core.errors import HostError
 from harness.images.build_context import BuildContext
 from harness.images.prepare import is_built
 from harness.images.vm_recipe import Recipe
@@ -13,18 +15,23 @@ from harness.report.cell_duration_cache import case_and_mutant_key
 
 
 def names_in_start_order(
-    recipes: Iterable[Recipe], build_context: BuildContext, seconds: Mapping[str, float]
+    recipes: Iterable[Recipe],
+    build_context: BuildContext,
+    seconds: Mapping[str, float],
+    build_seconds: Mapping[str, float],
 ) -> list[str]:
     """Return the recipes' names in the order in which their rows begin.
 
     Built images come first, the longest row by past durations before shorter ones, so that the run does not wait for
-    it alone at the end. Then come binary kernels, then kernels that must be compiled.
+    it alone at the end. Then come binary kernels, then kernels that must be compiled, each the longest past build
+    first. An image whose key cannot be computed here, without compilers, is not built.
     """
 
     def place(recipe: Recipe) -> tuple[int, float]:
-        if is_built(recipe, build_context):
-            return 0, -seconds.get(recipe.name, 0.0)
-        return (1 if recipe.kernel.source == "debian-binary" else 2), 0.0
+        with suppress(HostError):
+            if is_built(recipe, build_context):
+                return 0, -seconds.get(recipe.name, 0.0)
+        return (1 if recipe.kernel.source == "debian-binary" else 2), -build_seconds.get(recipe.name, 0.0)
 
     return [recipe.name for recipe in sorted(recipes, key=place)]
 

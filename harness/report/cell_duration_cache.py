@@ -23,7 +23,7 @@ def save_seconds(path: Path, cells: Iterable[Cell]) -> None:
     known = {vm: dict(cases) for vm, cases in seconds_by_vm_and_cell(path).items()}
     for cell in cells:
         known.setdefault(cell.vm, {})[case_and_mutant_key(cell.case, cell.mutant)] = cell.seconds
-    write_text(path, json.dumps(known, indent=1, sort_keys=True))
+    write_text(path, as_json(known))
 
 
 def save_test_seconds(path: Path, seconds: Mapping[str, float]) -> None:
@@ -31,7 +31,12 @@ def save_test_seconds(path: Path, seconds: Mapping[str, float]) -> None:
     if seconds:
         known = {vm: dict(cases) for vm, cases in seconds_by_vm_and_cell(path).items()}
         known[_TESTS] = {**known.get(_TESTS, {}), **seconds}
-        write_text(path, json.dumps(known, indent=1, sort_keys=True))
+        write_text(path, as_json(known))
+
+
+def as_json(seconds: Mapping[str, Mapping[str, float]]) -> str:
+    """Return the text of a file of seconds."""
+    return json.dumps(seconds, indent=1, sort_keys=True)
 
 
 def case_and_mutant_key(case: str, mutant: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.guest.accelerator import KVM, TCG
+from harness.images.vm_recipe import Recipe
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
 
 # The abilities of a host, each followed by an architecture: `kvm-arm64`. The better accelerator comes first.
@@ -35,6 +36,14 @@ class ShardNeeds:
     cores: float
     gib: float
     abilities: tuple[str, ...] = ()
+
+
+def needs_of_row(recipe: Recipe, forced_accelerator: str | None) -> ShardNeeds:
+    """Return what a process of a row uses: half a core for each virtual one, as a guest and its client take turns."""
+    forced = forced_accelerator
+    ways = [ABILITY_OF_ACCELERATOR.get(forced, forced)] if forced else ABILITY_OF_ACCELERATOR.values()
+    abilities = tuple(f"{way}-{recipe.arch}" for way in ways)
+    return ShardNeeds(recipe.name, recipe.machine.cpus / 2, recipe.machine.memory_mib / 1024 + 0.5, abilities)
 
 
 class ShardEngine(Protocol):

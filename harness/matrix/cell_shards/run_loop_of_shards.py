@@ -11,7 +11,7 @@ import pytest
 from harness.matrix import run_loop
 from harness.matrix.cell_shards import division, shard_files
 from harness.matrix.cell_shards.division import CellShard
-from harness.matrix.cell_shards.engine import ABILITY_OF_ACCELERATOR, ShardEnd, ShardEngine, ShardNeeds
+from harness.matrix.cell_shards.engine import ShardEnd, ShardEngine, ShardNeeds, needs_of_row
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.report_replay import ReportReplay
 from harness.matrix.cell_shards.shard_order import ShardOrder
@@ -119,14 +119,10 @@ class ShardedLoop:
         return ReportReplay(self._config, shard, lane, directory, controller.directory, controller.bus, add_spent)
 
     def _needs(self, shard: CellShard) -> ShardNeeds:
-        """Return what a shard uses: half a core for each virtual one, because a guest and its client take turns."""
         recipe = self._controller.recipes.get(shard.vm)
         if recipe is None:
             return ShardNeeds("", 0.5, 0.5)
-        forced = self._config.option.accel
-        ways = [ABILITY_OF_ACCELERATOR.get(forced, forced)] if forced else ABILITY_OF_ACCELERATOR.values()
-        abilities = tuple(f"{way}-{recipe.arch}" for way in ways)
-        return ShardNeeds(shard.vm, recipe.machine.cpus / 2, recipe.machine.memory_mib / 1024 + 0.5, abilities)
+        return needs_of_row(recipe, self._config.option.accel)
 
     def _is_ready(self, shard: CellShard) -> bool:
         return all(map(self._controller.fleet.is_image_settled, self._images(shard)))

@@ -73,6 +73,10 @@ class Fleet:
         self._compared: set[str] = set()
         # Called before an image is built here; it may put the image into the store.
         self.obtain_elsewhere: Callable[[Recipe], None] = lambda _: None
+        # Called when the image of a row is in the store; it may add a frozen guest.
+        self.freeze_elsewhere: Callable[[Image], None] = lambda _: None
+        # True if this process runs no guests, so that it needs no modules of the own tree.
+        self.guests_are_elsewhere = False
         self._lost: Counter[str] = Counter()
         self._fresh = itertools.count(1)
 
@@ -188,7 +192,12 @@ class Fleet:
             raise BuildError(self._image_errors[name])
         with self.bus.timed(name, IMAGE):
             self.obtain_elsewhere(recipe)
-            return with_own_modules(prepare(recipe, self.build_context), self.build_context)
+            image = prepare(recipe, self.build_context)
+            if not self.guests_are_elsewhere:
+                image = with_own_modules(image, self.build_context)
+            elif name in self.recipes:
+                self.freeze_elsewhere(image)
+            return image
 
     def _prepare_and_start(self, name: str) -> Guest:
         image = self._prepare(name)

@@ -1,50 +1,54 @@
-"""What runs on a host for the controller's builds: an image is built there, packed, and read by the controller."""
+"""What runs on a host for the controller's builds: entries of an image are built there and packed."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from harness.core import exception_as_pinpoint_error, paths
+from harness.core import exception_as_pinpoint_error
+from harness.core.errors import PinpointError
 from harness.core.events import Bus
 from harness.images import prepare
+from harness.images.agreed_layers import Layers
 from harness.images.build_context import BuildContext
-from harness.images.exchange import image_exchange
-from harness.images.exchange.oci_layout import LayoutWriter, write_tar
 from harness.images.vm_recipe import Recipe
+from harness.matrix.hosts import entries_on_host
+from harness.matrix.hosts.entries_on_host import PackedEntry
 
-CHUNK = 8 << 20
+
+@dataclass(frozen=True)
+class BuiltEntries:
+    """What a host built: the packed entries, and why there are none.
+
+    `differs` is true if the host would build another image: it has other compilers, package lists or sources.
+    """
+
+    entries: tuple[PackedEntry, ...] = ()
+    error: str = ""
+    differs: bool = False
 
 
-def build_image(recipe_as_json: str) -> tuple[str, int, str]:
-    """Build an image and pack it; return the path of the archive, its size, and an error, which is empty for none."""
-    context = BuildContext.in_cache(Bus())
-    recipe = Recipe.model_validate_json(recipe_as_json)
-    place = paths.cache() / "leaving"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=place))
+def name_layers(recipe_as_json: str) -> tuple[Layers, str]:
+    """Return the inputs of the entries that this host would build, and an error, which is empty for none."""
     try:
-        prepare.prepare(recipe, context)
-        # Another context, so that the image contains only the look-ups in package lists that its key needs.
-        fresh = BuildContext.in_cache(Bus())
-        with fresh.bus.step("host", "pack") as step:
-            image_exchange.write_image(recipe, fresh, LayoutWriter(scratch / "layout"), None, step)
-        write_tar(scratch / "layout", scratch / "image.tar")
-        shutil.rmtree(scratch / "layout")
+        return prepare.layers_of(Recipe.model_validate_json(recipe_as_json), _context()), ""
+    except PinpointError as error:
+        return {}, str(error)
+
+
+def build_entries(recipe_as_json: str, kinds: Sequence[str], wanted: Layers) -> BuiltEntries:
+    """Build the entries of these kinds, if they are those that the controller wants, and pack them."""
+    recipe, context = Recipe.model_validate_json(recipe_as_json), _context()
+    try:
+        own = prepare.layers_of(recipe, context)
+        if any(list(own.get(kind, ())) != list(wanted[kind]) for kind in kinds):
+            return BuiltEntries(differs=True)
+        prepare.obtain_entries(recipe, context, kinds)
+        return BuiltEntries(tuple(entries_on_host.pack_entry(kind, wanted[kind]) for kind in kinds))
     except Exception as error:
-        shutil.rmtree(scratch, ignore_errors=True)
-        return "", 0, str(exception_as_pinpoint_error.as_pinpoint_error(error))
-    return str(scratch / "image.tar"), (scratch / "image.tar").stat().st_size, ""
+        return BuiltEntries(error=str(exception_as_pinpoint_error.as_pinpoint_error(error)))
 
 
-def read_chunk(archive: str, offset: int) -> bytes:
-    """Return a part of an archive, at most `CHUNK` bytes."""
-    with Path(archive).open("rb") as file:
-        file.seek(offset)
-        return file.read(CHUNK)
-
-
-def remove_archive(archive: str) -> None:
-    """Remove an archive that the controller has read."""
-    shutil.rmtree(Path(archive).parent, ignore_errors=True)
+def _context() -> BuildContext:
+    """Return a context in which this host computes the inputs itself."""
+    return replace(BuildContext.in_cache(Bus()), uses_agreed_layers=False)

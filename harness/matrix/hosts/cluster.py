@@ -24,9 +24,11 @@ from harness.core.errors import HostError, PinpointError
 from harness.matrix.cell_shards.engine import ShardEnd, ShardNeeds, Update
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
 from harness.matrix.hosts import work_on_host
+from harness.matrix.hosts.build_tasks import BuildTurns
 from harness.matrix.hosts.host_placement import Host, Placement
 from harness.matrix.hosts.image_sender import ImageSender
 from harness.matrix.hosts.remote_builds import RemoteBuilds
+from harness.matrix.hosts.remote_freezes import RemoteFreezes
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
@@ -65,8 +67,12 @@ class Cluster:
         self._needs: dict[str, ShardNeeds] = {}
         self._closing = threading.Event()
         self._placement = Placement(self._hosts())
-        self._builds = RemoteBuilds(self._placement, self._run_on, controller.bus)
-        controller.fleet.obtain_elsewhere = self._builds.obtain
+        self._turns, past = BuildTurns(self._placement), controller.build_durations.past
+        builds = RemoteBuilds(self._placement, self._turns, self._run_on, controller.bus, past)
+        builds.demand_builders(controller.recipes.values())
+        freezes = RemoteFreezes(self._placement, self._turns, self._run_on, self._sender, controller, past)
+        controller.fleet.guests_are_elsewhere = True
+        controller.fleet.obtain_elsewhere, controller.fleet.freeze_elsewhere = builds.obtain, freezes.freeze
         self._sending = ThreadPoolExecutor(max(1, len(self._placement.hosts)), thread_name_prefix="send")
         self._renewing = threading.Thread(target=self._renew_lease, name="lease", daemon=True)
         self._ending = threading.Event()
@@ -117,7 +123,7 @@ class Cluster:
     def stop(self) -> list[str]:
         """End all processes, with their guests; return the names of their shards."""
         stopped = list(self._orders)
-        self._builds.close()
+        self._turns.close()
         self._ending.set()
         self._renewing.join(CONNECT_SECONDS)
         with suppress(Exception):

@@ -1,26 +1,39 @@
-"""What runs on a host for frozen guests that come from the controller. Only guests under emulation travel.
+"""What runs on a host for frozen guests: one that the controller has arrives, or one is made and sent back.
 
-A guest under emulation depends on QEMU alone; under KVM it depends on the host's processor and kernel, too
-(frozen_guest_host_identity() in harness/guest/accelerator.py).
+Only guests under emulation travel. They depend on QEMU alone; under KVM a guest depends on the host's processor and
+kernel, too (frozen_guest_host_identity() in harness/guest/accelerator.py).
 """
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 
-from harness.core.errors import PinpointError
+from harness.core import exception_as_pinpoint_error, paths
 from harness.core.events import Bus
-from harness.core.files import sha256
-from harness.guest import accelerator
+from harness.guest import accelerator, start
+from harness.guest.accelerator import Accelerator
+from harness.guest.guest import Guest
+from harness.guest.keys import RunKeys
+from harness.guest.start import StartOptions
 from harness.images import prepare
 from harness.images.build_context import BuildContext
-from harness.images.exchange import entry_archive
+from harness.images.image import Image
 from harness.images.store import key_of
 from harness.images.vm_recipe import select
 from harness.matrix.guests import freezer
-from harness.matrix.hosts import own_files, work_on_host
+from harness.matrix.guests.freezer import Freezer
+from harness.matrix.hosts import entries_on_host, own_files
+from harness.matrix.hosts.entries_on_host import PackedEntry
 from harness.matrix.hosts.own_files import OwnFiles
+
+
+@dataclass(frozen=True)
+class FrozenThere:
+    """A frozen guest of a host: its key and inputs in the store; empty if its guests run under KVM."""
+
+    key: str = ""
+    parts: tuple[str, ...] = ()
+    error: str = ""
 
 
 def wanted_frozen_guest(vm: str, forced_accelerator: str | None, own: OwnFiles) -> str:
@@ -29,27 +42,41 @@ def wanted_frozen_guest(vm: str, forced_accelerator: str | None, own: OwnFiles) 
     It is empty if the store has the guest, and if it would not run under emulation.
     """
     context = BuildContext.in_cache(Bus())
-    with own_files.in_use(own, context):
-        image = prepare.prepare(select([vm])[0], context)
-    chosen = accelerator.choose(image.recipe.architecture, forced_accelerator)
+    image, chosen = _image_and_accelerator(vm, forced_accelerator, own, context)
     parts = freezer.frozen_guest_key_parts(image, chosen)
     return "" if not chosen.emulated or context.store.present(freezer.KIND, parts) else key_of(parts)
 
 
-def import_frozen_guest(name: str, key: str, digest: str) -> str:
-    """Add a frozen guest that has arrived to the store. Return an error, or nothing."""
-    arrived = work_on_host.arrivals() / name
+def freeze(vm: str, forced_accelerator: str | None, own: OwnFiles) -> FrozenThere:
+    """Boot a guest whose image is in the store, prove its traits, and freeze it, unless the store has it."""
+    context = BuildContext.in_cache(Bus())
     try:
-        if sha256(arrived) != digest:
-            return "a frozen guest arrived damaged"
-        BuildContext.in_cache(Bus()).store.adopt(freezer.KIND, key, fill=partial(_unpack, arrived, key))
-    except PinpointError as error:
-        return str(error)
-    finally:
-        arrived.unlink(missing_ok=True)
-    return ""
+        image, chosen = _image_and_accelerator(vm, forced_accelerator, own, context)
+        if not chosen.emulated:
+            return FrozenThere()
+
+        def boot(keys: RunKeys) -> Guest:
+            log = paths.cache() / "logs" / f"freeze-{vm}.log"
+            options = StartOptions.for_image(
+                image, log=log, keys=keys, bus=context.bus, forced_accelerator=forced_accelerator
+            )
+            return start.boot(image, options)
+
+        Freezer(context, context.bus, forced_accelerator).obtain_frozen_state_file(image, boot)
+        parts = freezer.frozen_guest_key_parts(image, chosen)
+    except Exception as error:
+        return FrozenThere(error=str(exception_as_pinpoint_error.as_pinpoint_error(error)))
+    return FrozenThere(key_of(parts), tuple(parts))
 
 
-def _unpack(arrived: Path, key: str, directory: Path) -> None:
-    with arrived.open("rb") as packed:
-        entry_archive.unpack(packed, directory, f"{freezer.KIND}-{key}")
+def pack_frozen_guest(parts: tuple[str, ...]) -> PackedEntry:
+    """Pack a frozen guest of this host's store."""
+    return entries_on_host.pack_entry(freezer.KIND, parts)
+
+
+def _image_and_accelerator(
+    vm: str, forced_accelerator: str | None, own: OwnFiles, context: BuildContext
+) -> tuple[Image, Accelerator]:
+    with own_files.in_use(own, context):
+        image = prepare.prepare(select([vm])[0], context)
+    return image, accelerator.choose(image.recipe.architecture, forced_accelerator)

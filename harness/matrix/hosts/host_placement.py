@@ -14,6 +14,7 @@ class Host:
     """A host: its address in the cluster, what it has, and the needs of what runs there, by lane.
 
     `lacks` has the reason for each ability that it does not have. `images` are the VMs whose images it has got.
+    `kept_for` is the task of an image that waits for room there: nothing else begins.
     """
 
     address: str
@@ -25,6 +26,7 @@ class Host:
     lacks: Mapping[str, str] = field(default_factory=dict)
     images: set[str] = field(default_factory=set)
     running: dict[str, ShardNeeds] = field(default_factory=dict)
+    kept_for: BuildNeeds | None = None
 
     @property
     def free_cores(self) -> float:
@@ -47,6 +49,21 @@ class Host:
         return left and self.can_ever_run(needs) and len(self.running) < self.most_lanes
 
 
+@dataclass(frozen=True, eq=False)
+class BuildNeeds:
+    """What a task of an image needs.
+
+    `needs` returns what it uses of a host, `may_use` False for a host that it must not use. `seconds` is its past or
+    assumed duration. With `near_image` it is best on a host that has parts of the image already.
+    """
+
+    vm: str
+    needs: Callable[[Host], ShardNeeds]
+    may_use: Callable[[Host], bool]
+    seconds: float
+    near_image: bool = False
+
+
 class Placement:
     """The hosts of a run, each with lanes named `HOST/1`, `HOST/2` and so on."""
 
@@ -63,24 +80,48 @@ class Placement:
             return -min(ranks, default=0), needs.vm in host.images, host.free_cores
 
         with self._turn:
-            return max(filter(lambda host: host.can_run_now(needs), self.hosts.values()), key=worth, default=None)
+            free = [host for host in self.hosts.values() if host.kept_for is None and host.can_run_now(needs)]
+            return max(free, key=worth, default=None)
 
-    def take_for_build(
-        self, ability: str, more_cores_than: int, needs: Callable[[Host], ShardNeeds]
-    ) -> tuple[Host, str] | None:
-        """Put a build on the host with the most cores; return it with the lane, which is empty if it has no room now.
+    def take_for_build(self, task: BuildNeeds) -> tuple[Host, str] | None:
+        """Put a task of an image on the best host; return it with the lane, which is empty if none has room now.
 
-        `needs` returns what the build uses of a host. None if no host has the ability and more cores than that.
+        Then the best host is kept for the task: no row and no shorter task begins there before it. None if no host can
+        ever run the task.
         """
         with self._turn:
-            able = [
-                each for each in self.hosts.values() if ability in each.abilities and each.can_ever_run(needs(each))
-            ]
-            better = [host for host in able if host.cores > more_cores_than]
-            if not better:
+            able = [each for each in self.hosts.values() if task.may_use(each) and each.can_ever_run(task.needs(each))]
+            if not able:
                 return None
-            host = max(better, key=lambda each: (each.can_run_now(needs(each)), each.cores, each.free_cores))
-            return host, self.take(host, needs(host)) if host.can_run_now(needs(host)) else ""
+            self.keep_no_host_for(task)
+            free = [each for each in able if each.kept_for is None or each.kept_for.seconds < task.seconds]
+            if not free:
+                return able[0], ""
+
+            def worth(each: Host) -> tuple[bool, bool, float]:
+                return each.can_run_now(task.needs(each)), task.near_image and task.vm in each.images, each.free_cores
+
+            host = max(free, key=worth)
+            if host.can_run_now(task.needs(host)):
+                return host, self.take(host, task.needs(host))
+            host.kept_for = task
+            return host, ""
+
+    def has_room_for_build(self, task: BuildNeeds) -> Host | None:
+        """Return a host that could begin the task now, None if there is none."""
+        with self._turn:
+            for each in self.hosts.values():
+                kept = each.kept_for is not None and each.kept_for is not task and each.kept_for.seconds >= task.seconds
+                if not kept and task.may_use(each) and each.can_run_now(task.needs(each)):
+                    return each
+            return None
+
+    def keep_no_host_for(self, task: BuildNeeds) -> None:
+        """Keep no host for a task any more."""
+        with self._turn:
+            for each in self.hosts.values():
+                if each.kept_for is task:
+                    each.kept_for = None
 
     def take(self, host: Host, needs: ShardNeeds) -> str:
         """Put a process on a host; return its lane."""

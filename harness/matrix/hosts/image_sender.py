@@ -5,31 +5,26 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.core.errors import HostError
-from harness.core.events import Bus, ProgressStep
-from harness.core.files import sha256
+from harness.core.events import Bus
 from harness.images import agreed_layers, prepare
 from harness.images.agreed_layers import Layers
 from harness.images.build_context import BuildContext
-from harness.images.exchange import entry_archive, image_exchange
+from harness.images.exchange import image_exchange
 from harness.images.exchange.oci_layout import LayoutWriter, write_tar
 from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import freezer
-from harness.matrix.hosts import frozen_on_host, own_files, work_on_host
+from harness.matrix.hosts import entry_transfer, frozen_on_host, own_files, work_on_host
+from harness.matrix.hosts.entry_transfer import OnHost
 from harness.matrix.hosts.own_files import OwnFiles
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
-
-_CHUNK = 8 << 20
-
-# Runs a function of work_on_host.py on the host: a name for the task, the function, and its arguments.
-OnHost = Callable[..., Any]
 
 
 class ImageSender:
@@ -68,7 +63,7 @@ class ImageSender:
                 with self._turn_of(vm):
                     packed = self._packed(vm)
                 with self._controller.bus.step(vm, "send") as step:
-                    send_file(packed, name, on_host, step)
+                    entry_transfer.send_file(packed, name, on_host, step)
                     if error := on_host(f"import-{vm}", work_on_host.import_image, name, vm, layers):
                         raise HostError(error)
             if boots:
@@ -78,21 +73,15 @@ class ImageSender:
         """Send the frozen guest that a host would thaw, if the controller's store has it. An error costs a boot."""
         own = self.own_with_images([vm])
         key = on_host(f"wants-{vm}", frozen_on_host.wanted_frozen_guest, vm, self._controller.forced_accelerator, own)
-        entry = BuildContext.in_cache(self._controller.bus).store.root / f"{freezer.KIND}-{key}"
-        if not key or not entry.is_dir():
+        store = BuildContext.in_cache(self._controller.bus).store
+        if not key or not (store.root / f"{freezer.KIND}-{key}").is_dir():
             return
-        with self._controller.bus.step(vm, "send frozen") as step, tempfile.TemporaryDirectory() as directory:
-            packed = Path(directory, entry.name)
+        with self._controller.bus.step(vm, "send frozen") as step:
             try:
-                entry_archive.pack(entry, packed)
-            except OSError as error:
-                # Another process has removed it meanwhile.
-                step.set_final_detail(f"not sent: {error.strerror}")
-                return
-            send_file(packed, f"{entry.name}.tar", on_host, step)
-            given = f"{entry.name}.tar", key, sha256(packed)
-            if error_there := on_host(f"import-frozen-{vm}", frozen_on_host.import_frozen_guest, *given):
-                step.set_final_detail(f"not used: {error_there}")
+                entry_transfer.send_entry(store, freezer.KIND, key, on_host, step)
+            except (OSError, HostError) as error:
+                # Another process has removed it meanwhile, or it did not arrive whole.
+                step.set_final_detail(f"not used: {error}")
 
     def _layers_of(self, vm: str) -> Layers:
         if vm not in self._layers:
@@ -126,13 +115,3 @@ class ImageSender:
                 image_exchange.write_image(recipe, context, LayoutWriter(root / vm), None, step)
                 write_tar(root / vm, file)
         return file
-
-
-def send_file(file: Path, name: str, on_host: OnHost, step: ProgressStep) -> None:
-    """Send a file in parts to the arrivals of a host."""
-    with file.open("rb") as content:
-        size, sent = file.stat().st_size, 0
-        while chunk := content.read(_CHUNK):
-            on_host(f"chunk-{name}", work_on_host.receive_chunk, name, chunk, first=sent == 0)
-            sent += len(chunk)
-            step.publish_progress(f"{sent >> 20} MiB", sent / size)

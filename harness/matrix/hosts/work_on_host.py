@@ -24,7 +24,7 @@ from harness.core import paths
 from harness.core.errors import HostError, PinpointError
 from harness.core.events import Bus
 from harness.core.files import sha256, sha256_of_strings
-from harness.core.host_packages import SOURCE, missing_packages
+from harness.core.host_packages import SOURCE, missing_build_packages
 from harness.guest import accelerator
 from harness.images import agreed_layers
 from harness.images.agreed_layers import Layers
@@ -35,7 +35,7 @@ from harness.images.vm_recipe import load_all
 from harness.matrix.cell_shards.engine import ABILITY_OF_ACCELERATOR, BUILD, ShardEnd
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.shard_order import Message, ShardOrder
-from harness.matrix.hosts import own_files
+from harness.matrix.hosts import entries_on_host, own_files
 from harness.matrix.hosts.moved_paths import MovedPaths
 from harness.matrix.hosts.own_files import Contents, OwnFiles
 
@@ -79,7 +79,7 @@ def describe_host() -> dict[str, Any]:
                 abilities.append(f"{ability}-{name}")
             except PinpointError as error:
                 lacks[f"{ability}-{name}"] = str(error)
-        if missing := missing_packages([name, SOURCE]):
+        if missing := missing_build_packages([name, SOURCE]):
             lacks[f"{BUILD}-{name}"] = f"missing packages: {' '.join(missing)}"
         else:
             abilities.append(f"{BUILD}-{name}")
@@ -113,16 +113,9 @@ def receive_own_files(own: OwnFiles, contents: Contents) -> str:
     return ""
 
 
-def receive_chunk(name: str, chunk: bytes, *, first: bool) -> None:
-    """Append to a file of an image that arrives in parts."""
-    arriving = arrivals() / name
-    with arriving.open("wb" if first else "ab") as file:
-        file.write(chunk)
-
-
 def import_image(name: str, vm: str, layers: Layers) -> str:
     """Add an image that has arrived to the store; each file is compared with its hash. Return an error, or nothing."""
-    arrived = arrivals() / name
+    arrived = entries_on_host.arrivals() / name
     context = BuildContext.in_cache(Bus())
     try:
         with context.bus.step("host", "import") as step:
@@ -241,10 +234,3 @@ class _Lease:
             self._value, self._renewed = value, now
         elif now - self._renewed > LEASE_SECONDS:
             raise HostError("the run's controller is gone")
-
-
-def arrivals() -> Path:
-    """Return the directory of files that arrive in parts."""
-    place = paths.cache() / "arrivals"
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return place
