@@ -236,8 +236,9 @@ def test_hosts_build_and_run_guests_so_the_controller_needs_no_compiler(bare: Pr
     add_recipes(bare)
     with (bare.root / "host-packages.txt").open("a") as listed:
         listed.write("python3-part any no-python x\n")
-    refused = bare.start("run", "--vm", "built", *option, PINPOINT_NO_INSTALL="1")
-    assert refused.stderr.rpartition(": ")[2].strip() == "python3-part"
+    for words in (("run", "--vm", "built", *option), ("run", *option, "--vm", "built")):
+        refused = bare.start(*words, PINPOINT_NO_INSTALL="1")
+        assert refused.stderr.rpartition(": ")[2].strip() == "python3-part"
     # A kernel of the user's own is built and booted here; only `run` has these options.
     for words in (("run", "--kernel", "linux", *option), ("build", *option)):
         refused = bare.start(*words, "--vm", "small", PINPOINT_NO_INSTALL="1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,7 +39,10 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshdHere]:
         made.stop()
 
 
-def start(sshd: SshdHere, directory: Path, hosts: Path, case: str = CASE, *arguments: str) -> subprocess.Popen[str]:
+def start(
+    sshd: SshdHere, directory: Path, hosts: Path, case: str = CASE, *arguments: str, path: str = ""
+) -> subprocess.Popen[str]:
+    """Start a run on hosts; `path` replaces the PATH of the controller."""
     directory.mkdir(exist_ok=True)
     (directory / "conftest.py").write_text(CONFTEST + NO_IMAGES)
     (directory / "test_case.py").write_text(case)
@@ -46,7 +50,7 @@ def start(sshd: SshdHere, directory: Path, hosts: Path, case: str = CASE, *argum
     place = dask_packages.make_importable()
     variables = environment(directory)
     variables["PYTHONPATH"] = os.pathsep.join([variables["PYTHONPATH"], *([str(place)] if place else [])])
-    variables["PATH"] = f"{sshd.path}:{variables['PATH']}"
+    variables["PATH"] = f"{sshd.path}:{path or variables['PATH']}"
     options = [f"--pinpoint-hosts={hosts}", *(f"--vm={vm}" for vm in VMS)]
     words = ["-m", "pytest", "-p", "no:cacheprovider", "--rootdir", str(directory), *options, *arguments]
     return subprocess.Popen(
@@ -259,6 +263,33 @@ def test_why_a_host_lacks_an_ability_is_reported(sshd: SshdHere, tmp_path: Path)
     assert verdicts == {"arm64-debian": "pass", "x86_64-debian": "harness-error"}
     wanted = "no host has qemu-x86_64, 0.5 cores and 1.0 GiB: host a: x86_64: accelerator tcg does not work: "
     assert wanted + "QEMU ended with status 7" in " ".join(output.split()), output
+
+
+def path_without_compilers(directory: Path) -> Path:
+    """Make a directory for PATH with the programs of this host, but no compiler and no make."""
+    directory.mkdir()
+    for place in ("/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"):
+        for program in Path(place).iterdir():
+            copy = directory / program.name
+            if not re.search(r"gcc(-\d+)?$|^(cc|make)$", program.name) and not copy.is_symlink():
+                copy.symlink_to(program)
+    return directory
+
+
+@pytest.mark.slow
+def test_without_any_compiler_the_run_is_refused_in_one_line(sshd: SshdHere, tmp_path: Path) -> None:
+    """Neither the controller nor its host can build the images, and no store has them."""
+    hosts, without = sshd.hosts_file(("a",)), path_without_compilers(tmp_path / "without")
+    program = sshd.path / "pinpoint"
+    program.write_text(program.read_text().replace("exec env ", f'exec env "PATH={without}" '))
+    run = start(sshd, tmp_path / "run", hosts, "def test_it(guest): pass\n", path=str(without))
+    status, output = ended(run)
+    assert status == 3, output
+    wanted = (
+        r"(\S+): its image cannot be built: this host lacks [^;]*\bmake\b[^;]*, and no host has build-(arm64|x86_64)"
+    )
+    assert re.search(wanted + r", 1 cores and 0.0 GiB: host a: missing packages: ", output), output
+    assert not list((tmp_path / "run").glob("results/2*/results.jsonl")) or not cells_of_last_run(tmp_path / "run")
 
 
 MINE = """

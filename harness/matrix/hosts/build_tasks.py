@@ -19,8 +19,8 @@ from harness.matrix.cell_shards.engine import BUILD, ShardNeeds
 from harness.matrix.hosts.host_placement import BuildNeeds, Host, Placement
 
 _LOOK_SECONDS = 0.2
-# What a build may use of memory.
-_GIB = 3.0
+# What a compile of a kernel may use of memory, and another task.
+_GIB_OF_COMPILE, _GIB = 3.0, 1.0
 # A module build runs on all cores for some seconds; two of them on a host take turns without loss.
 _CORES_OF_MODULES = 2.0
 # The assumed seconds of a task that has no past duration, and of a kernel that is compiled.
@@ -54,8 +54,10 @@ def kernel_task(recipe: Recipe, past: Mapping[str, float]) -> BuildTask:
     """Return the task that makes the kernel. One that is compiled uses as many cores as a compile slot has."""
 
     def needs(host: Host) -> ShardNeeds:
+        if not is_compiled(recipe):
+            return _needs(recipe, host, 1.0)
         slots = InProcessCompileSlots(max(1, int(host.cores)), host.gib).count
-        return _needs(recipe, host, host.cores / slots if is_compiled(recipe) else 1.0)
+        return _needs(recipe, host, host.cores / slots, _GIB_OF_COMPILE)
 
     return BuildTask(recipe.name, "kernel", (debian_kernel.KIND,), needs, _seconds(recipe, "kernel", past))
 
@@ -90,8 +92,8 @@ def _one_core(recipe: Recipe) -> Callable[[Host], ShardNeeds]:
     return lambda host: _needs(recipe, host, 1.0)
 
 
-def _needs(recipe: Recipe, host: Host, cores: float) -> ShardNeeds:
-    return ShardNeeds(recipe.name, min(cores, host.cores), min(_GIB, host.gib), (f"{BUILD}-{recipe.arch}",))
+def _needs(recipe: Recipe, host: Host, cores: float, gib: float = _GIB) -> ShardNeeds:
+    return ShardNeeds(recipe.name, min(cores, host.cores), min(gib, host.gib), (f"{BUILD}-{recipe.arch}",))
 
 
 def _seconds(recipe: Recipe, name: str, past: Mapping[str, float]) -> float:

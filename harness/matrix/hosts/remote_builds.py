@@ -159,7 +159,7 @@ class _ImageOnHosts:
     def build(self, past: Mapping[str, float]) -> None:
         """Run the tasks. Raises BuildError, when the tasks that had begun have ended."""
         recipe = self._recipe
-        with ThreadPoolExecutor(2, thread_name_prefix=f"{recipe.name}-tasks") as pool:
+        with ThreadPoolExecutor(3, thread_name_prefix=f"{recipe.name}-tasks") as pool:
             begun = [pool.submit(self._task, task) for task in build_tasks.tasks_without_kernel(recipe, past)]
             kernel, built = build_tasks.kernel_task(recipe, past), None
             if set(kernel.kinds) & set(self._missing) and not (built := self._task(kernel)):
