@@ -70,6 +70,7 @@ class ShardRun(MatrixRun):
             forced_accelerator=self._config.option.accel,
             kernel_mutant_number=self._config.option.kernel_mutant,
             image_errors=self._order.image_errors,
+            freeze_failures=self._order.freeze_failures,
         )
 
     @pytest.hookimpl(tryfirst=True)

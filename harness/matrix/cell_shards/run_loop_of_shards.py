@@ -184,6 +184,11 @@ class ShardedLoop:
             image_errors={
                 name: error for name in self._images(shard) if (error := self._controller.fleet.image_error(name))
             },
+            freeze_failures={
+                name: failure
+                for name, failure in self._controller.fleet.freeze_failures.items()
+                if name in self._images(shard)
+            },
             survivors=tuple(shard.survivors),
             skipped_mutants=tuple(shard.skipped_mutants),
         )

@@ -27,8 +27,9 @@ class ShardOrder(BaseModel):
     for tests that are no cells. `arguments` are pytest's, and `options` replace the values that pytest parsed from
     them. Bundles name files below `results_directory`, where the controller puts them. `console_suffix` makes the names
     of the console logs of a row's parts different. `images` are the VMs whose images the tests need; `image_errors` has
-    the error of each that the controller could not build, the others are in its store. `survivors` and
-    `skipped_mutants` are mutants of earlier processes of this shard.
+    the error of each that the controller could not build, the others are in its store. `freeze_failures` has the
+    verdict and the reason for each whose guest failed before it was frozen. `survivors` and `skipped_mutants` are
+    mutants of earlier processes of this shard.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +45,7 @@ class ShardOrder(BaseModel):
     console_suffix: str = ""
     images: tuple[str, ...] = ()
     image_errors: dict[str, str] = {}
+    freeze_failures: dict[str, tuple[str, str]] = {}
     survivors: tuple[CellId, ...] = ()
     skipped_mutants: tuple[CellId, ...] = ()
 

@@ -25,7 +25,7 @@ from harness.images.own_tree_modules import with_own_modules
 from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import check_after_cell, kernel_mutant_switch
-from harness.matrix.guests.freezer import Freezer
+from harness.matrix.guests.freezer import FreezeFailed, Freezer
 from harness.matrix.guests.make_once_per_key import Once
 from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
@@ -49,16 +49,19 @@ class Fleet:
         suffix: str = "",
         kernel_mutant_number: int = 0,
         image_errors: Mapping[str, str] | None = None,
+        freeze_failures: Mapping[str, tuple[str, str]] | None = None,
     ) -> None:
         """`bus` carries the events of guests; the build context's own bus carries those of builds.
 
-        `image_errors` are the errors of images that another process could not build. If other processes run parts of
+        `image_errors` are the errors of images that another process could not build; `freeze_failures` the verdict and
+        the reason of each row whose guest failed on another host before it was frozen. If other processes run parts of
         the same rows, `suffix` is appended to the names of this process's console logs.
         """
         self.recipes = {recipe.name: recipe for recipe in recipes}
         self.bus = bus
         self.build_context = build_context
         self._image_errors = image_errors or {}
+        self.freeze_failures = dict(freeze_failures or {})
         self._directory = directory
         self._suffix = suffix
         self._forced = forced_accelerator
@@ -73,8 +76,8 @@ class Fleet:
         self._compared: set[str] = set()
         # Called before an image is built here; it may put the image into the store.
         self.obtain_elsewhere: Callable[[Recipe], None] = lambda _: None
-        # Called when the image of a row is in the store; it may add a frozen guest.
-        self.freeze_elsewhere: Callable[[Image], None] = lambda _: None
+        # Called when the image of a row is in the store; it may add a frozen guest. It returns how that guest failed.
+        self.freeze_elsewhere: Callable[[Image], tuple[str, str] | None] = lambda _: None
         # True if this process runs no guests, so that it needs no modules of the own tree.
         self.guests_are_elsewhere = False
         self._lost: Counter[str] = Counter()
@@ -195,8 +198,8 @@ class Fleet:
             image = prepare(recipe, self.build_context)
             if not self.guests_are_elsewhere:
                 image = with_own_modules(image, self.build_context)
-            elif name in self.recipes:
-                self.freeze_elsewhere(image)
+            elif name in self.recipes and (failure := self.freeze_elsewhere(image)):
+                self.freeze_failures[name] = failure
             return image
 
     def _prepare_and_start(self, name: str) -> Guest:
@@ -222,6 +225,8 @@ class Fleet:
         def boot(keys: RunKeys) -> Guest:
             return start.boot(image, self._options(image, log_name, keys))
 
+        if failure := self.freeze_failures.get(image.recipe.name):
+            raise FreezeFailed(*failure)
         frozen = self._freezer.obtain_frozen_state_file(image, boot)
         return self._with_bug(self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys)))
 

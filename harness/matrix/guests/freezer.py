@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import BootError
+from harness.core.errors import BootError, PinpointError
 from harness.core.events import Bus, ProgressStep
 from harness.core.files import code_sha256
 from harness.guest import qemu, start
@@ -21,6 +21,7 @@ from harness.images.store import key_of
 from harness.landing import prove_recipe_traits
 from harness.matrix.guests import check_after_cell
 from harness.matrix.guests.make_once_per_key import Once
+from harness.verdict.cell_verdict_enum import Verdict
 
 KIND = "frozen"
 _STATE = "state"
@@ -28,6 +29,14 @@ _STATE = "state"
 _KEPT_SECONDS = 24 * 3600.0
 
 Boot = Callable[[RunKeys], Guest]
+
+
+class FreezeFailed(PinpointError):
+    """The one guest of a row that was booted on another host, to be frozen, ended with this verdict."""
+
+    def __init__(self, verdict: str, reason: str) -> None:
+        super().__init__(reason)
+        self.verdict = Verdict(verdict)
 
 
 class Freezer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.core import exception_as_pinpoint_error, paths
+from harness.core import paths
 from harness.core.events import Bus
 from harness.guest import accelerator, start
 from harness.guest.accelerator import Accelerator
@@ -20,20 +20,28 @@ from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.store import key_of
 from harness.images.vm_recipe import select
+from harness.matrix.cells import cell_phases_and_verdict
 from harness.matrix.guests import freezer
 from harness.matrix.guests.freezer import Freezer
 from harness.matrix.hosts import entries_on_host, own_files
 from harness.matrix.hosts.entries_on_host import PackedEntry
 from harness.matrix.hosts.own_files import OwnFiles
 
+_MOST_CONSOLE = 1 << 20
+
 
 @dataclass(frozen=True)
 class FrozenThere:
-    """A frozen guest of a host: its key and inputs in the store; empty if its guests run under KVM."""
+    """A frozen guest of a host: its key and inputs in the store; empty if its guests run under KVM.
+
+    If it failed, `error` is the reason, `verdict` that of the row, and `console` the end of the guest's console log.
+    """
 
     key: str = ""
     parts: tuple[str, ...] = ()
     error: str = ""
+    verdict: str = ""
+    console: bytes = b""
 
 
 def wanted_frozen_guest(vm: str, forced_accelerator: str | None, own: OwnFiles) -> str:
@@ -50,13 +58,14 @@ def wanted_frozen_guest(vm: str, forced_accelerator: str | None, own: OwnFiles) 
 def freeze(vm: str, forced_accelerator: str | None, own: OwnFiles) -> FrozenThere:
     """Boot a guest whose image is in the store, prove its traits, and freeze it, unless the store has it."""
     context = BuildContext.in_cache(Bus())
+    log = paths.cache() / "logs" / f"freeze-{vm}.log"
+    log.unlink(missing_ok=True)
     try:
         image, chosen = _image_and_accelerator(vm, forced_accelerator, own, context)
         if not chosen.emulated:
             return FrozenThere()
 
         def boot(keys: RunKeys) -> Guest:
-            log = paths.cache() / "logs" / f"freeze-{vm}.log"
             options = StartOptions.for_image(
                 image, log=log, keys=keys, bus=context.bus, forced_accelerator=forced_accelerator
             )
@@ -65,7 +74,11 @@ def freeze(vm: str, forced_accelerator: str | None, own: OwnFiles) -> FrozenTher
         Freezer(context, context.bus, forced_accelerator).obtain_frozen_state_file(image, boot)
         parts = freezer.frozen_guest_key_parts(image, chosen)
     except Exception as error:
-        return FrozenThere(error=str(exception_as_pinpoint_error.as_pinpoint_error(error)))
+        verdict = cell_phases_and_verdict.verdict_of_error(error)
+        console = log.read_bytes()[-_MOST_CONSOLE:] if log.exists() else b""
+        return FrozenThere(
+            error=cell_phases_and_verdict.first_line_of_error(error), verdict=verdict.value, console=console
+        )
     return FrozenThere(key_of(parts), tuple(parts))
 
 

@@ -22,6 +22,7 @@ from harness.matrix.hosts.frozen_on_host import FrozenThere
 from harness.matrix.hosts.host_placement import Host, Placement
 from harness.matrix.hosts.image_sender import ImageSender
 from harness.matrix.hosts.remote_builds import OnOneHost, PastSeconds
+from harness.verdict.cell_verdict_enum import Verdict
 
 if TYPE_CHECKING:
     from harness.matrix.controller_run import ControllerRun
@@ -44,42 +45,51 @@ class RemoteFreezes:
         self._on_host = on_host
         self._sender = sender
         self._forced = controller.forced_accelerator
+        self._directory = controller.directory.path
         self._bus = controller.bus
         self._past = past
 
-    def freeze(self, image: Image) -> None:
+    def freeze(self, image: Image) -> tuple[str, str] | None:
         """Freeze a guest on a host that emulates, and add it to the controller's store.
 
-        An error costs only time: then the processes of the row boot guests themselves, and report what is wrong.
+        Return the verdict and the reason if the guest failed. Another error, of a host, costs only time: then the
+        processes of the row boot guests themselves.
         """
         recipe = image.recipe
         kvm, emulated = (f"{ABILITY_OF_ACCELERATOR[way]}-{recipe.arch}" for way in (KVM, TCG))
         has_kvm = any(kvm in host.abilities and host.most_lanes for host in self._placement.hosts.values())
         if self._forced == KVM or (has_kvm and self._forced != TCG):
-            return
+            return None
         needs = needs_of_row(recipe, TCG)
         task = build_tasks.freeze_task(recipe, self._past.get(recipe.name, {}), needs)
         taken = self._turns.take(task, lambda host: emulated in host.abilities)
         if not taken:
-            return
+            return None
         host, lane = taken
+        found = FrozenThere()
         try:
             with suppress(HostError), self._bus.step(recipe.name, task.name) as step:
                 step.publish_progress(f"on host {host.name}")
-                self._freeze_on(host, recipe.name)
+                found = self._freeze_on(host, recipe.name)
+                if found.error:
+                    raise HostError(f"on host {host.name}: {found.error}")
                 step.set_final_detail(f"on host {host.name}")
         finally:
             self._placement.release(lane)
+        if not found.error or found.verdict == Verdict.HARNESS_ERROR.value:
+            return None
+        console = self._directory / "console" / f"{recipe.name}-freeze.log"
+        console.parent.mkdir(parents=True, exist_ok=True)
+        console.write_bytes(found.console)
+        return found.verdict, found.error
 
-    def _freeze_on(self, host: Host, vm: str) -> None:
+    def _freeze_on(self, host: Host, vm: str) -> FrozenThere:
         on_host = partial(self._on_host, host)
         try:
             self._sender.send_own_files(on_host)
             self._sender.send(vm, host.address, on_host, boots=True)
             own = self._sender.own_with_images([vm])
             found: FrozenThere = on_host(f"freeze-{vm}", frozen_on_host.freeze, vm, self._forced, own)
-            if found.error:
-                raise HostError(f"on host {host.name}: {found.error}")
             store = BuildContext.in_cache(Bus()).store
             if found.key and not store.present(freezer.KIND, found.parts):
                 packed = on_host(f"pack-{vm}", frozen_on_host.pack_frozen_guest, found.parts)
@@ -90,3 +100,4 @@ class RemoteFreezes:
         except Exception as lost:
             # Of Dask: it has many kinds.
             raise HostError(f"host {host.name} was lost ({type(lost).__name__})") from None
+        return found
