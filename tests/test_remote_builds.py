@@ -24,6 +24,7 @@ from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, load_all
 from harness.matrix.cell_shards.engine import ShardNeeds
 from harness.matrix.hosts import build_on_host, remote_builds
+from harness.matrix.hosts.build_on_host import BuiltEntries
 from harness.matrix.hosts.build_tasks import BuildTask, BuildTurns, kernel_task, tasks_after_kernel
 from harness.matrix.hosts.host_placement import BuildNeeds, Host, Placement
 from harness.matrix.hosts.remote_builds import RemoteBuilds
@@ -212,6 +213,29 @@ def test_another_host_builds_what_a_lost_one_did_not(hosts: Hosts) -> None:
     hosts.obtain(PACKAGED, host(*LARGE), host("b", 4, 8, "build-arm64"))
     assert hosts.has_image()
     assert hosts.ends()["kernel"] == "on host b"
+
+
+def test_without_compilers_another_host_builds_modules_whose_source_was_lost(hosts: Hosts) -> None:
+    """Host `large` builds the kernel, and is lost when it builds the modules."""
+    hosts.lacking = ["make"]
+
+    def lose_modules(built: BuiltEntries) -> object:
+        packed = built.entries[0]
+        return lose(built) if packed.kind == "modules" and "large" in packed.archive else built
+
+    hosts.broken["build_entries"] = lose_modules
+    hosts.obtain(SOURCE, host(*LARGE), host("b", 4, 8, "build-parisc"))
+    assert ("kernel", "large") in hosts.built
+    assert ("modules", "b") in hosts.built
+    assert hosts.has_image()
+
+
+def test_nothing_is_built_when_the_run_ends(hosts: Hosts) -> None:
+    builds = hosts.builds(host(*LARGE))
+    builds._turns.close()
+    with pytest.raises(HostError, match="is not built: the run ends"):
+        builds.obtain(SOURCE)
+    assert hosts.built == []
 
 
 def change(chunk: bytes) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Mapping, Sequence
 
 from harness.core.errors import HostError
@@ -19,6 +20,9 @@ from harness.images.store import Store, key_of
 KIND = "image-layers"
 # The key of that entry by the name of the VM, as JSON; for this process and for the processes that it starts.
 VARIABLE = "PINPOINT_LAYERS"
+
+# Threads add VMs at once.
+_turn = threading.Lock()
 
 # The inputs of each store entry of an image, by the kind of the entry, in the order that the image's key has.
 Layers = Mapping[str, Sequence[str]]
@@ -41,7 +45,8 @@ def variables(keys: Mapping[str, str]) -> dict[str, str]:
 
 def use_in_this_process(vm: str, key: str) -> None:
     """Make `find` return the inputs with this key for a VM."""
-    os.environ.update(variables({**_keys(), vm: key}))
+    with _turn:
+        os.environ.update(variables({**_keys(), vm: key}))
 
 
 def find(vm: str, store: Store) -> dict[str, list[str]] | None:

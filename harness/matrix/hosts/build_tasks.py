@@ -127,7 +127,7 @@ class BuildTurns:
         with self._turn:
             self._waiting.append(own)
         try:
-            while not self._ending.is_set() and not process.is_stopping():
+            while not self.are_closed:
                 with self._turn:
                     found = self._choose(own)
                 if found is None or found[1]:
@@ -138,6 +138,11 @@ class BuildTurns:
             with self._turn:
                 self._waiting.remove(own)
                 self._placement.keep_no_host_for(own)
+
+    @property
+    def are_closed(self) -> bool:
+        """True when no further task begins."""
+        return self._ending.is_set() or process.is_stopping()
 
     def close(self) -> None:
         """Let no further task begin."""

@@ -73,6 +73,8 @@ class RemoteBuilds:
         missing = [kind for kind, parts in layers.items() if not context.store.present(kind, parts)]
         if missing:
             _ImageOnHosts(recipe, layers, missing, self._run).build(self._past.get(recipe.name, {}))
+        if self._turns.are_closed:
+            raise HostError("is not built: the run ends", where=recipe.name)
         left = [kind for kind, parts in layers.items() if not context.store.present(kind, parts)]
         if left and (lacking := _lacking_here(recipe)):
             what = f"no host built its {', '.join(left)}, and this host lacks {' '.join(lacking)}"
@@ -176,7 +178,14 @@ class _ImageOnHosts:
 
     def _task(self, task: BuildTask) -> Host | None:
         kinds = tuple(kind for kind in task.kinds if kind in self._missing)
-        return self._run(replace(task, kinds=kinds), self._recipe, self._layers) if kinds else None
+        if not kinds:
+            return None
+        task = replace(task, kinds=kinds)
+        done = self._run(task, self._recipe, self._layers)
+        if done is None and task.only_host and _lacking_here(self._recipe):
+            # That host is lost, and this one cannot build: another one fetches the source.
+            done = self._run(replace(task, only_host=""), self._recipe, self._layers)
+        return done
 
 
 class _NotBuilt(HostError):
