@@ -286,7 +286,7 @@ def test_the_longest_task_gets_the_next_host() -> None:
 
     threads = []
     for name, seconds in (("short", 5.0), ("long", 500.0), ("medium", 50.0)):
-        threads.append(threading.Thread(target=wait, args=[task(name, seconds)]))
+        threads.append(threading.Thread(target=wait, args=[task(name, seconds)], daemon=True))
         threads[-1].start()
         time.sleep(0.3)
     turns._placement.release(busy[1])
@@ -300,7 +300,7 @@ def test_a_short_task_fills_a_host_that_a_long_one_cannot_use() -> None:
     large, small = host("large", 8, 8), host("small", 1, 8)
     turns = BuildTurns(Placement([large, small]))
     turns._placement.take(large, ShardNeeds("row", 0.5, 1))
-    waiting = threading.Thread(target=lambda: turns.take(task("long", 500.0, 8.0), lambda _: True))
+    waiting = threading.Thread(target=lambda: turns.take(task("long", 500.0, 8.0), lambda _: True), daemon=True)
     waiting.start()
     time.sleep(0.3)
     # The large host is kept for it: no row begins there.
