@@ -343,8 +343,8 @@ def test_a_controller_without_compilers_is_refused_if_no_host_builds(hosts: Host
     with pytest.raises(HostError) as refused:
         builds.demand_builders([SOURCE])
     assert str(refused.value) == (
-        "parisc: its image cannot be built: this host lacks gcc-hppa-linux-gnu make, and no host has build-parisc, "
-        "1 cores and 0.0 GiB: host b: missing packages: make; install them here, or add a host that can build; "
+        "parisc: its image cannot be built: this host lacks gcc-hppa-linux-gnu make, and no host has "
+        "build-parisc: host b: missing packages: make; install them here, or add a host that can build; "
         f"see {paths.PROGRAM} doctor"
     )
     # What is in the store needs no compiler.

@@ -146,7 +146,8 @@ class Placement:
         reasons = "; ".join(
             f"host {host.name}: {reason}" for host in self.hosts.values() for reason in _reasons_against(host, needs)
         )
-        what = f"no host has {f'{wanted}, ' if wanted else ''}{needs.cores:g} cores and {needs.gib:.1f} GiB"
+        size = f"{needs.cores:g} cores and {needs.gib:.1f} GiB" if needs.gib else ""
+        what = f"no host has {', '.join(filter(None, (wanted, size)))}"
         return f"{what}: {reasons}" if reasons else what
 
 

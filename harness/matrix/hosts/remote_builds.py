@@ -101,7 +101,7 @@ class RemoteBuilds:
         raise BuildError(f"its key cannot be computed: {refused}", where=recipe.name, mend="add a host that can build")
 
     def _refusal(self, recipe: Recipe) -> str:
-        return self._placement.refusal(ShardNeeds(recipe.name, 1.0, 0.0, (f"{BUILD}-{recipe.arch}",)))
+        return self._placement.refusal(ShardNeeds(recipe.name, 0.0, 0.0, (f"{BUILD}-{recipe.arch}",)))
 
     def _run(self, task: BuildTask, recipe: Recipe, wanted: Layers) -> Host | None:
         """Run a task on a host and import its entries; return the host, None if no host can. Raises BuildError."""
