@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.core import bounded_toml, paths
 from harness.core.architecture import Architecture
 from harness.core.architecture_table import ARCHITECTURES
+from harness.core.architecture_with_qemu import architecture_with_qemu
 from harness.core.errors import RecipeError, UsageError
 from harness.core.files import read_regular_file
 from harness.images.kernel_defects import KernelDefects
@@ -193,9 +193,8 @@ class Recipe(_Table):
     @property
     def architecture(self) -> Architecture:
         """The entry of the architecture table for this VM, with the QEMU that was found for it."""
-        row = ARCHITECTURES[self.arch]
         found = self.machine.emulator
-        return replace(row, qemu_machine=row.qemu_machine.for_qemu(found.program, found.version)) if found else row
+        return architecture_with_qemu(self.arch, found.program, found.version) if found else ARCHITECTURES[self.arch]
 
 
 def with_debug_symbols(recipe: Recipe) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property, lru_cache
@@ -94,7 +95,7 @@ class Layout:
         files = self.guest.image.modules
         return {name: Elf.read_cached(files[f"rebuilt/{name}"]) for name in self.targets if f"rebuilt/{name}" in files}
 
-    @property
+    @cached_property
     def slide(self) -> int:
         """The distance from link address to load address of the kernel, in bytes; 0 without KASLR.
 
@@ -127,7 +128,7 @@ class Layout:
         named = [symbol for symbol in elf.symbols_named(site.symbol) if symbol.kind == "func"]
         if len(named) > 1:
             return elf, named[0] if site.module else min(named, key=lambda symbol: symbol.address)
-        return elf, elf.function(site.symbol)
+        return elf, named[0] if named else elf.function(site.symbol)
 
     def probe_address(self, site: Site) -> int:
         """The address where a probe on the site must land, computed from the ELF file.
@@ -144,6 +145,8 @@ class Layout:
         """The functions whose entry is at the address of a site past the end of its function, in any section."""
         if site.offset < symbol.size:
             return []
+        if not site.module:
+            return _functions_by_link_address(self.kernel).get(address - self.slide, [])
         return [each for each in self.functions(site.module) if self.symbol_address(each, site.module) == address]
 
     def symbol_confirmed_by(self, site: Site) -> tuple[str, ...] | None:
@@ -224,7 +227,7 @@ class Layout:
         elf, symbol = self.elf_and_symbol(site)
         return [site.at_offset(offset) for offset in offsets_inside_instructions(elf, symbol, self.decoder)]
 
-    @property
+    @cached_property
     def decoder(self) -> DecoderKind:
         """The decoder that finds instruction boundaries in this guest's code."""
         return self.guest.architecture.kprobe_traits.decoder
@@ -281,8 +284,7 @@ class Layout:
         if module:
             target = self.targets[module]
             return target.functions(target.lasting_sections, preambles=preambles, empty=empty)
-        sections = {name for name in self.kernel.sections_by_name if not name.startswith(".init")}
-        return filter_functions(self.kernel, sections, preambles=preambles, empty=empty)
+        return filter_functions(self.kernel, _lasting_sections(self.kernel), preambles=preambles, empty=empty)
 
     @property
     def text_range(self) -> range:
@@ -300,6 +302,19 @@ def preload_kernel_file(vmlinux: Path) -> None:
         kernel = Elf.read_cached(vmlinux)
         patch_sites(kernel)
         _closest_as_linked(kernel)
+
+
+def _lasting_sections(vmlinux: Elf) -> set[str]:
+    return {name for name in vmlinux.sections_by_name if not name.startswith(".init")}
+
+
+@lru_cache(maxsize=8)
+def _functions_by_link_address(vmlinux: Elf) -> Mapping[int, list[Symbol]]:
+    """The functions that stay in memory, by link address."""
+    found: defaultdict[int, list[Symbol]] = defaultdict(list)
+    for symbol in filter_functions(vmlinux, _lasting_sections(vmlinux)):
+        found[symbol.address].append(symbol)
+    return found
 
 
 @lru_cache(maxsize=8)

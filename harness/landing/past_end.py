@@ -63,8 +63,9 @@ def expect_escape(landing: Landing, into: str) -> None:
 
 def _loaded(layout: Layout, module: str) -> Iterator[LoadedFunction]:
     """Every function of the kernel, or of a module, whose memory is not freed."""
+    slide = layout.slide
     for symbol in layout.functions(module, preambles=False, empty=False):
-        start = layout.symbol_address(symbol, module)
+        start = layout.symbol_address(symbol, module) if module else symbol.address + slide
         yield LoadedFunction(start, start + symbol.size, symbol.name)
 
 

@@ -21,7 +21,7 @@ class Site:
 
     def at_offset(self, offset: int) -> Site:
         """The same symbol at another offset from its start."""
-        return replace(self, offset=offset)
+        return self if offset == self.offset else replace(self, offset=offset)
 
     @property
     def spec(self) -> str:

@@ -162,7 +162,8 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     return PatchSites(found, known=bool(kernel.rows(machine.tables[0].begin_symbol, machine.tables[0].end_symbol)))
 
 
-def table_addresses(vmlinux: Elf, begin: str) -> list[int]:
+@lru_cache(maxsize=32)
+def table_addresses(vmlinux: Elf, begin: str) -> Sequence[int]:
     """The link addresses in one table of a vmlinux; `begin` is the symbol at the table's start."""
     kernel = _Kernel(vmlinux)
     return [each.start for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
