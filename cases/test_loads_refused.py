@@ -19,14 +19,16 @@ from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_or_honest
 
 NAME = "pinpoint_noexit"
-# A load that waits is killed after this time, and then fails in another way.
-SECONDS = 5
+# A load that waits is killed after so many looks, 20 ms apart at least, and then fails in another way.
+LOOKS = 250
 
 
 def expect_load(guest: Guest, path: str, wanted: int) -> None:
     """Raise Missed unless insmod fails with this errno."""
     # busybox's `timeout` leaves a process that ends up to a second later, and the check after the cell waits for it.
-    answer = guest.run_script(f"timeout {SECONDS} insmod {path}; status=$?; pkill -x timeout; exit $status")
+    # A process that has ended, and that nobody has waited for, has no `exe` (proc_exe_link(), fs/proc/base.c).
+    ended = f"looks=0; while [ -e /proc/$load/exe ] && [ $((looks += 1)) -le {LOOKS} ]; do sleep 0.02; done"
+    answer = guest.run_script(f"insmod {path} & load=$!; {ended}; kill $load; wait $load")
     if answer.rc == 0 or os.strerror(wanted) not in answer.stderr:
         raise Missed(f"{path}: {answer.stderr.strip() or f'status {answer.rc}'}, not {os.strerror(wanted)}")
 
