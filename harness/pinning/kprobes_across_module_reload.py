@@ -162,8 +162,9 @@ def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: 
     """
     target, mine = guest.copy_module(module), guest.copy_module(probe_module.MODULE)
     report = f"/sys/kernel/debug/{probe_module.MODULE}/report"
-    # On a busy host few registrations end within a short life of the module, so every other life lasts a second.
-    life = "lives=$((lives + 1)); [ $((lives % 2)) -eq 1 ] || sleep 1"
+    # On a busy host few registrations end within a short life of the module, so every other life lasts, later a second.
+    lasts = "case $((lives / 8)) in 0) sleep 0.1;; 1) sleep 0.2;; 2) sleep 0.4;; *) sleep 1;; esac"
+    life = f"lives=$((lives + 1)); [ $((lives % 2)) -eq 1 ] || {lasts}"
     remove = f"until rmmod {module} 2>/dev/null; do :; done"
     churn = f"lives=0; while [ -e /tmp/racing ]; do insmod {target} || exit; {life}; {remove}; done"
     goes_on = f"[ $((round += 1)) -le {rounds} ] && {{ [ $met -lt {_OFTEN} ] || [ $refused -lt {_OFTEN} ]; }}"
