@@ -11,12 +11,12 @@ from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 
 _GATE = "/sys/module/pinpoint_uprobe/parameters/gate"
-# Reads of the gate before giving up; they are 20 ms apart.
-_READINGS = 60
+# Reads of the gate before giving up; they are 20 ms apart. A mutant whose gate is open has no hit to wait for.
+_READINGS, _FEW = 60, 10
 _AWAIT = f"""
 n=0
 until read waiting <{_GATE} && [ $waiting = {{count}} ]
-do n=$((n + 1)); [ $n -lt {_READINGS} ] || exit 1; sleep 0.02; done
+do n=$((n + 1)); [ $n -lt {{readings}} ] || exit 1; sleep 0.02; done
 """
 
 
@@ -50,7 +50,8 @@ class UprobeGate:
 
     def await_hit(self, count: int = 1) -> None:
         """Wait until `count` hits are in the handler. Raises Missed when they do not come."""
-        if not self._guest.run_script(_AWAIT.format(count=count)).ok:
+        readings = _FEW if self._uprobes.mutant.leaves_gate_open else _READINGS
+        if not self._guest.run_script(_AWAIT.format(count=count, readings=readings)).ok:
             raise Missed(f"{self._site}: no hit is waiting in the handler")
 
     def prove_removal_waits(self) -> None:
