@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from harness.guest.guest import Guest
 from harness.landing.checks.probe_flags import await_flag, select_sites_apart
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
@@ -19,6 +22,8 @@ from harness.landing.target import Target
 OPTIMIZED = "[OPTIMIZED]"
 # The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 30.0
+# For each guest, the sites of files that were tried, and whether the kernel turned a kprobe there into a jump.
+_tried: WeakKeyDictionary[Guest, dict[tuple[Path, Site], bool]] = WeakKeyDictionary()
 
 
 def jump_size(layout: Layout) -> int:
@@ -52,11 +57,15 @@ def optimizable_sites(kprobes: Kprobes, sites: Sequence[Site]) -> list[Site]:
     """The sites at which the kernel turns a kprobe into a jump. Raises Missed if there is none.
 
     The sites must be at least as far apart as a jump is long. The kernel decides which instructions a jump may displace
-    (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1).
+    (can_optimize(), arch/x86/kernel/kprobes/opt.c, 6.1), by the code alone, so each site is tried once in a guest.
     """
-    with Kprobes(kprobes.layout).on(*sites) as probes:
-        await_flag(probes, OPTIMIZED)
-        found = [site for site in sites if is_optimized(probes, site)]
+    layout = kprobes.layout
+    known, files = _tried.setdefault(layout.guest, {}), [layout.elf_and_symbol(site)[0].path for site in sites]
+    if not all(each in known for each in zip(files, sites, strict=True)):
+        with Kprobes(layout).on(*sites) as probes:
+            await_flag(probes, OPTIMIZED)
+            known.update({(file, site): is_optimized(probes, site) for file, site in zip(files, sites, strict=True)})
+    found = [site for file, site in zip(files, sites, strict=True) if known[file, site]]
     if not found:
         raise Missed(f"none of {len(sites)} probes became a jump")
     return found
