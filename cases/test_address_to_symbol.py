@@ -63,6 +63,7 @@ def ends_and_middle(sites: list[Site]) -> list[Site]:
     return list(dict.fromkeys((sites[0], sites[len(sites) // 2], sites[-1])))
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("converts-too-far")
 def test_no_way_back(

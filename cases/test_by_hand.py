@@ -86,6 +86,7 @@ def test_made_for_another_order(
     assert row.missed_by_symbol == 0
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes", "kaslr")
 @pytest.mark.mutants("one-instruction-off")
 def test_link_time_address_under_kaslr(layout: Layout, kprobes: Kprobes, record_relocation_trial: Tried) -> None:
@@ -111,6 +112,7 @@ def test_module_text_base(layout: Layout, target: Target, kprobes: Kprobes, reco
     assert not layout.guest.traits.module_stubs or row.missed
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_module_made_for_another_layout(

@@ -59,6 +59,7 @@ def test_module_per_cpu_data(target: Target, data_reader: DataReader) -> None:
     data_reader.prove_datum(datum, data_reader.encode_number(PER_CPU, 4))
 
 
+@pytest.mark.deep
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_rodata(guest: Guest, data_reader: DataReader) -> None:
@@ -79,6 +80,7 @@ def test_kernel_data(guest: Guest, layout: Layout, data_reader: DataReader) -> N
     data_reader.prove_datum(Datum("init_uts_ns", len(release), offset=names + RELEASE), release)
 
 
+@pytest.mark.deep
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_bss(guest: Guest, data_reader: DataReader) -> None:
@@ -92,6 +94,7 @@ def test_kernel_bss(guest: Guest, data_reader: DataReader) -> None:
         guest.run_script(f"echo {before} >{limit}").check()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("data_symbols")
 @pytest.mark.mutants("next-data-symbol", deep=("reads-next-word",))
 def test_kernel_pointer(guest: Guest, data_reader: DataReader) -> None:

@@ -75,6 +75,7 @@ def test_careful_loader(guest: Guest, layout: Layout, target: Target, mutant: st
     prove(guest, layout, target, mutant, CAREFUL, {})
 
 
+@pytest.mark.deep
 @pytest.mark.mutants("careful-loader")
 def test_loader_that_reads_once(guest: Guest, layout: Layout, target: Target, mutant: str) -> None:
     """A loader that holds no file of its target accepts an instance that is gone, and breaks no other claim."""

@@ -53,6 +53,7 @@ def test_plain(foreign_probes: ForeignProbes) -> None:
     foreign_probes.judge_module(MODULE, site).prove_exactly_these_probes((str(site), LANDED))
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
 def test_in_another_module(foreign_probes: ForeignProbes, layout: Layout, target: Target) -> None:
@@ -85,6 +86,7 @@ def test_kind(foreign_probes: ForeignProbes, kind: str, verdict: ProbeVerdict) -
     assert refused == (["ENOENT"] if kind == "fallback" and watched else [])
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("owner-left-out")
 @pytest.mark.parametrize(
@@ -134,6 +136,7 @@ def _demand_kprobe_events(guest: Guest) -> None:
         pytest.skip(f"{guest.name} has no kprobes by tracefs")
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("registers-elsewhere", deep=("list-left-out",))
 def test_tracefs_script(foreign_probes: ForeignProbes) -> None:

@@ -105,6 +105,7 @@ def test_a_fresh_guest_is_another_one(guest: Guest, fresh: Callable[..., Abstrac
         assert not other.testinfra_host.file("/tmp/whose").exists
 
 
+@pytest.mark.deep
 def test_what_a_cell_leaves_is_noticed(
     fresh: Callable[..., AbstractContextManager[Guest]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

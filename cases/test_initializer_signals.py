@@ -8,12 +8,12 @@ import pytest
 
 from harness.landing.target import Target
 from harness.pinning.loader_fixture import Loaders
-from harness.pinning.open_files_of_signalled_loader import SIGNALS, WAITS, signal_during_initializer
+from harness.pinning.open_files_of_signalled_loader import SIGNALS, signal_during_initializer
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("betrayed", deep=("closes-early",))
-@pytest.mark.parametrize("waits", WAITS)
+@pytest.mark.parametrize("waits", ["busy", "interruptible", pytest.param("uninterruptible", marks=pytest.mark.deep)])
 @pytest.mark.own_loader("it is signalled by its process id, and a foreign loader may be several processes")
 def test_signal_in_the_initializer(target: Target, probe_loaders: Loaders, waits: str) -> None:
     """With KILL, TERM, INT and STOP the initializer itself counts as many open files at its end as at its beginning.

@@ -90,6 +90,7 @@ def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprob
     raced.prove((0, errno.ENOENT, errno.EINVAL))
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes", "optimized_kprobes")
 @pytest.mark.mutants("only-reported")
 def test_jump_removed_with_the_target(

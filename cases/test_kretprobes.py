@@ -16,7 +16,10 @@ TIMES = 5
 
 @pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("blind-to-returns", "stale-snapshot")
-@pytest.mark.parametrize("shape", ["leaf", "calls", "static", "clock_t_to_jiffies"])
+@pytest.mark.parametrize(
+    "shape",
+    ["leaf", *(pytest.param(each, marks=pytest.mark.deep) for each in ("calls", "static")), "clock_t_to_jiffies"],
+)
 def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
     """A kretprobe on the entry of a module or kernel function lands and sees each entry and each return."""
     site = Site(shape) if shape == "clock_t_to_jiffies" else target.shape_site(shape)
@@ -30,7 +33,9 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
 
 @pytest.mark.requires("kprobes", "traced_entry_kprobes")
 @pytest.mark.mutants("blind-to-returns")
-@pytest.mark.parametrize("shape", ["leaf", "calls", "branches"])
+@pytest.mark.parametrize(
+    "shape", ["leaf", *(pytest.param(each, marks=pytest.mark.deep) for each in ("calls", "branches"))]
+)
 def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
     """The kretprobe sees the value that the caller gets."""
     with kprobes.on(target.shape_site(shape), relocation=kretprobes.kretprobe_module_request) as probes:

@@ -97,7 +97,9 @@ def test_reserved_place_is_kept(layout: Layout, target: Target, kprobes: Kprobes
 
 @pytest.mark.requires("jumps_displace_instructions")
 @pytest.mark.mutants("only-reported")
-@pytest.mark.parametrize("backwards", [False, True], ids=["outer-first", "inner-first"])
+@pytest.mark.parametrize(
+    "backwards", [pytest.param(False, id="outer-first"), pytest.param(True, id="inner-first", marks=pytest.mark.deep)]
+)
 def test_overlapping(layout: Layout, target: Target, kprobes: Kprobes, *, backwards: bool) -> None:
     """If the next probe is closer than a jump is long, the first does not become a jump, and both are hit.
 

@@ -207,6 +207,7 @@ def carried(guest: Guest, module: str = "pinpoint_target") -> list[PrecompiledSi
     return [PrecompiledSite.at_line(module, elf, "shapes.h", line, "pinpoint_leaf") for line in lines]
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("previous-instance", deep=("one-instruction-off",))
 def test_target_reloaded_elsewhere(guest: Guest, kprobes_in: Probing) -> None:

@@ -77,7 +77,7 @@ def test_kernel_function(
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 @pytest.mark.parametrize("plain", [pytest.param(True, id="SYM"), pytest.param(False, id="MOD:SYM")])
-@pytest.mark.parametrize("shape", ["leaf", "calls", "static"])
+@pytest.mark.parametrize("shape", ["leaf", pytest.param("calls", marks=pytest.mark.deep), "static"])
 def test_module_function(layout: Layout, target: Target, kprobes: Kprobes, shape: str, plain: bool) -> None:
     """Probes on a module's function, by SYM and by MOD:SYM, land on its entry and inner boundaries."""
     sites = layout.once_per_call_sites(target.shape_site(shape, plain=plain), BOUNDARIES)

@@ -20,7 +20,7 @@ from harness.verdict.cell_verdict_enum import end_as_known_fail
 pytestmark = [pytest.mark.sweep, pytest.mark.requires("kprobes"), pytest.mark.usefixtures("target")]
 
 
-@pytest.mark.mutants("explains-all", "reserves-all", deep=("one-instruction-off", "only-reported"))
+@pytest.mark.mutants("explains-all", deep=("reserves-all", "one-instruction-off", "only-reported"))
 def test_resolves(sweeps: Sweeps, figure: Callable[..., Figure]) -> None:
     """Reported, listed and ELF addresses agree for functions with unique names, registered disabled.
 

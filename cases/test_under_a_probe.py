@@ -70,6 +70,7 @@ def under_probe_or_defect(
     end_as_known_fail(defect.cause)
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("clobbers", deep=("only-reported",))
 def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> None:

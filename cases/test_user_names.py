@@ -12,6 +12,7 @@ from harness.userspace.uprobes_fixture import Uprobes
 TIMES = 3
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-base-for-bias", deep=("user-next-symbol",))
 def test_the_process_itself_agrees(uprobes: Uprobes) -> None:
@@ -40,6 +41,7 @@ def test_symbol_versions(uprobes: Uprobes) -> None:
         run.prove_hit_counts(process.pid, [TIMES, 1])
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off")
 def test_interposition(uprobes: Uprobes) -> None:
@@ -53,6 +55,7 @@ def test_interposition(uprobes: Uprobes) -> None:
             run.prove_landings(hits)
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-instruction-off")
 def test_ifunc(uprobes: Uprobes) -> None:
@@ -68,6 +71,7 @@ def test_ifunc(uprobes: Uprobes) -> None:
         file.offset_of_site(Site("pinpoint_chosen"))
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol")
 def test_static_pie(uprobes: Uprobes) -> None:
@@ -83,7 +87,11 @@ def test_static_pie(uprobes: Uprobes) -> None:
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-other-build", deep=("user-one-instruction-off",))
-@pytest.mark.parametrize("symbols_by", [DebugFileLookup.BUILD_ID, DebugFileLookup.DEBUGLINK], ids=lambda by: by.value)
+@pytest.mark.parametrize(
+    "symbols_by",
+    [DebugFileLookup.BUILD_ID, pytest.param(DebugFileLookup.DEBUGLINK, marks=pytest.mark.deep)],
+    ids=lambda by: by.value,
+)
 @pytest.mark.parametrize("name", [FIRST_LIBRARY, pytest.param(RUNNER, marks=pytest.mark.deep)])
 def test_stripped(uprobes: Uprobes, name: str, symbols_by: DebugFileLookup) -> None:
     """The symbols of a stripped file come from a separate file, found by build-id or by .gnu_debuglink."""

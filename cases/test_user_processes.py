@@ -24,6 +24,7 @@ def test_started_before_and_after(uprobes: Uprobes) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-link-address", deep=("user-unarmed", "user-spares-it"))
 def test_dlopen_and_dlclose(uprobes: Uprobes) -> None:
@@ -69,6 +70,7 @@ def test_fork(uprobes: Uprobes) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-unarmed")
 def test_exec(uprobes: Uprobes) -> None:
@@ -85,6 +87,7 @@ def test_exec(uprobes: Uprobes) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-stale-view", deep=("user-unarmed", "user-signals-child"))
 def test_under_ptrace(uprobes: Uprobes) -> None:
@@ -107,6 +110,7 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
             raise Missed(f"the tracer saw {reply}")
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-trusts-any-build")
 def test_replaced_file(uprobes: Uprobes) -> None:

@@ -17,6 +17,7 @@ from harness.userspace.uprobes_fixture import Uprobes
 LEAF = "pinpoint_one_leaf"
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-gate-open")
 def test_removed_during_a_hit(uprobes: Uprobes) -> None:

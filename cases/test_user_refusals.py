@@ -15,7 +15,13 @@ from harness.userspace.uprobes_fixture import Uprobes
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-good-request", deep=("user-left-registered", "user-leaves-event"))
-@pytest.mark.parametrize("bad", [pytest.param(bad, id=bad.description.replace(" ", "-")) for bad in REFUSED_REQUESTS])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(bad, id=bad.description.replace(" ", "-"), marks=[pytest.mark.deep] if index % 2 else [])
+        for index, bad in enumerate(REFUSED_REQUESTS)
+    ],
+)
 def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
     """Bad offsets, files and file systems are refused."""
     expect_refused_by_tracefs(uprobes, uprobes.target_file(FIRST_LIBRARY), bad)
@@ -23,7 +29,7 @@ def test_user_refused(uprobes: Uprobes, bad: RefusedRequest) -> None:
 
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-writes-data", deep=("user-unarmed",))
-@pytest.mark.parametrize("name", ["variables", "constants"])
+@pytest.mark.parametrize("name", ["variables", pytest.param("constants", marks=pytest.mark.deep)])
 def test_on_data(uprobes: Uprobes, name: str) -> None:
     """The kernel takes a uprobe on data. Writable data it never changes; in other data it writes a breakpoint."""
     with uprobes.runner_of_build() as process:

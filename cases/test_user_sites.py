@@ -22,10 +22,16 @@ BOUNDARIES = 4
 @pytest.mark.mutants(
     "user-one-instruction-off",
     "user-stays",
-    "user-writes-file",
-    "user-keeps-copy",
-    "user-same-address",
-    deep=("user-unarmed", "user-other-file", "user-stale-view", "user-registered-twice", "user-left-registered"),
+    deep=(
+        "user-writes-file",
+        "user-keeps-copy",
+        "user-same-address",
+        "user-unarmed",
+        "user-other-file",
+        "user-stale-view",
+        "user-registered-twice",
+        "user-left-registered",
+    ),
 )
 @pytest.mark.parametrize("way", ["tracefs", *(pytest.param(way, marks=pytest.mark.deep) for way in ("module", "perf"))])
 def test_user_function(uprobes: Uprobes, way: str) -> None:
@@ -61,6 +67,7 @@ def test_user_return(uprobes: Uprobes, way: str) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol")
 @pytest.mark.parametrize(
@@ -78,6 +85,7 @@ def test_user_program(uprobes: Uprobes, symbol: str) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-next-symbol", deep=("user-unarmed",))
 def test_calls_through_the_plt(uprobes: Uprobes) -> None:
@@ -93,6 +101,7 @@ def test_calls_through_the_plt(uprobes: Uprobes) -> None:
         run.prove_restored()
 
 
+@pytest.mark.deep
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-one-mapping", deep=("user-unarmed",))
 def test_twice_in_one_process(uprobes: Uprobes) -> None:

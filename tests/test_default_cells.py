@@ -9,9 +9,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from harness.core import paths
+from harness.images import kernel_mutant_table
 
 _VM = "x86_64-debian"
 _SLOW = {"deep", "full", "crash_triggers"}
+# The files of cases without a fast case. On other VMs more files have none, because their cases require other traits.
+_SLOW_FILES = {"test_crash_triggers.py", "test_every_function_by_hand.py", "test_stress.py", "test_upstream.py"}
 
 
 def _cells(*options: str) -> Mapping[str, list[str]]:
@@ -58,6 +61,31 @@ def test_each_case_keeps_an_honest_cell_and_a_mutant() -> None:
     for case, labels in default.items():
         assert len(labels) > _mutants(labels), f"{case}: no honest cell"
         assert bool(_mutants(labels)) == bool(_mutants(complete[case])), f"{case}: none of its mutants"
+
+
+def test_each_file_keeps_an_honest_cell_and_a_mutant() -> None:
+    default, complete = _by_file(_cells()), _by_file(_cells("--full"))
+    assert {paths.CASES / file for file in complete} == set(paths.CASES.glob("test_*.py"))
+    assert {file for file in complete if file not in default} == _SLOW_FILES
+    for file, labels in default.items():
+        assert len(labels) > _mutants(labels), f"{file}: no honest cell"
+        assert bool(_mutants(labels)) == bool(_mutants(complete[file])), f"{file}: none of its mutants"
+
+
+def test_each_bug_of_the_kernel_keeps_a_case_that_detects_it() -> None:
+    cells = {case.rpartition("/")[2]: labels for case, labels in _cells().items()}
+    found = {*cells, *(f"{case}[{each.removeprefix(f'{_VM}-')}]" for case, labels in cells.items() for each in labels)}
+    bugs = [bug for bug in kernel_mutant_table.read_table() if "x86_64" in bug.arch and bug.cases]
+    assert bugs
+    assert not [bug.name for bug in bugs if not found.intersection(bug.cases)]
+
+
+def _by_file(cells: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The labels of the cells of each file of cases."""
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for case, labels in cells.items():
+        found[case.partition("::")[0].rpartition("/")[2]] += labels
+    return dict(found)
 
 
 def test_the_slow_cells_include_the_default_ones() -> None:
