@@ -133,16 +133,21 @@ class Target:
 
     def call_for_checksum(self, shape: str, times: int = 1, deadline: Deadline | None = None) -> str:
         """Call a function of the module exactly `times` times; returns the checksum of its results."""
-        script = f"echo {shape} {times} >{self._directory}/call && cat {self._directory}/result"
+        script = f"echo {shape} {times} >{self._directory}/call && {self._print_result}"
         return self.guest.run_script(script, deadline, in_place=True).check().stdout.strip()
 
     def call_all_for_checksums(self, times: int = 1) -> list[str]:
         """Call every shape of the module `times` times; returns the checksum of each, with its name. One round trip."""
         own = self._directory
         names = f"$(sed 's/name=//; s/ .*//' {own}/shapes)"
-        call = f"echo $shape {times} >{own}/call && cat {own}/result"
+        call = f"echo $shape {times} >{own}/call && {self._print_result}"
         script = f"wrong=; for shape in {names}; do {call} || {{ wrong=1; break; }}; done; [ ! $wrong ]"
         return self.guest.run_script(script, in_place=True).check().stdout.splitlines()
+
+    @property
+    def _print_result(self) -> str:
+        """The shell prints the one line itself: to start `cat` takes 8 ms of an emulated CPU."""
+        return f'read -r line <{self._directory}/result && echo "$line"'
 
     @property
     def _directory(self) -> str:
