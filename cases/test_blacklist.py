@@ -20,7 +20,7 @@ SAMPLE = 64
 # Bytes. In a longer function the middle is not the start.
 SHORT = 16
 
-pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-anyway", "registers-last")]
+pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-last", deep=("registers-anyway",))]
 
 
 def test_inside_a_blacklisted_function(guest: Guest, kprobes: Kprobes) -> None:

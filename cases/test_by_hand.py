@@ -26,6 +26,7 @@ from harness.report.relocation_by_hand_table import TrialRow
 Tried = Callable[..., TrialRow]
 
 
+@pytest.mark.deep
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("other-build", deep=("one-instruction-off",))
 def test_symbol_and_offset_lands(layout: Layout, target: Target, kprobes: Kprobes) -> None:

@@ -15,7 +15,7 @@ TIMES = 5
 
 
 @pytest.mark.requires("kprobes", "traced_entry_kprobes")
-@pytest.mark.mutants("blind-to-returns", "stale-snapshot")
+@pytest.mark.mutants("blind-to-returns", deep=("stale-snapshot",))
 @pytest.mark.parametrize(
     "shape",
     ["leaf", *(pytest.param(each, marks=pytest.mark.deep) for each in ("calls", "static")), "clock_t_to_jiffies"],

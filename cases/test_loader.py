@@ -59,7 +59,7 @@ def test_nothing_held_afterwards(target: Target, probe_loaders: Loaders) -> None
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "drops-keeps")
+@pytest.mark.mutants("one-instruction-off", deep=("drops-keeps",))
 @pytest.mark.own_loader("the choice of the system call is an option of it")
 def test_loaded_from_memory(layout: Layout, target: Target, probe_loaders: Loaders) -> None:
     """init_module(2), with a buffer, its size and the parameters, loads a probe that lands; sysfs shows the parameters.

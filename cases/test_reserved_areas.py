@@ -21,7 +21,7 @@ from harness.landing.target import Target
 SAMPLE = 64
 DISABLED = ["disabled=1"]
 
-pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-anyway", "registers-last")]
+pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-last", deep=("registers-anyway",))]
 
 
 def expect_refused(kprobes: Kprobes, places: list[int], what: str) -> None:
