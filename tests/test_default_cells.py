@@ -75,7 +75,8 @@ def test_each_file_keeps_an_honest_cell_and_a_mutant() -> None:
 def test_each_bug_of_the_kernel_keeps_a_case_that_detects_it() -> None:
     cells = {case.rpartition("/")[2]: labels for case, labels in _cells().items()}
     found = {*cells, *(f"{case}[{each.removeprefix(f'{_VM}-')}]" for case, labels in cells.items() for each in labels)}
-    bugs = [bug for bug in kernel_mutant_table.read_table() if "x86_64" in bug.arch and bug.cases]
+    # Cells of cases that require traits of other VMs are listed, too.
+    bugs = [bug for bug in kernel_mutant_table.read_table() if bug.cases]
     assert bugs
     assert not [bug.name for bug in bugs if not found.intersection(bug.cases)]
 
