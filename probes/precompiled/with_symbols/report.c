@@ -1,4 +1,0 @@
-// SPDX-License-Identifier: GPL-2.0
-/* report.c, compiled again for the probe that has the targets' symbols, too. */
-#define PINPOINT_WITH_SYMBOLS
-#include "../report.c"
