@@ -83,7 +83,9 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
         Command("./pinpoint sites schedule_timeout --vm parisc --boot", prints="100.00 %"),
         Command("./pinpoint verify my_probe.c --vm parisc", prints="vfs_read"),
         Command(f"./pinpoint repro results/latest/bundles/{CELL} --times 5", status=1, prints="5 of 5"),
-        Command(f"./pinpoint repro results/latest/bundles/{CELL} --gdb", status=1, typed="quit\n"),
+        Command(
+            f"./pinpoint repro results/latest/bundles/{CELL} --gdb", status=1, typed="print $pc\nquit\n", prints="$1 = "
+        ),
         Command(
             "./pinpoint bisect --tree ~/linux --good v6.1 --bad HEAD -k stub --vm parisc", prints="first bad commit: "
         ),
