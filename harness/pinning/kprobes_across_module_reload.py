@@ -47,7 +47,11 @@ class AcrossRemovalResult:
     def prove(self) -> None:
         """Check that the probe was listed as GONE and not hit after that. Raises Missed."""
         if [probe.flags.count("[GONE]") for probe in self.listed_while_removed] != [1]:
-            raise Missed(f"after the removal of its target the probe is listed as {self.listed_while_removed}")
+            rows = [
+                f"{probe.address:x} {' '.join(probe.flags) or 'without a flag'}" for probe in self.listed_while_removed
+            ]
+            listed = ", ".join(rows) or "nothing"
+            raise Missed(f"after the removal of its target the kernel lists {listed}, not one probe as [GONE]")
         if self.hits != _BEFORE:
             raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
 
