@@ -21,7 +21,7 @@ SHAPES = ("leaf", "calls", "loop", "static")
 CALLED_TWICE = ("pinpoint_leaf", "pinpoint_static")
 
 
-@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.requires("kprobes", "module_stubs", "module_function_sections")
 def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Some functions that follow each other in the file are farther apart in memory; none are closer."""
     gaps = layout.consecutive_function_distances(target.module)
@@ -31,7 +31,7 @@ def test_gaps_differ(target: Target, layout: Layout, figure: Callable[..., Figur
     figure("stubs.largest_growth", max(gap.bytes_loaded - gap.bytes_in_file for gap in grown), "bytes")
 
 
-@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.requires("kprobes", "module_stubs", "module_function_sections")
 @pytest.mark.mutants("text-base", "deaf")
 def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
     """Symbol + offset lands on every function; the mutant, text base + file offset, lands elsewhere and is caught."""
@@ -46,7 +46,7 @@ def test_symbol_lands(target: Target, kprobes: Kprobes) -> None:
             raise Missed(f"hit {landing.hits} times, not {expected}\n\n{landing.format_witness_table()}")
 
 
-@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.requires("kprobes", "module_stubs", "module_function_sections")
 def test_text_base_misses(target: Target, layout: Layout, figure: Callable[..., Figure]) -> None:
     """Text base + file offset points before the function, by the size of all stubs up to it."""
     by_hand = RelocationByHandCalculator(layout)

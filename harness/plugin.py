@@ -24,7 +24,7 @@ from harness.matrix.shard_run import ShardRun
 from harness.report import time_accounts
 from harness.run_options import OPTIONS
 
-pytest_plugins = ("harness.fixtures", "harness.judge_injected_fault_fixture")
+pytest_plugins = ("harness.fixtures", "harness.build_module_fixture", "harness.judge_injected_fault_fixture")
 
 RUN = pytest.StashKey[MatrixRun]()
 WATCH = pytest.StashKey[cell_phases_and_verdict.CellWatch]()

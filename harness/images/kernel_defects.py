@@ -14,8 +14,11 @@ class KernelDefects(BaseModel):
 
     `gone_stays_on_ftrace`: ftrace's filter keeps the address of a kprobe whose module was unloaded, and calls the
     handler of kprobes there in the next module at that address.
+    `stubs_out_of_reach`: a module whose text is larger than a branch reaches is refused with ENOEXEC, because all its
+    stubs stand before the text.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     gone_stays_on_ftrace: _Cause | None = None
+    stubs_out_of_reach: _Cause | None = None

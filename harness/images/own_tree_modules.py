@@ -51,7 +51,7 @@ def with_own_modules(image: Image, build_context: BuildContext) -> Image:
     """
     found: dict[str, Path] = {}
     for source in source_directories():
-        for name, module in _obtain(source, image, build_context).items():
+        for name, module in obtain_modules_of_directory(source, image, build_context).items():
             if name in image.modules or name in found:
                 raise UsageError(
                     f"builds {name}, which another directory builds too", where=str(source), mend="rename it"
@@ -60,16 +60,21 @@ def with_own_modules(image: Image, build_context: BuildContext) -> Image:
     return replace(image, own_modules=found) if found else image
 
 
-def _obtain(source: Path, image: Image, build_context: BuildContext) -> Mapping[str, Path]:
-    """Return the modules of one directory by name."""
+def obtain_modules_of_directory(
+    source: Path, image: Image, build_context: BuildContext, flags: str = ""
+) -> Mapping[str, Path]:
+    """Return the modules of one directory by name, from the store or built now; `flags` are more compiler options.
+
+    Raises UsageError for a directory that does not build.
+    """
     recipe = image.recipe
     compiler = [
         compiler_and_linker_versions(recipe.architecture),
         *debian_suite_compiler.key_parts(recipe, build_context),
     ]
     code = [code_sha256(Path(name)) for name in (__file__, str(external_build.__file__))]
-    parts = [image.key, source.name, source_sha256(source), recipe.kernel.cflags, *compiler, *code]
-    job = _Job(source, image, build_context)
+    parts = [image.key, source.name, source_sha256(source), recipe.kernel.cflags, flags, *compiler, *code]
+    job = _Job(source, image, build_context, f"{_FLAGS} {flags}".strip())
     entry = build_context.store.obtain(KIND, parts, vm=recipe.name, build=job.build)
     # The kernel writes a module's name with underscores.
     return {path.stem.replace("-", "_"): path for path in sorted(entry.path.glob("*.ko"))}
@@ -82,11 +87,12 @@ class _Job:
     source: Path
     image: Image
     build_context: BuildContext
+    flags: str
 
     def build(self, entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
         """Build a copy of the directory and keep its modules."""
         with tempfile.TemporaryDirectory(prefix="pinpoint-own-module-") as scratch:
-            built = external_build.build(self.source, self.image, self.build_context, Path(scratch), _FLAGS)
+            built = external_build.build(self.source, self.image, self.build_context, Path(scratch), self.flags)
             for module in built:
                 (entry / module.name).write_bytes(module.read_bytes())
         return {"build_ids": {path.stem: Elf.read(path).build_id for path in sorted(entry.glob("*.ko"))}}

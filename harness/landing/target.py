@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
 
@@ -30,18 +31,20 @@ class Target:
     """One target module.
 
     `build` is the name of its file in the image or in the own tree; the other build of `pinpoint_target` is
-    `rebuilt/pinpoint_target`. `sections` holds the load addresses of its sections, by name. `previous` holds those of
-    the previous instance, and is empty in the first. `build_id` is in hex, read from the loaded module.
+    `rebuilt/pinpoint_target`. `file` is the module's file if neither has it. `sections` holds the load addresses of its
+    sections, by name. `previous` holds those of the previous instance, and is empty in the first. `build_id` is in hex,
+    read from the loaded module.
     """
 
     sections: Mapping[str, int]
     build_id: str
 
-    def __init__(self, guest: Guest, build: str) -> None:
+    def __init__(self, guest: Guest, build: str, file: Path | None = None) -> None:
         self.guest = guest
         self.build = build
         self.module = build.rpartition("/")[2]
-        self.elf = Elf.read_cached(guest.image.module(build))
+        self._file = file
+        self.elf = Elf.read_cached(file or guest.image.module(build))
         self.previous: Mapping[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -56,7 +59,7 @@ class Target:
 
         Raises GuestError if the kernel refuses to load it.
         """
-        path = self.guest.copy_module(self.build)
+        path = self._copy_to_guest()
         # The shell's `read` cannot be used: it reads one byte at a time, and the file returns EINVAL for the second.
         own = f"/sys/module/{self.module}"
         listing = f"grep -sH '' {own}/sections/* {own}/sections/.[!.]*"
@@ -66,6 +69,14 @@ class Target:
         self.sections = self._parsed(listing_out.decode(errors="replace"))
         self.build_id = build_id(notes)
         _loaded.setdefault(self.guest, {})[self.module] = self
+
+    def _copy_to_guest(self) -> str:
+        """Copy the module's file into the guest, unless it is there; return its path there."""
+        if self._file is None:
+            return self.guest.copy_module(self.build)
+        path = f"/tmp/{self.module}.ko"
+        self.guest.put(self._file, path)
+        return path
 
     def unload(self) -> None:
         """Unload the module. Raises GuestError if the kernel refuses."""
