@@ -112,7 +112,7 @@ def test_leaving_the_line(
     site = single_step.first_site_of_kind(layout, target.shape_site(shape), kind)
     if site is None:
         pytest.skip(f"{shape} has no such instruction on {layout.guest.name}")
-    under_probe_or_defect(kind.value, target, shape, site, kprobes, fresh)
+    under_probe_or_defect(single_step.defect_name(layout, site, kind), target, shape, site, kprobes, fresh)
 
 
 @pytest.mark.requires("kprobes")

@@ -120,9 +120,9 @@ class KprobeTraits:
     lists a probe with a flag; `reserved_text_areas` are the areas that the architecture refuses, besides those of every
     architecture, and `areas_missing_in_blacklist` those of them that the kernel's blacklist file does not have;
     `defects` are the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), `conditional-not-
-    taken`, `nested`, a nested probe, and `trap-entry`, a probe on code that every trap runs through, which the kernel
-    should refuse; `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty where
-    the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe at an odd place inside an
+    taken`, `return-into-next-function`, `nested`, a nested probe, and `trap-entry`, a probe on code that every trap
+    runs through, which the kernel should refuse; `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty
+    where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe at an odd place inside an
     instruction, 0 where it is taken.
     """
 

@@ -19,6 +19,9 @@ PARISC_DEFECTS = {
     "return": Defect(
         Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
     ),
+    "return-into-next-function": Defect(
+        Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: execution runs on into the next function", _PARISC_NOP
+    ),
     "lone-return": Defect(
         Symptom.SAME_RESULT_HITS_MISSED,
         "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped branch nullifies the second break, so line 177 never calls "

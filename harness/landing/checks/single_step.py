@@ -152,6 +152,16 @@ def first_site_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Sit
     return next((site.at_offset(each.offset) for each in code if kind_of(each) is kind), None)
 
 
+def defect_name(layout: Layout, site: Site, kind: InstructionKind) -> str:
+    """The name in the table of architectures of the defect that a site of this kind has, if it has one.
+
+    A skipped return runs on into what follows: the next function if there is one in the same section.
+    """
+    _, own = layout.elf_and_symbol(site)
+    follows = any(each.section == own.section and each.address > own.address for each in layout.functions(site.module))
+    return f"{kind.value}-into-next-function" if kind is InstructionKind.RETURN and follows else kind.value
+
+
 def delay_slot_site(layout: Layout, site: Site) -> Site | None:
     """The delay slot of the first call in the site's function; None if the architecture has no delay slots."""
     called = first_site_of_kind(layout, site, InstructionKind.CALL)
