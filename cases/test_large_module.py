@@ -25,8 +25,7 @@ MODULE, NEAR, FAR = "pinpoint_large", "pinpoint_call_far", "pinpoint_far"
 TIMES = 3
 # Bytes between the two functions; 17 bits of words, with a sign, are 256 KiB.
 SMALL, LARGE, REACH = 0x1000, 0x48000, 0x40000
-# CHECK_RELOC(), arch/parisc/kernel/module.c, 6.19: the symbol that is called, and the bits of the branch.
-OUT_OF_RANGE = re.compile(r"module (\S+) relocation of symbol (\S+) is out of range \(0x[0-9a-f]+ in (\d+) bits\)")
+# The function of the kernel that the far function calls, and the bits of the branch.
 CALLED, BITS = "hex_to_bin", "17"
 # busybox's message for ENOEXEC (moderror(), modutils/modutils.c).
 REFUSED = "invalid module format"
@@ -50,7 +49,9 @@ def expect_out_of_range(guest: Guest, file: Path) -> None:
     guest.put(file, path)
     guest.read_output_since_fence(guest.scaled_deadline(60))
     loaded = guest.run("insmod", path)
-    printed = OUT_OF_RANGE.findall(guest.read_output_since_fence(guest.scaled_deadline(60)))
+    text = guest.read_output_since_fence(guest.scaled_deadline(60))
+    # CHECK_RELOC(), arch/parisc/kernel/module.c.
+    printed = re.findall(r"module (\S+) relocation of symbol (\S+) is out of range \(0x[0-9a-f]+ in (\d+) bits\)", text)
     if not loaded.rc:
         guest.run("rmmod", MODULE).check()
     # busybox's insmod tries finit_module() and then init_module(), and the kernel logs each refusal.
