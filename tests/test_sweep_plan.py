@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from harness.core.architecture import DecoderKind
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus, Event
 from harness.core.single_step_defect_types import Defect, Symptom
@@ -23,10 +24,10 @@ from harness.landing.layout import Layout
 from harness.landing.lookup import find_addresses_refusing_kprobes
 from harness.landing.probe_module import ListedProbe
 from harness.landing.site import Site
-from harness.landing.sweep import documented_refusal_reasons, sweep_past_deadly_sites, sweep_plan
-from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, ReservedSite, SweepResult
+from harness.landing.sweep import batched_sweep, documented_refusal_reasons, sweep_past_deadly_sites, sweep_plan
+from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, ReservedSite, Sweep, SweepResult
 from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
-from harness.landing.sweep.sweep_module import KprobesListing
+from harness.landing.sweep.sweep_module import KprobesListing, SweepModule
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuests
 from harness.landing.sweep.sweep_plan import Depth
 
@@ -284,3 +285,42 @@ def test_only_a_documented_defect_is_a_reason_for_death(
     entry = Instruction(0, 4, Flow.ENDS, kind=kind)
     monkeypatch.setattr(sweep_plan, "decode_first_instruction", lambda *_: entry)
     assert sweep_plan.defects_of_wrongly_stepped(layout, SITES[:1]) == {SITES[0]: cause}
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"), [(0x1000, {SITES[0]: "its entry is a conditional; too late"}), (0x1FFE, {})]
+)
+def test_a_whole_instruction_is_read_but_not_past_its_page(address: int, cause: dict[Site, str]) -> None:
+    compare_and_jump = bytes.fromhex("ec1200088076")  # CRJ, of six bytes
+    spans: list[tuple[int, int]] = []
+
+    def read_many(wanted: list[tuple[int, int]]) -> list[bytes]:
+        spans.extend(wanted)
+        return [compare_and_jump[:size] for _, size in wanted]
+
+    defects = {"conditional": Defect(Symptom.KILLED_BY_OOPS, "too late")}
+    kprobes = SimpleNamespace(defects=defects, decoder=DecoderKind.S390)
+    guest = SimpleNamespace(
+        architecture=SimpleNamespace(kprobe_traits=kprobes), memory=SimpleNamespace(read_many=read_many)
+    )
+    layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: address))
+    assert sweep_plan.defects_of_wrongly_stepped(layout, SITES[:1]) == cause
+    assert all(start + size <= 0x2000 for start, size in spans)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "idle", "way"),
+    [("parisc", False, "_held"), ("parisc", True, "_armed"), ("s390x", False, "_armed"), ("arm64", False, "_armed")],
+)
+def test_a_batch_is_held_only_where_a_nested_hit_is_fatal(
+    monkeypatch: pytest.MonkeyPatch, architecture: str, idle: bool, way: str
+) -> None:
+    taken: list[str] = []
+    for each in ("_held", "_armed"):
+        monkeypatch.setattr(Sweep, each, lambda *_, each=each: taken.append(each) or iter(()))
+    monkeypatch.setattr(sweep_plan, "defects_of_wrongly_stepped", lambda *_: {})
+    monkeypatch.setattr(batched_sweep, "RefusalReasonFinder", lambda *_: None)
+    guest = SimpleNamespace(architecture=ARCHITECTURES[architecture], scaled_deadline=lambda _: None)
+    layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))
+    Sweep(layout, cast(SweepModule, None), armed=True, idle=idle).sweep_as_one_batch([])
+    assert taken == [way]

@@ -148,6 +148,11 @@ class KprobeTraits:
     refuses_exception_table: bool = False
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 
+    @property
+    def nested_hit_is_fatal(self) -> bool:
+        """Whether a probe that is hit in the handler of another is a defect: many probes at once hang the guest."""
+        return "nested" in self.defects
+
     def uprobe_breakpoint_over(self, own: bytes) -> bytes:
         """Return what a uprobe writes over some bytes.
 

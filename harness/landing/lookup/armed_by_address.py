@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.core.elf import Symbol
 from harness.landing import probe_module
+from harness.landing.code.instructions import first_accepted_offset, instruction_at_function_start
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -14,14 +15,34 @@ from harness.landing.probe_run import read_until_stable, read_when_restored
 _SHOWN = 5
 
 
+def without_defects_at_entry(layout: Layout, symbols: Sequence[Symbol]) -> list[Symbol]:
+    """The kernel functions whose first instruction is of no kind that the architecture is documented to step wrong."""
+    defects = layout.guest.architecture.kprobe_traits.defects
+    entries = (
+        instruction_at_function_start(
+            layout.kernel, symbol, layout.decoder, landing_pad=layout.landing_pad_size_of(layout.kernel, symbol)
+        )
+        for symbol in symbols
+    )
+    return [
+        symbol
+        for symbol, entry in zip(symbols, entries, strict=True)
+        if entry is None or entry.kind.value not in defects
+    ]
+
+
 def prove_armed_by_address(layout: Layout, symbols: Sequence[Symbol], mutant: Mutant = HONEST) -> int:
     """Arm a kprobe on the entry of each kernel function by its address; return how many the kernel took.
 
     The kernel must report and list each one at the entry, after a landing pad, and memory there must change into what a
-    kprobe writes and back. Raises Missed. Which refusals are right is not looked at here.
+    kprobe writes and back. Raises Missed. Which refusals are right is not looked at here. Where the kernel refuses the
+    first instruction for ftrace, the second is probed.
     """
     guest, kprobes = layout.guest, layout.guest.architecture.kprobe_traits
-    starts = [layout.symbol_address(symbol, "") for symbol in symbols]
+    starts = [
+        layout.symbol_address(symbol, "") + first_accepted_offset(layout.kernel, symbol, layout.decoder)
+        for symbol in symbols
+    ]
     lands = [
         start + layout.landing_pad_size_of(layout.kernel, symbol) for start, symbol in zip(starts, symbols, strict=True)
     ]

@@ -135,7 +135,7 @@ class Sweep:
     """Sweeps one guest.
 
     With `armed`, breakpoints are written and read from outside; without it, nothing is patched. `idle` is set if
-    nothing runs the sites; they are then armed in the running guest even if the architecture's kprobes have defects.
+    nothing runs the sites; they are then armed in the running guest even if a nested hit is fatal there.
     `wrong` maps the sites of the present batch that the kernel would step wrongly to the defect.
     """
 
@@ -168,12 +168,12 @@ class Sweep:
     def _sweep(self, sites: Sequence[Site], addresses: Sequence[int], deadline: Deadline) -> Iterator[_SiteStatements]:
         """Register the sites and yield the witnesses' statements on each.
 
-        If the architecture's kprobes have defects, breakpoints exist only while nothing runs except the sweep module.
+        If a nested hit is fatal on the architecture, breakpoints exist only while nothing but the sweep module runs.
         """
         if not self.armed:
             return self._resolved(sites, addresses, deadline)
         self.wrong = sweep_plan.defects_of_wrongly_stepped(self.layout, sites)
-        held = self._traits.defects and not self._idle
+        held = self._traits.nested_hit_is_fatal and not self._idle
         return (self._held if held else self._armed)(sites, addresses, deadline)
 
     def _judge(self, swept: SweepResult, landing: Landing, report: SiteReport, address: int) -> None:

@@ -88,24 +88,24 @@ class Sweeps:
             return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
 
     def _beside_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
-        """Measure entries from all over the kernel, or instructions of idle targets if the kprobes have defects.
+        """Measure entries from all over the kernel, or instructions of idle targets if a nested hit is fatal.
 
         tracefs arms probes while the guest runs, and its handler runs many kernel functions, so that one hit is inside
         of another.
         """
-        defects = self.layout.guest.architecture.kprobe_traits.defects
+        fatal = self.layout.guest.architecture.kprobe_traits.nested_hit_is_fatal
         idle = (
             each
             for start in sweep_plan.target_entry_sites(self.layout)
             for each in self.layout.instruction_sites(start)
         )
         sites = evenly_spread(
-            list(idle) if defects else sweep_plan.entry_sites_with_unique_names(self.layout), _PEER_SITES
+            list(idle) if fatal else sweep_plan.entry_sites_with_unique_names(self.layout), _PEER_SITES
         )
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = tracefs_speed_comparison.time_cycle(self.layout.guest, sites)
             step.set_final_detail(f"{peer.site_count} sites, {peer.sites_per_second:.1f} a second")
-        return self._here(sites, armed=True, size=_PEER_SITES, idle=bool(defects)), peer
+        return self._here(sites, armed=True, size=_PEER_SITES, idle=fatal), peer
 
     def _here(self, sites: Sequence[Site], *, armed: bool, size: int, idle: bool = False) -> SweepResult:
         """Sweep these sites in the row's own guest."""

@@ -8,6 +8,7 @@ from enum import Enum
 
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
+from harness.landing.code.decoder_machines import decoder_machines
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import (
@@ -30,8 +31,8 @@ _SPREAD = 300
 # (ftrace_set_hash(), kernel/trace/ftrace.c, 6.1), copies little.
 RESOLVED_BATCH = 2000
 ARMED_BATCH = 400
-# The size of an instruction. The kind of an entry matters only on architectures of this fixed width.
-_WORD = 4
+# Bytes of a page; the instruction at its end is read no further than to there.
+_PAGE = 4096
 
 
 def entry_sites_with_unique_names(layout: Layout) -> list[Site]:
@@ -94,7 +95,9 @@ def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Si
     kprobes = layout.guest.architecture.kprobe_traits
     if not kprobes.defects:
         return {}
-    code = layout.guest.memory.read_many([(layout.probe_address(site), _WORD) for site in sites])
+    longest = decoder_machines()[kprobes.decoder].longest
+    addresses = [layout.probe_address(site) for site in sites]
+    code = layout.guest.memory.read_many([(each, min(longest, _PAGE - each % _PAGE)) for each in addresses])
     entries = ((site, decode_first_instruction(word, kprobes.decoder)) for site, word in zip(sites, code, strict=True))
     wrong = {site: entry for site, entry in entries if entry is not None and entry.flow not in _STEPPED}
     return {site: _defect(kprobes, entry) for site, entry in wrong.items()}
