@@ -14,7 +14,7 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.target import Target
-from harness.pinning.hold_module_in_state import module_being_removed
+from harness.pinning.hold_module_in_state import accepted_entry_spec, module_being_removed
 from harness.pinning.kprobes_across_module_reload import (
     probe_across_removal,
     race_registration,
@@ -72,7 +72,7 @@ def test_new_probe_at_the_site_of_a_gone_one(
 def test_registered_while_going(guest: Guest, kprobes: Kprobes) -> None:
     """A probe on a symbol of a module that is GOING is ENOENT, though kallsyms still lists the symbol."""
     with module_being_removed(guest):
-        expect_specs_refused(kprobes, "pinpoint_pins:pinpoint_needed", wanted=errno.ENOENT)
+        expect_specs_refused(kprobes, accepted_entry_spec(guest), wanted=errno.ENOENT)
 
 
 @pytest.mark.requires("kprobes")

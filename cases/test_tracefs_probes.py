@@ -96,6 +96,7 @@ def test_cold_half(guest: Guest, target: Target, mutant: str) -> None:
     expect_taken(guest, "p", mutant_or_honest(mutant).replace_refused_spec(target.shape_site("cold_part.cold").spec))
 
 
+@pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("default-instances")
 def test_missed_returns(guest: Guest, target: Target, mutant: str) -> None:
     """A return probe with one instance sees one return of a recursion, and each other level counts as missed.

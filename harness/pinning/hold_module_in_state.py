@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
+from harness.landing.code.instructions import first_accepted_offset
+from harness.landing.site import Site
 from harness.pinning.loader import PROBE, Loader, LoaderLine
 
 _SECONDS = 60.0
@@ -37,6 +40,15 @@ def _let_go(loader: Loader) -> None:
 
 TARGET = "pinpoint_pins"
 HOLDER = "pinpoint_holder"
+_FUNCTION = "pinpoint_needed"
+
+
+def accepted_entry_spec(guest: Guest) -> str:
+    """The spec of a function of `pinpoint_pins`; its second instruction if the kernel refuses the first for ftrace."""
+    elf = Elf.read_cached(guest.image.modules[TARGET])
+    symbol = next(each for each in elf.symbols if each.name == _FUNCTION and each.kind == "func")
+    offset = first_accepted_offset(elf, symbol, guest.architecture.kprobe_traits.decoder)
+    return Site(_FUNCTION, offset, module=TARGET).spec
 
 
 def delete_module(guest: Guest, module: str, *, force: bool = False) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Self
 
+from harness.core.elf import Symbol
 from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
+from harness.landing.code.instructions import first_accepted_offset
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -117,6 +119,16 @@ def order_for_site(layout: Layout, target: Target, site: Site, order: LoaderOrde
         sections=[(target.module, symbol.section)],
         parameters=[*plain.parameters, f"site=0+{inside:#x}"],
     )
+
+
+def site_parameter_at_entry(target: Target, function: Symbol) -> str:
+    """The parameter for a probe on the entry of a function in the order's only section.
+
+    It is the second instruction if the kernel refuses the first for ftrace.
+    """
+    decoder = target.guest.architecture.kprobe_traits.decoder
+    offset = target.elf.offset_in_section(function) + first_accepted_offset(target.elf, function, decoder)
+    return f"site=0+{offset:#x}"
 
 
 def result_if_kernel_survives(loader: Loader) -> LoaderResult:

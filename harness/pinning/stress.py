@@ -14,7 +14,7 @@ from harness.landing.landing_judgment import Missed
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import HOLDER, delete_module
 from harness.pinning.loader import PROBE, PROGRAM, LoaderLine, LoaderOrder, run_loader
-from harness.pinning.loader_fixture import Loaders, order_with_target_build_id
+from harness.pinning.loader_fixture import Loaders, order_with_target_build_id, site_parameter_at_entry
 from harness.pinning.mutants import HONEST, LoaderMutant
 
 STRESS = "pinpoint_stress"
@@ -120,7 +120,7 @@ def _order(guest: Guest) -> LoaderOrder:
     """An order for a precompiled probe on the entry of the target's leaf."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
-    site = f"site=0+{target.elf.offset_in_section(leaf):#x}"
+    site = site_parameter_at_entry(target, leaf)
     return order_with_target_build_id(target, LoaderOrder(sections=[(TARGET, leaf.section)], parameters=[site]))
 
 

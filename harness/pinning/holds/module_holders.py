@@ -12,11 +12,10 @@ from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing import probe_module
 from harness.pinning.doctored_modules import copy_to_guest
-from harness.pinning.hold_module_in_state import HOLDER, TARGET
+from harness.pinning.hold_module_in_state import HOLDER, TARGET, accepted_entry_spec
 from harness.pinning.holds.btf_encoder import BaseBtfSizes, with_btf_in_placeholder
 from harness.pinning.loader import LoaderLine
 
-_FUNCTION = f"{TARGET}:pinpoint_needed"
 _EVENT = "pinpoint/held"
 _TRACING = "/sys/kernel/tracing"
 _SECONDS = 60.0
@@ -106,9 +105,10 @@ def registered_kprobe_hold() -> Hold:
     @contextmanager
     def hold(guest: Guest) -> Iterator[UseAgain]:
         standing = probe_module.read_kprobe_list(guest)
-        report = probe_module.load_probe_module(guest, [_FUNCTION]).reports[0]
+        spec = accepted_entry_spec(guest)
+        report = probe_module.load_probe_module(guest, [spec]).reports[0]
         if report.errno:
-            raise GuestError(f"no kprobe on {_FUNCTION}: errno {report.errno}", where=guest.name)
+            raise GuestError(f"no kprobe on {spec}: errno {report.errno}", where=guest.name)
         yield lambda: _listed(probe_module.read_view(guest).newly_listed(standing))
         probe_module.unload_probe_module(guest)
 
@@ -122,7 +122,8 @@ def tracefs_kprobe_hold() -> Hold:
     def hold(guest: Guest) -> Iterator[UseAgain]:
         standing = probe_module.read_kprobe_list(guest)
         enable = f"{_TRACING}/events/{_EVENT}/enable"
-        guest.run_script(f"echo 'p:{_EVENT} {_FUNCTION}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
+        spec = accepted_entry_spec(guest)
+        guest.run_script(f"echo 'p:{_EVENT} {spec}' >{_TRACING}/kprobe_events && echo 1 >{enable}").check()
         yield lambda: _listed(tuple(each for each in probe_module.read_kprobe_list(guest) if each not in standing))
         guest.run_script(f"echo 0 >{enable}; echo '-:{_EVENT}' >>{_TRACING}/kprobe_events").check()
 

@@ -13,7 +13,7 @@ from harness.landing.target import HANDLE_SECTION, Target
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import delete_module
 from harness.pinning.loader import PROBE, LoaderOrder
-from harness.pinning.loader_fixture import Loaders, order_with_target_build_id
+from harness.pinning.loader_fixture import Loaders, order_with_target_build_id, site_parameter_at_entry
 from harness.pinning.protocol.loader_actor import GATES, INITIALIZER_GATES, LoaderActor
 from harness.pinning.protocol.model import OK, World
 from harness.pinning.protocol.steps import INITIALIZER, ScheduleStep, Verb
@@ -131,7 +131,7 @@ def _order(guest: Guest) -> LoaderOrder:
     """An order for a probe on the entry of the target's leaf, precompiled for its first build, with all gates."""
     target = Target(guest, TARGET)
     leaf = target.elf.function("pinpoint_leaf")
-    parameters = [f"gates={','.join(INITIALIZER_GATES)}", f"site=0+{target.elf.offset_in_section(leaf):#x}"]
+    parameters = [f"gates={','.join(INITIALIZER_GATES)}", site_parameter_at_entry(target, leaf)]
     return order_with_target_build_id(
         target, LoaderOrder(sections=[(TARGET, leaf.section)], gates=GATES, parameters=parameters)
     )
