@@ -100,7 +100,7 @@ def _next_of_its_kind(layout: Layout, sites: Sequence[Site]) -> list[str]:
 def _clobbers(layout: Layout, sites: Sequence[Site]) -> list[str]:
     """Let the probe on the leaf's entry change its argument, which is a number; a changed pointer would crash."""
     argument = layout.guest.architecture.kprobe_traits.first_argument_pt_regs_offset
-    entry = layout.probe_address(Site(_VICTIM, module=sites[0].module))
+    entry = layout.probe_address(layout.entry_site(Site(_VICTIM, module=sites[0].module)))
     victim = next(index for index, site in enumerate(sites) if layout.probe_address(site) == entry)
     return ["mutant=clobbers", f"mutant_clobber={argument}", f"mutant_victim={victim}"]
 
