@@ -88,6 +88,22 @@ def test_an_arm_trace_has_a_caller_in_each_line() -> None:
     ]
 
 
+PPC_OOPS = """\
+NIP [c008000000290a4c] pinpoint_null_read+0xc/0x20 [pinpoint_crash]
+LR [c008000000290b00] pinpoint_trigger+0x40/0x80 [pinpoint_crash]
+Call Trace:
+[c000000004b3bc20] [c008000000290900] pinpoint_stale+0x10/0x80 [pinpoint_crash] (unreliable)
+[c000000004b3bc40] [c000000000160000] param_attr_store+0x90/0xc0
+"""
+
+
+def test_a_trace_of_powerpc_marks_doubtful_frames_and_its_link_register_is_none() -> None:
+    assert [str(frame) for frame in frames(PPC_OOPS.splitlines(), {})] == [
+        "pinpoint_null_read+0xc [pinpoint_crash]",
+        "param_attr_store+0x90",
+    ]
+
+
 S390_OOPS = """\
 Krnl PSW : 0704c00180000000 000003ff7fd24012 (pinpoint_null_read+0x12/0x20 [pinpoint_crash])
 Call Trace:

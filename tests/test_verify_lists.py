@@ -188,6 +188,14 @@ def test_the_site_of_s390_goes_to_a_trampoline_with_the_tracer() -> None:
     assert tracer_of_trampoline(trampoline[:20]) is None
 
 
+def test_a_powerpc_site_calls_from_itself_on() -> None:
+    assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("09000048")) == 0x1008
+    assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("f9ffff4b")) == 0xFF8
+    assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("08000048")) is None  # a branch
+    assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("0b000048")) is None  # an absolute one
+    assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("090000")) is None
+
+
 def test_an_arm_site_calls_from_two_words_on() -> None:
     assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("020000eb")) == 0x1010
     assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("fdffffeb")) == 0xFFC

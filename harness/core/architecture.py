@@ -22,6 +22,7 @@ class DecoderKind(Enum):
     RISCV = "riscv"
     PARISC = "parisc"
     S390 = "s390"
+    PPC64 = "ppc64"
 
 
 class PatchPattern(NamedTuple):
@@ -66,6 +67,9 @@ class FtraceCallInstruction(Enum):
     arch/s390/kernel/ftrace.c, 6.1)."""
     RISCV_AUIPC_JALR = "riscv-auipc-jalr"
     """`auipc t0; jalr t0` at the site (make_call_t0(), arch/riscv/include/asm/ftrace.h, 6.12)."""
+    PPC_BL = "ppc-bl"
+    """`bl` at the site, to ftrace's entry code or to a stub that jumps there (__ftrace_make_call(),
+    arch/powerpc/kernel/trace/ftrace.c, 6.1)."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +123,14 @@ class KprobeTraits:
     `ftrace_call_instruction` is how ftrace calls from a function's site; `patch_by_flag` is the patch where the kernel
     lists a probe with a flag; `reserved_text_areas` are the areas that the architecture refuses, besides those of every
     architecture, and `areas_missing_in_blacklist` those of them that the kernel's blacklist file does not have;
-    `defects` are the kinds of instruction that the kernel steps wrong (landing/code/instruction.py), `conditional-not-
-    taken`, `return-into-next-function`, `nested`, a nested probe, and `trap-entry`, a probe on code that every trap
-    runs through, which the kernel should refuse; `uprobe_breakpoint` is what a uprobe writes (UPROBE_SWBP_INSN), empty
-    where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe at an odd place inside an
-    instruction, 0 where it is taken.
+    `refused_symbol_ranges` are pairs of symbols between which it refuses probes, which that file does not have either;
+    `probes_local_entry` is true if a probe on `symbol+0`, by name only, is put on ftrace's site near the entry, or else
+    on the function's local entry (ELFv2); `return_probe_entry_bytes` is the largest offset at which a return probe is
+    taken for one on the entry, besides the landing pad; `defects` are the kinds of instruction that the kernel steps
+    wrong (landing/code/instruction.py), `conditional-not-taken`, `return-into-next-function`, `nested`, a nested probe, and `trap-entry`, a probe on
+    code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint` is what a uprobe writes
+    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe
+    at an odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoints: tuple[PatchPattern, ...]
@@ -140,11 +147,14 @@ class KprobeTraits:
     uprobe_condition_bits: bytes = b""
     uprobe_mid_instruction_errno: int = 0
     entry_landing_pad: bytes = b""
+    probes_local_entry: bool = False
+    return_probe_entry_bytes: int = 0
     ftrace_call_instruction: FtraceCallInstruction | None = None
     patch_by_flag: Mapping[str, PatchPattern] = field(default_factory=dict, hash=False)
     trap_offset_by_flag: Mapping[str, int] = field(default_factory=dict, hash=False)
     reserved_text_areas: tuple[str, ...] = ()
     areas_missing_in_blacklist: tuple[str, ...] = ()
+    refused_symbol_ranges: tuple[tuple[str, str], ...] = ()
     refuses_exception_table: bool = False
     defects: Mapping[str, Defect] = field(default_factory=dict, hash=False)
 

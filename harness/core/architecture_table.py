@@ -19,6 +19,7 @@ from harness.core.architecture import (
     QemuMachine,
 )
 from harness.core.architecture_defects import PARISC_DEFECTS, S390_DEFECTS
+from harness.core.architecture_ppc64le import PPC64LE
 from harness.core.kprobe_patch_patterns import (
     ARM64_BREAKPOINT,
     ARM_BRANCH,
@@ -37,16 +38,14 @@ from harness.core.qemu_registers import RegisterParser
 # 32-bit x86; x86_64 replaces what differs.
 _X86_MACHINE = QemuMachine(
     qemu="qemu-system-i386",
-    # No disk controller, SMBus, USB or VMware mouse port: nothing here needs them.
-    machine="q35,sata=off,smbus=off,usb=off,vmport=off",
+    machine="q35,sata=off,smbus=off,usb=off,vmport=off",  # nothing here needs these devices
     # With RDRAND the kernel has entropy at once; without it, dropbear waits a second for entropy.
     cpu="qemu32,+rdrand",
     console="ttyS0",
     nic="virtio-net-pci",
     nic_modules=("virtio_pci", "virtio_net"),
     pvh=True,
-    # A loaded host can stall QEMU for longer than the kernel waits for a few timer ticks at boot. The kernel then
-    # panics because the timer seems not to work (arch/x86/kernel/apic/io_apic.c, check_timer(), 6.1).
+    # On a loaded host the kernel may miss a few timer ticks at boot, and then panics (check_timer(), io_apic.c, 6.1).
     kernel_arguments=("no_timer_check",),
 )
 _X86_KPROBES = KprobeTraits(
@@ -341,6 +340,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)
         ),
+        PPC64LE,
     )
 }
 

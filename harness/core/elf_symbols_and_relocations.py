@@ -29,6 +29,11 @@ _WIDTHS: dict[str, dict[int, int]] = {
     "EM_AARCH64": {257: 8, 260: 8, 259: 2, 262: 2},  # R_AARCH64_ABS64, PREL64, ABS16, PREL16
     # R_390_64, PC64, GOT64, PLT64; 16, PC16, PC16DBL, PLT16DBL, 12, GOT16; 8
     "EM_S390": {22: 8, 23: 8, 24: 8, 25: 8, 3: 2, 16: 2, 17: 2, 18: 2, 2: 2, 15: 2, 1: 1},
+    # R_PPC64_ADDR64, REL64, TOC, ENTRY (two instructions); ADDR16, TOC16 and REL16, with their parts and DS
+    "EM_PPC64": {
+        **{38: 8, 44: 8, 51: 8, 118: 8},
+        **dict.fromkeys((3, 4, 5, 6, 39, 40, 41, 42, 47, 48, 49, 50, 56, 57, 63, 64, 249, 250, 251, 252), 2),
+    },
     # R_RISCV_64, CALL, CALL_PLT (two instructions); ADD8, 16, 64; SUB8, 16, 64; ALIGN, RVC_BRANCH, RVC_JUMP, RELAX,
     # SUB6, SET6, SET8, SET16 (the psABI's elf.adoc)
     "EM_RISCV": {
@@ -47,9 +52,15 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_RISCV": {2: 8, 1: 4, 54: 1, 55: 2, 56: 4},  # R_RISCV_64, 32, SET8, SET16, SET32
     "EM_PARISC": {1: 4},  # R_PARISC_DIR32
     "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
+    "EM_PPC64": {38: 8, 1: 4},  # R_PPC64_ADDR64, ADDR32
     "EM_386": {1: 4},  # R_386_32
     "EM_ARM": {2: 4, 38: 4},  # R_ARM_ABS32, TARGET1, which the kernel takes as ABS32 (arch/arm/kernel/module.c, 6.1)
 }
+
+# Calls after which the module loader writes a load of the caller's TOC pointer over a nop, if the function is not the
+# module's and not ftrace's (restore_r2(), arch/powerpc/kernel/module_64.c, 6.1).
+_RESTORED_AFTER: dict[str, frozenset[int]] = {"EM_PPC64": frozenset({10})}  # R_PPC64_REL24
+_NOT_RESTORED = "_mcount"
 
 # Relocations that add an address to a field or subtract it, in pairs that leave the difference of two labels, because
 # the linker may remove bytes between these (the psABI's elf.adoc).
@@ -263,11 +274,14 @@ def _place(entry: Relocation) -> int:
 
 def relocated_positions_within_range(machine: str, entries: Sequence[Relocation], offset: int, size: int) -> set[int]:
     """Return the positions, counted from `offset`, that sorted relocations change in `size` bytes from `offset` on."""
-    widths = _WIDTHS.get(machine, {})
+    widths, restored = _WIDTHS.get(machine, {}), _RESTORED_AFTER.get(machine, frozenset())
     found: set[int] = set()
     for entry in entries[bisect_left(entries, offset - _LARGEST_WIDTH, key=_place) :]:
         first = entry.offset - offset
         if first >= size:
             break
-        found.update(range(max(0, first), min(size, first + widths.get(entry.type, _USUAL_WIDTH))))
+        width = widths.get(entry.type, _USUAL_WIDTH)
+        if entry.type in restored and not entry.symbol.section and entry.symbol.name != _NOT_RESTORED:
+            width += _USUAL_WIDTH
+        found.update(range(max(0, first), min(size, first + width)))
     return found

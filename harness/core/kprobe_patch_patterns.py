@@ -19,3 +19,8 @@ S390_TRAMPOLINE_BRANCH = PatchPattern(bytes.fromhex("c0f4"), 2)
 # __BUG_INSN_32 and __BUG_INSN_16, by the size of the probed instruction (arch_arm_kprobe(),
 # arch/riscv/kernel/probes/kprobes.c; arch/riscv/include/asm/bug.h; 6.12).
 RISCV_EBREAK, RISCV_C_EBREAK = PatchPattern(bytes.fromhex("73001000"), 4), PatchPattern(bytes.fromhex("0290"), 2)
+# BREAKPOINT_INSTRUCTION (arch/powerpc/include/asm/probes.h), an optimized probe's `b` (arch_optimize_kprobes(),
+# arch/powerpc/kernel/optprobes.c), and ftrace's `bl` (__ftrace_make_call(), trace/ftrace.c; 6.1).
+PPC_TRAP = PatchPattern(bytes.fromhex("0800e07f"), 4)
+PPC_BRANCH = PatchPattern(bytes.fromhex("00000048"), 4, mask=bytes.fromhex("030000fc"))
+PPC_CALL = PatchPattern(bytes.fromhex("01000048"), 4, mask=bytes.fromhex("030000fc"))

@@ -29,6 +29,7 @@ _PACKAGES = {
     "qemu-system-hppa": "qemu-system-misc",
     "qemu-system-s390x": "qemu-system-misc",
     "qemu-system-riscv64": "qemu-system-misc",
+    "qemu-system-ppc64": "qemu-system-ppc",
 }
 # Content of the cached answer of a canary that passed.
 _PASSED = "sings"

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from harness.core.architecture import DecoderKind
-from harness.landing.code import decode_arm, decode_parisc, decode_riscv, decode_s390
+from harness.landing.code import decode_arm, decode_parisc, decode_ppc64, decode_riscv, decode_s390
 from harness.landing.code.instruction import Instruction
 
 
@@ -117,5 +117,14 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             longest=6,
             entry_nops=1,
             loads=decode_s390.addresses_of_words_read,
+        ),
+        # mflr r0; bl _mcount, after the code of the global entry (-mprofile-kernel).
+        DecoderKind.PPC64: DecoderMachine(
+            decode_ppc64.decode,
+            starts=decode_ppc64.instruction_starts,
+            stubs=decode_ppc64.stub_ranges,
+            longest=8,
+            tracer="_mcount",
+            tracer_called_at_entry=False,
         ),
     }

@@ -91,12 +91,14 @@ def read_blacklist_ranges(guest: Guest) -> list[tuple[int, int]]:
     The areas that the architecture refuses without listing them are included.
     """
     found = list(_ranges(guest.read_text(BLACKLIST).splitlines()))
-    areas = guest.architecture.kprobe_traits.areas_missing_in_blacklist
-    if areas:
-        pattern = " __\\(" + "\\|".join(areas) + "\\)_text_\\(start\\|end\\)$"
+    kprobes = guest.architecture.kprobe_traits
+    areas = ((f"__{area}_text_start", f"__{area}_text_end") for area in kprobes.areas_missing_in_blacklist)
+    missing = [*areas, *kprobes.refused_symbol_ranges]
+    if missing:
+        pattern = " \\(" + "\\|".join(name for pair in missing for name in pair) + "\\)$"
         lines = guest.run_script(f"grep '{pattern}' /proc/kallsyms").stdout.splitlines()
         marks = {line.split()[2]: int(line.split()[0], 16) for line in lines}
-        found += [(marks[f"__{area}_text_start"], marks[f"__{area}_text_end"]) for area in areas]
+        found += [(marks[begin], marks[end]) for begin, end in missing]
     return found
 
 

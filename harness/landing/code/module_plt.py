@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
+from harness.landing.code.module_ppc64_stubs import STUB, find_foreign_stub_offsets
 from harness.landing.code.patch_tables import MACHINES, JumpForm
 
 ENTRY_SIZE = 12
@@ -55,6 +56,9 @@ def largest_section_size(elf: Elf, section: str) -> int:
     if linkage.form is JumpForm.ARM:
         blocks = -(-(moved + len(linkage.jump_targets)) * 2 * _WORD.size // ARM_BLOCK_SIZE)
         return ARM_BLOCK_SIZE * blocks
+    if linkage.form is JumpForm.PPC64:
+        # One more, which ends the list (get_stubs_size()).
+        return STUB.size * (moved + len(linkage.jump_targets) + 1)
     return ENTRY_SIZE * (moved + veneers + 1)
 
 
@@ -89,6 +93,9 @@ def find_foreign_entry_offsets(
     """
     if form is JumpForm.ARM:
         yield from _foreign_arm_entry_offsets(content, allowed)
+        return
+    if form is JumpForm.PPC64:
+        yield from find_foreign_stub_offsets(content, start, allowed)
         return
     for offset in range(0, len(content), ENTRY_SIZE):
         piece = content[offset : offset + ENTRY_SIZE]

@@ -185,16 +185,22 @@ def _tables(elf: Elf, begin: str) -> list[PatchTableFormat]:
     return [table for table in MACHINES[elf.machine].tables if table.begin_symbol == begin]
 
 
+def dynamic_values(vmlinux: Elf) -> Mapping[int, int]:
+    """The words that dynamic relocations write, by the link addresses of their places.
+
+    Such relocations belong to no section. In an arm64 kernel they hold values that the words in the file lack.
+    """
+    word = (1 << 8 * vmlinux.word_bytes) - 1
+    return {each.offset: each.addend & word for each in vmlinux.relocations("")}
+
+
 class _Kernel:
     """The tables of one vmlinux."""
 
     def __init__(self, elf: Elf) -> None:
         self._elf = elf
         self._flat = select_table_finder(elf)
-        # Dynamic relocations belong to no section. In an arm64 kernel they hold values that the words in the file lack.
-        self._relative = (
-            self._flat.relative if self._flat else {each.offset: each.addend for each in elf.relocations("")}
-        )
+        self._relative = self._flat.relative if self._flat else dynamic_values(elf)
 
     def rows(self, begin: str, end: str) -> list[RowRange]:
         """The address ranges of a table; empty if this kernel does not have it."""
@@ -240,16 +246,21 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) 
         form = table.fitting_row_format(
             elf.struct_order, partial(_is_moved_by, moved, elf.sections_by_name[table.section].size)
         )
+        ends = {each.offset: each for each in moved} if table.end_at else {}
         for each in moved:
             # An absolute symbol is in no section, so the row patches nothing of this module.
-            if each.offset % form.size or each.symbol.section not in elf.sections_by_name:
+            if (each.offset - table.place_at) % form.size or each.symbol.section not in elf.sections_by_name:
                 continue
             if subtracts_address(elf.machine, each):
                 continue
             section = each.symbol.section
-            place = (
-                each.symbol.address + each.addend - (0 if table.holds_addresses else machine.relocation_distance_bias)
-            )
+            bias = 0 if table.holds_addresses else machine.relocation_distance_bias + table.place_at
+            place = each.symbol.address + each.addend - bias
+            if table.end_at:
+                # Both are distances from the start of the row, in fields of their own.
+                last = ends[each.offset - table.place_at + table.end_at]
+                yield section, Range(place, last.symbol.address + last.addend - table.end_at)
+                continue
             # A section of pointers may occur many times under one name; its rows hold nothing except the pointer.
             row = (0,) if table.holds_addresses and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
             yield section, Range(place, place + table.patch_size(row, partial(_start, elf, section, place)))

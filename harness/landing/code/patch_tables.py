@@ -24,7 +24,9 @@ class PatchTableFormat(NamedTuple):
     `row_format` the format of a row for struct.Struct. A row begins with the patched place: its distance from the row,
     or its address if `holds_addresses` is set. `patch_size` computes the number of patched bytes from the row and from
     six bytes of code at the place. `other_row_formats` are the formats of other kernel versions. The right format
-    divides the table's length, and all its rows are `is_sound_row`.
+    divides the table's length, and all its rows are `is_sound_row`. `place_at` is the offset of the patched place in a
+    row that begins with other fields, which `row_format` skips, and `end_at` the offset of its end; both are distances
+    from the start of the row.
     """
 
     begin_symbol: str
@@ -35,6 +37,8 @@ class PatchTableFormat(NamedTuple):
     holds_addresses: bool = False
     other_row_formats: tuple[str, ...] = ()
     is_sound_row: Callable[[Sequence[int]], bool] = lambda _: True
+    place_at: int = 0
+    end_at: int = 0
 
     def fitting_row_format(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
         """The row format that fits this kernel's table; `order` is the byte order character of struct."""
@@ -49,6 +53,8 @@ class JumpForm(Enum):
     """`adrp; add; br`, or `adrp; add; b` (get_plt_entry(), arch/arm64/kernel/module-plts.c, 6.1)."""
     ARM = "arm"
     """Blocks of 16 `ldr pc, [pc, #56]` and their 16 words (struct plt_entries, arch/arm/include/asm/module.h, 6.1)."""
+    PPC64 = "ppc64"
+    """Seven words of code, a magic word and the target (struct ppc64_stub_entry, powerpc/kernel/module_64.c, 6.1)."""
 
 
 class LoaderFilledSection(NamedTuple):
@@ -86,6 +92,11 @@ def _always(size: int) -> PatchSizeFunction:
 
 def _alternative_size(row: Sequence[int], _: CodeReader) -> int:
     return row[3]
+
+
+def _section_size(row: Sequence[int], _: CodeReader) -> int:
+    """The distance from the start to the end of a feature section (struct fixup_entry, arch/powerpc/lib, 6.1)."""
+    return row[1] - row[0]
 
 
 def _holds_its_replacement(row: Sequence[int]) -> bool:
@@ -139,6 +150,13 @@ _ARM_PATCHED = _FTRACE_CALLS | {"ftrace_graph_regs_call", "__aeabi_uidiv", "__ae
 # The branch in ftrace's entry code, the trampolines of all ftrace sites (arch/s390/kernel/ftrace.c, 6.1), and the page
 # with copies of probed instructions (alloc_s390_insn_page(), arch/s390/kernel/kprobes.c).
 _S390_PATCHED = frozenset({"ftrace_graph_caller", "__ftrace_hotpatch_trampolines_start", "kprobes_insn_page"})
+# Calls of the tracer, what jumps to it, and the copies of ftrace's and of optimized probes' code in .text
+# (ftrace_dyn_arch_init(), arch/powerpc/kernel/trace/ftrace.c; alloc_optinsn_page(), optprobes.c, 6.1).
+_PPC_PATCHED = _FTRACE_CALLS | {"ftrace_tramp_text", "ftrace_tramp_init", "optinsn_slot"}
+# R_PPC64_REL24.
+_PPC_STUBS = LoaderFilledSection(
+    frozenset({10}), jump_targets=("ftrace_caller", "ftrace_regs_caller"), form=JumpForm.PPC64
+)
 # R_ARM_PC24, CALL, JUMP24.
 _ARM_CALLS = frozenset({1, 28, 29})
 _ARM_PLT = LoaderFilledSection(_ARM_CALLS, jump_targets=("ftrace_caller", "__gnu_mcount_nc"), form=JumpForm.ARM)
@@ -155,6 +173,20 @@ _X86_ALTERNATIVES = PatchTableFormat(
     is_sound_row=_holds_its_replacement,
 )
 _X86_LOCKS = PatchTableFormat("__smp_locks", "__smp_locks_end", ".smp_locks", "i", _always(1))
+
+# Tables of feature sections (asm/feature-fixups.h): a mask and a value of features, and four distances from the row.
+PPC_FEATURES = tuple(f"__start___{name}ftr_fixup" for name in ("", "mmu_", "fw_"))
+# Tables of distances, each with the number of patched instructions (lib/feature-fixups.c).
+_PPC_FLUSHES = {
+    "lwsync": 1,
+    "stf_entry_barrier": 3,
+    "stf_exit_barrier": 6,
+    "uaccess_flush": 4,
+    "entry_flush": 3,
+    "scv_entry_flush": 3,
+    "rfi_flush": 3,
+    "barrier_nospec": 1,
+}
 
 
 def _is_trampoline_of_static_call_or_tracer(name: str) -> bool:
@@ -238,6 +270,30 @@ MACHINES: Mapping[str, PatchTables] = {
             ),
         ),
         is_patched_whole=_FTRACE_CALLS.__contains__,
+    ),
+    "EM_PPC64": PatchTables(
+        tables=(
+            *(
+                PatchTableFormat(
+                    begin,
+                    begin.replace("start", "stop"),
+                    begin.removeprefix("__start_"),
+                    "16xqqqq",
+                    _section_size,
+                    place_at=16,
+                    end_at=24,
+                )
+                for begin in PPC_FEATURES
+            ),
+            *(
+                PatchTableFormat(*_between(f"__{name}_fixup"), f"__{name}_fixup", "q", _always(4 * count))
+                for name, count in _PPC_FLUSHES.items()
+            ),
+            PatchTableFormat(*_JUMPS, "iiq", _always(4)),
+            PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "Q", _always(4), holds_addresses=True),
+        ),
+        is_patched_whole=_PPC_PATCHED.__contains__,
+        loader_filled_sections={".stubs": _PPC_STUBS},
     ),
     "EM_PARISC": PatchTables(
         tables=(

@@ -29,7 +29,8 @@ OF_ADDRESS = (EXPORTS, FTRACE, UNWIND, DEBUG)
 SOURCES = (*OF_ADDRESS, BTF)
 # ftrace's site is at the start, or after a landing pad of 4 bytes (ENDBR64, BTI C). With CONFIG_FUNCTION_ALIGNMENT and
 # DYNAMIC_FTRACE_WITH_CALL_OPS the record of arm64 names two words before the start (ftrace_call_adjust(), since 6.3).
-_FTRACE_DISTANCES = (0, 4, -8)
+# On 64-bit PowerPC the site is the second instruction after the local entry, which is at 8 bytes or at the start.
+_FTRACE_DISTANCES = (0, 4, -8, 12)
 # objtool's unwind rows include the NOPs that the compiler puts before a function (since 6.2).
 _PREAMBLE, _NOP = 16, 0x90
 _PARISC_UNWIND = ".PARISC.unwind"

@@ -14,9 +14,10 @@ from harness.core.architecture import Architecture, DecoderKind
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import UsageError
 from harness.images.image import Image
+from harness.landing.code.entry_shift import entry_shift
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
-from harness.landing.sites import objdump, rules_arm, rules_arm64, rules_riscv, rules_s390, rules_x86
+from harness.landing.sites import objdump, rules_arm, rules_arm64, rules_ppc64, rules_riscv, rules_s390, rules_x86
 from harness.landing.sites.reserved import Reserved
 
 # The rules for the instruction itself. parisc has none (arch_prepare_kprobe(), arch/parisc/kernel/kprobes.c, 6.1).
@@ -27,6 +28,7 @@ _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.ARM: rules_arm.refusal_errno_and_reason,
     DecoderKind.S390: rules_s390.refusal_errno_and_reason,
     DecoderKind.RISCV: rules_riscv.refusal_errno_and_reason,
+    DecoderKind.PPC64: rules_ppc64.refusal_errno_and_reason,
 }
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
@@ -134,8 +136,7 @@ class FunctionSites:
 
     def landing_pad_size(self, symbol: Symbol) -> int:
         """The size of the landing pad that a probe on the entry is moved past; 0 if the function has none."""
-        pad = self._architecture.kprobe_traits.entry_landing_pad
-        return len(pad) if pad and self.kernel.function_bytes(symbol)[: len(pad)] == pad else 0
+        return entry_shift(self.kernel, symbol, self._architecture.kprobe_traits)
 
     def probe_answer(self, symbol: Symbol, offset: int) -> Answer:
         """Return the kernel's answer to a probe on symbol + offset."""

@@ -11,7 +11,7 @@ from harness.core.architecture import FtraceCallInstruction, KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.function_selection import PREAMBLES
-from harness.landing.code.patch_sites import LINKED, Range, ftrace_sites, merge_ranges, table_ranges
+from harness.landing.code.patch_sites import LINKED, Range, dynamic_values, ftrace_sites, merge_ranges, table_ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, RISCV_ALTERNATIVES, STATIC_CALLS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
@@ -122,6 +122,10 @@ class Reserved:
             if all(marks) and marks[0][0].address < marks[1][0].address:
                 last = self._function(marks[1][0].address - 1)
                 spans.append(Range(marks[0][0].address, last.end))
+        for begin, end in self._kprobes.refused_symbol_ranges:
+            marks = [self._kernel.symbols_named(name) for name in (begin, end)]
+            if all(marks):
+                spans.append(Range(marks[0][0].address, marks[1][0].address))
         return merge_ranges(spans)
 
     @cached_property
@@ -131,7 +135,7 @@ class Reserved:
         if first and last:
             form = struct.Struct(f"{self._kernel.struct_order}{ {4: 'I', 8: 'Q'}[self._kernel.word_bytes] }")
             start = first[0].address
-            moved = {each.offset: each.addend for each in self._kernel.relocations("")}
+            moved = dynamic_values(self._kernel)
             rows = form.iter_unpack(self._kernel.bytes_at(start, last[0].address - start))
             return [moved.get(start + index * form.size, value) for index, (value,) in enumerate(rows)]
         known = self._kernel.symbols_named(_ALWAYS_LISTED)

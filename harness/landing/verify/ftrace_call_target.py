@@ -20,6 +20,9 @@ _S390_BRASL, _S390_TRAMPOLINE_SIZE, _S390_TRACER = 0xC015, 24, 16
 # signed.
 _AUIPC_T0, _JALR_T0, _AUIPC_MASK, _JALR_MASK, _RISCV_SIZE = 0x297, 0x282E7, 0xFFF, 0xFFFFF, 8
 
+# BL has 010010 in its upper six bits, a distance in bytes below, and 01 in the lower two.
+_PPC_BL, _PPC_MASK, _PPC_DISTANCE = 0x48000001, 0xFC000003, 26
+
 
 def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
     """The address that the site at `address` calls; None where its bytes are no call."""
@@ -29,6 +32,7 @@ def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int |
         FtraceCallInstruction.ARM_BL: _arm,
         FtraceCallInstruction.S390_TRAMPOLINE: _s390,
         FtraceCallInstruction.RISCV_AUIPC_JALR: _riscv,
+        FtraceCallInstruction.PPC_BL: _ppc,
     }
     return decoders[form](address, code)
 
@@ -83,3 +87,11 @@ def _riscv(address: int, code: bytes) -> int | None:
         return None
     distance = (upper & ~_AUIPC_MASK) - (upper >> 31 << 32) + (lower >> 20) - (lower >> 31 << 12)
     return (address + distance) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _ppc(address: int, code: bytes) -> int | None:
+    word = int.from_bytes(code[:_ARM64_WORD], "little")
+    if len(code) < _ARM64_WORD or word & _PPC_MASK != _PPC_BL:
+        return None
+    distance = word & ~_PPC_MASK
+    return (address + distance - (distance >> (_PPC_DISTANCE - 1) << _PPC_DISTANCE)) & 0xFFFF_FFFF_FFFF_FFFF
