@@ -18,8 +18,10 @@ BOUNDARIES = 3
 
 
 def from_start(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
-    """Request each site by the address of its function and the offset from that address."""
-    return ProbeModuleRequest([f"@{layout.symbol_start(site):#x}+{site.offset:#x}" for site in sites])
+    """Request each site by the address of its function and the offset from that address to where it must land."""
+    starts = [layout.symbol_start(site) for site in sites]
+    offsets = [layout.address_to_request(site) - start for site, start in zip(sites, starts, strict=True)]
+    return ProbeModuleRequest([f"@{start:#x}+{offset:#x}" for start, offset in zip(starts, offsets, strict=True)])
 
 
 @pytest.mark.requires("kprobes")

@@ -72,7 +72,7 @@ def test_blacklisted(guest: Guest, kprobes: Kprobes) -> None:
     expect_specs_refused(kprobes, *unique_blacklisted_names(guest)[:SAMPLE], wanted=errno.EINVAL)
 
 
-@pytest.mark.requires("kprobes")
+@pytest.mark.requires("kprobes", "module_initializers_freed")
 @pytest.mark.mutants("registers-anyway")
 def test_module_init_text(target: Target, kprobes: Kprobes) -> None:
     """A function in a module's freed .init.text is ENOENT, both by SYM and by MOD:SYM.

@@ -91,7 +91,7 @@ def test_registered_while_the_target_comes_and_goes(guest: Guest, kprobes: Kprob
 
 
 @pytest.mark.deep
-@pytest.mark.requires("kprobes", "optimized_kprobes")
+@pytest.mark.requires("kprobes", "optimized_kprobes", "optimized_module_kprobes")
 @pytest.mark.mutants("only-reported")
 def test_jump_removed_with_the_target(
     guest: Guest,

@@ -24,11 +24,13 @@ pytestmark = pytest.mark.requires("kprobes")
 def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """The address right after the landing pad counts as the entry.
 
-    arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c.
+    arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c, and, for ftrace's site, arch_kprobe_on_func_entry(),
+    arch/powerpc/kernel/kprobes.c.
     """
     entry = target.shape_site("leaf")
     with kprobes.on(
-        entry.at_offset(layout.landing_pad_size(entry)), relocation=kretprobes.kretprobe_module_request
+        entry.at_offset(layout.entry_shift_of(*layout.elf_and_symbol(entry))),
+        relocation=kretprobes.kretprobe_module_request,
     ) as probes:
         target.call_for_checksum("leaf", TIMES)
     probes.prove(hits=TIMES)

@@ -76,10 +76,11 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If a function begins with a landing pad, such as ENDBR64, a probe on its entry lands after the pad.
 
     Symbol + 0 and symbol + the pad's size are the same site (arch_adjust_kprobe_addr(), arch/x86/kernel/kprobes/core.c,
-    6.1).
+    6.1). On 64-bit PowerPC it is ftrace's site after the code of the global entry, or the local entry
+    (kprobe_lookup_name(), arch/powerpc/kernel/kprobes.c, 6.1).
     """
     entry = Site("clock_t_to_jiffies")
-    pad = len(layout.guest.architecture.kprobe_traits.entry_landing_pad)
+    pad = layout.entry_shift_of(*layout.elf_and_symbol(entry))
     with kprobes.on(entry, entry.at_offset(pad)) as probes:
         target.call_for_checksum("clock_t_to_jiffies", TIMES)
     probes.prove(hits=TIMES)
@@ -90,6 +91,18 @@ def test_entry_shift(layout: Layout, target: Target, kprobes: Kprobes) -> None:
 
 
 @pytest.mark.requires("kprobes", "optimized_kprobes")
+@pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
+def test_optimized_in_the_kernel(layout: Layout, target: Target, kprobes: Kprobes) -> None:
+    """The kernel turns probes on its own function into jumps, lists them as [OPTIMIZED], and they are still hit."""
+    line = layout.once_per_call_sites(Site("clock_t_to_jiffies"))
+    with kprobes.on(*select_sites_apart(line, jump_size(layout))) as probes:
+        await_flag(probes, "[OPTIMIZED]")
+        target.call_for_checksum("clock_t_to_jiffies", TIMES)
+    probes.prove(hits=TIMES)
+    expect_flag_and_matching_memory(probes, "[OPTIMIZED]", at_least=1)
+
+
+@pytest.mark.requires("kprobes", "optimized_kprobes", "optimized_module_kprobes")
 @pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_optimized(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """The kernel turns probes that are far enough apart into jumps, lists them as [OPTIMIZED], and they are still hit.

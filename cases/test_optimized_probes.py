@@ -31,7 +31,7 @@ SHAPES = ("carries", "counts", "loop", "reads_data")
 # Two writes to files race with the kernel's optimizer, which waits for some ticks.
 TRIES = 5
 
-pytestmark = pytest.mark.requires("kprobes", "optimized_kprobes")
+pytestmark = pytest.mark.requires("kprobes", "optimized_kprobes", "optimized_module_kprobes")
 
 
 def possible(layout: Layout, target: Target, kprobes: Kprobes, *shapes: str) -> list[Site]:

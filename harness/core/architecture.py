@@ -127,10 +127,10 @@ class KprobeTraits:
     `probes_local_entry` is true if a probe on `symbol+0`, by name only, is put on ftrace's site near the entry, or else
     on the function's local entry (ELFv2); `return_probe_entry_bytes` is the largest offset at which a return probe is
     taken for one on the entry, besides the landing pad; `defects` are the kinds of instruction that the kernel steps
-    wrong (landing/code/instruction.py), `conditional-not-taken`, `return-into-next-function`, `nested`, a nested probe, and `trap-entry`, a probe on
-    code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint` is what a uprobe writes
-    (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is the errno for a uprobe
-    at an odd place inside an instruction, 0 where it is taken.
+    wrong (landing/code/instruction.py), `conditional-not-taken`, `return-into-next-function`, `nested`, a nested probe,
+    and `trap-entry`, a probe on code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint`
+    is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is
+    the errno for a uprobe at an odd place inside an instruction, 0 where it is taken.
     """
 
     breakpoints: tuple[PatchPattern, ...]

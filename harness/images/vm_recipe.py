@@ -137,8 +137,10 @@ class Traits(_Table):
     kernel_function_sections: bool = False
     module_function_sections: bool = False
     module_text_sections: bool = True
+    module_initializers_freed: bool = True
     module_stubs: bool = False
     optimized_kprobes: bool = False
+    optimized_module_kprobes: bool = True
     jumps_displace_instructions: bool = False
     ftrace_kprobes: bool = False
     traced_entry_kprobes: bool = True

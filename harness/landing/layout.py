@@ -20,6 +20,7 @@ from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
 from harness.landing.code.bug_table import linked_bug_addresses
 from harness.landing.code.closest_symbol import ClosestSymbolTable, CombinedSymbolTables, LoadedSymbol
+from harness.landing.code.entry_shift import entry_shift
 from harness.landing.code.function_selection import filter_functions
 from harness.landing.code.instruction import Flow, Instruction
 from harness.landing.code.instructions import (
@@ -134,10 +135,12 @@ class Layout:
         """The address where a probe on the site must land, computed from the ELF file.
 
         If an entry begins with a landing pad, the kernel puts the probe after it (arch_adjust_kprobe_addr(), since
-        5.19).
+        5.19). Where it moves only what is asked for by name, it moves only symbol + 0 (`entry_shift`).
         """
         elf, symbol = self.elf_and_symbol(site)
         address = self.symbol_address(symbol, site.module) + site.offset
+        if self._moves_only_names:
+            return address + (0 if site.offset else self.entry_shift_of(elf, symbol))
         entered = [symbol] if not site.offset else self._entered_past_end(site, symbol, address)
         return address + max((self.landing_pad_size_of(elf, entry) for entry in entered), default=0)
 
@@ -163,9 +166,24 @@ class Layout:
         return self.landing_pad_size_of(*self.elf_and_symbol(site))
 
     def landing_pad_size_of(self, elf: Elf, symbol: Symbol) -> int:
-        """The size of the landing pad at the start of a function; two functions of one name can differ in it."""
-        pad = self.guest.architecture.kprobe_traits.entry_landing_pad
-        return len(pad) if pad and elf.function_bytes(symbol)[: len(pad)] == pad else 0
+        """The size of the landing pad at the start of a function; two functions of one name can differ in it.
+
+        It is 0 where the kernel moves only what is asked for by name.
+        """
+        return 0 if self._moves_only_names else self.entry_shift_of(elf, symbol)
+
+    def entry_shift_of(self, elf: Elf, symbol: Symbol) -> int:
+        """The distance from a function's symbol to a probe on symbol + 0, by name."""
+        return entry_shift(elf, symbol, self.guest.architecture.kprobe_traits)
+
+    @property
+    def _moves_only_names(self) -> bool:
+        """True if the kernel moves symbol + 0 to the local entry, but no address (kprobe_lookup_name(), powerpc)."""
+        return self.guest.architecture.kprobe_traits.probes_local_entry
+
+    def address_to_request(self, site: Site) -> int:
+        """The address by which a probe is requested that must land where one on the site does."""
+        return self.probe_address(site) if self._moves_only_names else self.symbol_start(site) + site.offset
 
     def symbol_start(self, site: Site) -> int:
         """The load address of the site's symbol; a probe on an entry may land after it, see `probe_address`."""
@@ -173,12 +191,19 @@ class Layout:
         return self.symbol_address(symbol, site.module)
 
     def entry_site(self, site: Site) -> Site:
-        """The site at the first instruction of the site's function, or at its second if ftrace occupies the first.
+        """The site at the first instruction of the site's function that every call runs and that can be probed."""
+        return site.at_offset(self.entry_offset(*self.elf_and_symbol(site)))
+
+    def entry_offset(self, elf: Elf, symbol: Symbol) -> int:
+        """The offset of a function's first instruction, or of its second if ftrace occupies the first.
 
         A kernel without KPROBES_ON_FTRACE refuses the instruction that ftrace patches (check_ftrace_location(),
-        kernel/kprobes.c). On RISC-V in 6.12 that is the first one.
+        kernel/kprobes.c). On RISC-V in 6.12 that is the first one. Where the kernel moves symbol + 0 by name only, it
+        is where that probe lands, so that it is the same by name and by address.
         """
-        return site.at_offset(first_accepted_offset(*self.elf_and_symbol(site), self.decoder))
+        if self._moves_only_names:
+            return self.entry_shift_of(elf, symbol)
+        return first_accepted_offset(elf, symbol, self.decoder)
 
     def instruction_sites(self, site: Site) -> list[Site]:
         """Sites at all instructions of the site's function. Raises PinpointError if they cannot be decoded."""

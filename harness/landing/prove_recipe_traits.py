@@ -14,7 +14,7 @@ from harness.guest.result import parsing_guest_text
 from harness.images.user_targets import COMPAT, FIRST_LIBRARY, KIND, RUNNER, SECOND_LIBRARY, STATIC
 from harness.images.vm_recipe import Traits
 from harness.landing import probe_module
-from harness.landing.checks.optimized_probes import jumps_displace_instructions
+from harness.landing.checks.optimized_probes import JumpTraits, read_jump_traits
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -50,7 +50,8 @@ class _Scene:
     """A guest in which the shapes target is loaded, with a probe on an exported function.
 
     `report` is that of the probe on its first instruction that ftrace does not patch, or patches as one of several.
-    `entry_report` is that of symbol + 0.
+    `entry_report` is that of symbol + 0. `initializer_report` is that of a probe on the target's initializer, which has
+    run.
     """
 
     guest: Guest
@@ -60,6 +61,7 @@ class _Scene:
     """The sections that sysfs lists for `pinpoint_sections`, which is built with a section for each function."""
     report: probe_module.SiteReport
     entry_report: probe_module.SiteReport
+    initializer_report: probe_module.SiteReport
     listed: tuple[probe_module.ListedProbe, ...]
 
 
@@ -91,20 +93,23 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     target = Target(guest, "pinpoint_target")
     target.load()
     layout = Layout(guest, [target])
-    specs = dict.fromkeys((_FUNCTION, layout.entry_site(Site(_FUNCTION)).spec))
+    initializer = Site("pinpoint_target_init", module=target.module).spec
+    specs = dict.fromkeys((_FUNCTION, initializer, layout.entry_site(Site(_FUNCTION)).spec))
     view = probe_module.load_probe_module(guest, list(specs))
-    listed = view.newly_listed(view.listed_before_load)
-    scene = _Scene(guest, layout, target, apart, view.reports[-1], view.reports[0], listed)
+    reports = dict(zip(specs, view.reports, strict=True))
+    wanted = (reports[layout.entry_site(Site(_FUNCTION)).spec], reports[_FUNCTION], reports[initializer])
+    scene = _Scene(guest, layout, target, apart, *wanted, view.newly_listed(view.listed_before_load))
     try:
         try:
             seen = {trait: look(scene) for trait, look in _LOOKS.items()}
         finally:
             probe_module.unload_probe_module(guest)
         # It loads the probe module with other sites.
-        seen["jumps_displace_instructions"] = seen["optimized_kprobes"] and jumps_displace_instructions(layout, target)
+        jumps = read_jump_traits(layout, target) if seen["optimized_kprobes"] else JumpTraits(False, True)
+        seen["jumps_displace_instructions"], seen["optimized_module_kprobes"] = jumps
     finally:
         target.unload()
-    report = view.reports[-1]
+    report = scene.report
     return seen, f"slide {layout.slide:#x}, a probe on {_FUNCTION}: errno {report.errno}, address {report.address:#x}"
 
 
@@ -129,7 +134,9 @@ def _demand_warnings_on_console(guest: Guest) -> None:
 
 
 def _kprobes(scene: _Scene) -> bool:
-    accepted = {each.address for each in (scene.report, scene.entry_report) if not each.errno}
+    # Two may be at one address, which the list has once for each.
+    asked = (scene.report, scene.entry_report, scene.initializer_report)
+    accepted = {each.spec for each in asked if not each.errno}
     return scene.report.errno == 0 and len(scene.listed) == len(accepted)
 
 
@@ -154,20 +161,28 @@ def _module_text_sections(scene: _Scene) -> bool:
     return ".text.pinpoint_leaf" in scene.apart
 
 
+def _module_initializers_freed(scene: _Scene) -> bool:
+    """True if a module's initializer is gone after it ran. On 64-bit PowerPC its sections stay with all others.
+
+    module_init_section(), arch/powerpc/kernel/module_64.c, 6.1.
+    """
+    return scene.initializer_report.errno != 0
+
+
 def _module_stubs(scene: _Scene) -> bool:
     """True if the module loader put linker stubs between two sections of functions: the gap exceeds the alignment.
 
     Sections without functions are not compared. arm64 has its stubs in a separate section `.plt`, whose size and
-    alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1).
+    alignment the loader changes (module_frob_arch_sections(), arch/arm64/kernel/module-plts.c, 6.1). On 64-bit PowerPC
+    sections of the initializer are between others (module_init_section(), arch/powerpc/kernel/module_64.c, 6.1).
     """
-    loaded = scene.target.sections
-    text = sorted(
-        (loaded[name], scene.target.elf.sections_by_name[name]) for name in scene.target.lasting_text_sections
-    )
+    own = scene.target.elf.sections_by_name
+    loaded = sorted((start, own[name]) for name, start in scene.target.sections.items() if name in own)
     with_functions = {symbol.section for symbol in scene.target.elf.symbols if symbol.kind == "func"}
+    with_functions &= set(scene.target.lasting_text_sections)
     return any(
         start - (before + left.size) >= right.alignment
-        for (before, left), (start, right) in pairwise(text)
+        for (before, left), (start, right) in pairwise(loaded)
         if {left.name, right.name} <= with_functions
     )
 
@@ -290,6 +305,7 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "kernel_function_sections": _kernel_function_sections,
     "module_function_sections": _module_function_sections,
     "module_text_sections": _module_text_sections,
+    "module_initializers_freed": _module_initializers_freed,
     "module_stubs": _module_stubs,
     "optimized_kprobes": _optimized_kprobes,
     "ftrace_kprobes": _ftrace_kprobes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from harness.guest.guest import Guest
@@ -24,6 +25,8 @@ OPTIMIZED = "[OPTIMIZED]"
 _SECONDS = 30.0
 # For each guest, the sites of files that were tried, and whether the kernel turned a kprobe there into a jump.
 _tried: WeakKeyDictionary[Guest, dict[tuple[Path, Site], bool]] = WeakKeyDictionary()
+# A function that every kernel has, and that is not called in an idle guest.
+_KERNELS = Site("clock_t_to_jiffies")
 
 
 def jump_size(layout: Layout) -> int:
@@ -31,19 +34,30 @@ def jump_size(layout: Layout) -> int:
     return layout.guest.architecture.kprobe_traits.patch_by_flag[OPTIMIZED].size
 
 
-def jumps_displace_instructions(layout: Layout, target: Target) -> bool:
-    """True if the jump of an optimized probe changes bytes of instructions after its own.
+class JumpTraits(NamedTuple):
+    """What the jumps of optimized probes are like.
 
-    On x86 a jump is longer than most instructions, on ARM every instruction is as long as a jump. Raises Missed if no
-    probe on the target's function becomes a jump.
+    `displace_instructions`: such a jump changes bytes of instructions after its own. On x86 a jump is longer than most
+    instructions, on ARM every instruction is as long as a jump. `in_modules`: probes in modules become jumps, too. On
+    64-bit PowerPC modules are out of reach of a branch (arch_prepare_optimized_kprobe(), optprobes.c, 6.1).
     """
-    line = layout.once_per_call_sites(target.shape_site("carries"))
-    sites = select_sites_apart(line, jump_size(layout))
+
+    displace_instructions: bool
+    in_modules: bool
+
+
+def read_jump_traits(layout: Layout, target: Target) -> JumpTraits:
+    """Probe functions of the target and of the kernel, and look which probes become jumps. Raises Missed if none."""
+    starts = (target.shape_site("carries"), _KERNELS)
+    sites = [
+        site for start in starts for site in select_sites_apart(layout.once_per_call_sites(start), jump_size(layout))
+    ]
     with Kprobes(layout).on(*sites) as probes:
         await_flag(probes, OPTIMIZED)
         windows = dict(zip(sites, probes.memory_windows, strict=True))
         jumps = [site for site in sites if is_optimized(probes, site)]
-        return any(_changed_after_instruction(layout, site, windows[site]) for site in jumps)
+        displace = any(_changed_after_instruction(layout, site, windows[site]) for site in jumps)
+        return JumpTraits(displace, any(site.module for site in jumps))
 
 
 def _changed_after_instruction(layout: Layout, site: Site, window: Window) -> bool:

@@ -11,7 +11,6 @@ from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
 from harness.landing.code.function_selection import evenly_spread
-from harness.landing.code.instructions import first_accepted_offset
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_module
@@ -35,7 +34,7 @@ RefusalCheck = Callable[[Site, int, SiteReport], bool]
 
 def request_by_address(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """Request probes by address only; such a kprobe has no symbol_name."""
-    return ProbeModuleRequest([f"@{layout.symbol_start(site) + site.offset:#x}" for site in sites])
+    return ProbeModuleRequest([f"@{layout.address_to_request(site):#x}" for site in sites])
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class AddressConverter:
         A mutant is tried on a few of the sites; more would prove nothing more.
         """
         sites = sites if self.mutant is HONEST else evenly_spread(sites, _OF_A_MUTANT)
-        starts = [self.layout.symbol_start(site) + site.offset for site in sites]
+        starts = [self.layout.address_to_request(site) for site in sites]
         found = self._all(starts, [self.layout.probe_address(site) for site in sites])
         wrong = [conversion for conversion in found if conversion.complaint]
         if wrong:
@@ -146,7 +145,7 @@ class AddressConverter:
         return probed
 
     def _entry(self, symbol: Symbol) -> int:
-        return first_accepted_offset(self.layout.kernel, symbol, self.layout.decoder)
+        return self.layout.entry_offset(self.layout.kernel, symbol)
 
     def _entry_by_name(self, symbol: Symbol) -> int:
         return self.layout.entry_site(Site(symbol.name)).offset

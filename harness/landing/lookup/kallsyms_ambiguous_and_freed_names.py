@@ -110,7 +110,7 @@ def _is_function(symbol: Symbol, inside: range) -> bool:
 
 def _begins_unprobed(layout: Layout, symbol: Symbol, patched: Collection[int]) -> bool:
     """True if the kernel patches the place where a probe on the entry lands, or does not step the instruction there."""
-    pad = layout.landing_pad_size_of(layout.kernel, symbol)
+    pad = layout.entry_shift_of(layout.kernel, symbol)
     if symbol.address + pad in patched:
         return True
     begins = instruction_at_function_start(layout.kernel, symbol, layout.decoder, landing_pad=pad)

@@ -145,7 +145,7 @@ def target_entry_sites(layout: Layout) -> list[Site]:
 
 def _kind(layout: Layout, symbol: Symbol) -> Hashable:
     """The kind of an entry: flow and size of the instruction that is probed, and the part of the function there."""
-    pad = layout.landing_pad_size_of(layout.kernel, symbol)
+    pad = layout.entry_shift_of(layout.kernel, symbol)
     entry = instruction_at_function_start(layout.kernel, symbol, layout.decoder, landing_pad=pad)
     part = next((word for word in symbol.name.split(".")[:0:-1] if not word.isdigit()), "")
     return (entry and (entry.flow, entry.size, entry.target is not None)), part

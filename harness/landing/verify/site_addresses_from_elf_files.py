@@ -130,7 +130,7 @@ class LoadedFiles:
         return SitePlaces(tuple(sorted((self._place(elf, s, name, site.offset) for s in loaded), key=_by_address)))
 
     def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int) -> SitePlace:
-        pad = self.layout.landing_pad_size_of(elf, symbol) if not offset and symbol.kind == "func" else 0
+        pad = self.layout.entry_shift_of(elf, symbol) if not offset and symbol.kind == "func" else 0
         return SitePlace(self.layout.symbol_address(symbol, module) + offset + pad, symbol, pad)
 
 
