@@ -10,15 +10,22 @@ import pytest
 from harness.guest.guest import Guest
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.function_selection import evenly_spread, read_blacklist_ranges
+from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import find_addresses_refusing_kprobes
+from harness.landing.mutants import HONEST
 from harness.landing.probe_run import Kprobes
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 # The probes are registered disabled, so that a kernel that accepts such a place survives and can be read.
 DISABLED = ["disabled=1"]
 SAMPLE = 64
 # Bytes. In a longer function the middle is not the start.
 SHORT = 16
+ENDLESS = (
+    "arch/powerpc/include/asm/interrupt.h:152 (6.1): gcc makes a function of the inline interrupt_enter_prepare() in "
+    "traps.c, which program_check_exception() calls and which NOKPROBE_SYMBOL() does not name"
+)
 
 pytestmark = [pytest.mark.requires("kprobes"), pytest.mark.mutants("registers-last", deep=("registers-anyway",))]
 
@@ -42,3 +49,16 @@ def test_part_of_a_blacklisted_function(guest: Guest, layout: Layout, kprobes: K
         pytest.skip(f"no function on {guest.name}'s blacklist has a part elsewhere")
     specs = [f"@{place:#x}" for place in evenly_spread(places, SAMPLE)]
     expect_specs_refused(kprobes, *specs, wanted=errno.EINVAL, parameters=DISABLED)
+
+
+def test_function_that_the_handler_calls(guest: Guest, kprobes: Kprobes) -> None:
+    """A function that the handler of every probe's breakpoint calls is EINVAL; a probe there would trap without end."""
+    names = sorted(guest.architecture.kprobe_traits.trap_handlers_functions)
+    if not names:
+        pytest.skip(f"all that the handler calls is on {guest.name}'s blacklist, as far as is known")
+    try:
+        expect_specs_refused(kprobes, *names, wanted=errno.EINVAL, parameters=DISABLED)
+    except Missed:
+        if kprobes.mutant is HONEST:
+            end_as_known_fail(ENDLESS)
+        raise

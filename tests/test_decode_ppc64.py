@@ -87,6 +87,13 @@ def test_a_local_entry_follows_the_code_that_computes_r2(words: tuple[int, ...],
     assert conditional == ([4] if offset else [])
 
 
+def test_the_distance_to_the_toc_is_before_a_function_that_loads_it() -> None:
+    assert decode_ppc64.data_size_before(packed(0xE84CFFF8, 0x7C426214)) == 8
+    assert decode_ppc64.data_size_before(packed(*TOC)) == 0
+    assert decode_ppc64.data_size_before(packed(0xE84CFFF8, MFLR)) == 0
+    assert decode_ppc64.data_size_before(b"") == 0
+
+
 def test_no_store_succeeds_after_a_probe_on_its_load_on_itself_or_between() -> None:
     found = decode_ppc64.decode(packed(STWCX, MFLR, LWARX, MFLR, STWCX, MFLR, LWARX))
     assert [each.offset for each in found if each.flow is Flow.EXCLUSIVE] == [8, 12, 16]

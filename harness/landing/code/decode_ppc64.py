@@ -29,6 +29,7 @@ _STORES = frozenset({694, 726, 150, 214, 182})
 _OF_REGISTERS = 0xFFFF0000
 _SETS_TOC = frozenset({(0x3C4C0000, 0x38420000), (0x3C400000, 0x38420000), (0xE84C0000, 0x7C420000)})
 LOCAL_ENTRY = 2 * _WORD
+_LOADS_TOC = 0xE84CFFF8
 # An entry of .stubs of a module: addis r11; addi r11; std r2,24(r1); ld r12,32(r11); mtctr r12; bctr, and a magic word
 # (ppc64_stub_insns, struct ppc64_stub_entry, arch/powerpc/kernel/module_64.c, 6.1). That of ftrace begins with a load
 # through r13 (stub_insns).
@@ -65,6 +66,15 @@ def local_entry_offset(code: bytes) -> int:
         return 0
     first, second = struct.unpack_from("<II", code)
     return LOCAL_ENTRY if (first & _OF_REGISTERS, second & _OF_REGISTERS) in _SETS_TOC else 0
+
+
+def data_size_before(code: bytes) -> int:
+    """Return the size of the word before a function of a module from which its first instruction loads: 8 or 0.
+
+    It is the distance to the module's TOC (`ld r2,-8(r12)`, -mcmodel=large).
+    """
+    first = int.from_bytes(code[:_WORD], "little")
+    return LOCAL_ENTRY if first == _LOADS_TOC and local_entry_offset(code) else 0
 
 
 def stub_ranges(code: bytes) -> list[tuple[int, int]]:

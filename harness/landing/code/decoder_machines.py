@@ -19,6 +19,10 @@ def _none(_: bytes) -> tuple[()]:
     return ()
 
 
+def _no_data(_: bytes) -> int:
+    return 0
+
+
 def _no_loads(_: bytes, __: int) -> set[int]:
     return set()
 
@@ -38,6 +42,7 @@ class DecoderMachine(NamedTuple):
     - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
       (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
     - `delay_slots`: the instruction after a branch still runs.
+    - `data_before` returns the size of data that the compiler puts before a function with some code.
     - `loads` returns the constant addresses from which a function at a given address reads words.
     """
 
@@ -54,6 +59,7 @@ class DecoderMachine(NamedTuple):
     tracer_called_at_entry: bool = True
     probed_on_ftrace: bool = True
     delay_slots: bool = False
+    data_before: Callable[[bytes], int] = _no_data
     loads: Callable[[bytes, int], set[int]] = _no_loads
 
 
@@ -123,6 +129,7 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             decode_ppc64.decode,
             starts=decode_ppc64.instruction_starts,
             stubs=decode_ppc64.stub_ranges,
+            data_before=decode_ppc64.data_size_before,
             longest=8,
             tracer="_mcount",
             tracer_called_at_entry=False,

@@ -160,6 +160,11 @@ def addresses_of_words_read(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> s
     return decoder_machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
 
+def size_of_data_before_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int:
+    """The size of the data that the compiler put before a function, in its section; 0 for most architectures."""
+    return decoder_machines()[decoder].data_before(elf.function_bytes(symbol))
+
+
 def longest_instruction_size(decoder: DecoderKind) -> int:
     """The size of the longest instruction, in bytes."""
     return decoder_machines()[decoder].longest

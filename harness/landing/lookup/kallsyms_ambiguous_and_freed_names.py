@@ -67,6 +67,7 @@ def sample_ambiguous_names(layout: Layout, count: int) -> list[str]:
 
     A name is left out if one of its functions cannot be probed, because it is on the blacklist, consists of a BUG()
     only (find_bug(), lib/bug.c, 6.1), or begins with a jump label, a static call or an instruction that is not stepped.
+    So is one on which a probe ends in endless traps (docs/findings.md).
     """
     inside = layout.kernel.text_range
     forbidden = [range(start - layout.slide, end - layout.slide) for start, end in read_blacklist_ranges(layout.guest)]
@@ -89,6 +90,8 @@ def functions_without_a_way_back(layout: Layout) -> tuple[int, list[Symbol]]:
 
 def _shared(layout: Layout, inside: range, forbidden: Sequence[range], patched: Collection[int]) -> Iterator[str]:
     for name, named in _by_name(layout.kernel).items():
+        if name in layout.guest.architecture.kprobe_traits.trap_handlers_functions:
+            continue
         if len(named) > 1 and all(_is_function(symbol, inside) for symbol in named):
             clear = not any(symbol.address in each for each in forbidden for symbol in named)
             if clear and not any(_begins_unprobed(layout, symbol, patched) for symbol in named):
