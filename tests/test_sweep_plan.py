@@ -22,7 +22,7 @@ from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
 from harness.landing.lookup import find_addresses_refusing_kprobes
-from harness.landing.probe_module import ListedProbe
+from harness.landing.probe_module import SEPARATOR, ListedProbe
 from harness.landing.site import Site
 from harness.landing.sweep import batched_sweep, documented_refusal_reasons, sweep_past_deadly_sites, sweep_plan
 from harness.landing.sweep.batched_sweep import FatalSite, RefusedSite, ReservedSite, Sweep, SweepResult
@@ -163,6 +163,15 @@ def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deadly, "sweep_as_one_batch", lambda _: (_ for _ in ()).throw(Missed("left")))
     with pytest.raises(Missed, match="left"):
         hunt(monkeypatch, deadly)
+
+
+def test_a_probe_of_the_kernels_own_is_not_new_when_it_is_no_jump_any_more() -> None:
+    module = SweepModule(cast("Any", SimpleNamespace(name="vm")))
+    module._listed_before = [ListedProbe(0x10, "trampoline+0x0", ("[OPTIMIZED]",))]
+    text = f"0 0 0\n0 20 0 0\n{SEPARATOR}\n0000000000000010  k  trampoline+0x0\n0000000000000020  k  f+0x0\n"
+    found = module._batch(["f"], text)
+    assert [each.address for each in found.listing.nearest_entries(0)] == [0x20]
+    assert len(found.listing) == 1
 
 
 class FakeKernel:

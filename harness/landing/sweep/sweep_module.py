@@ -177,8 +177,12 @@ class SweepModule:
     def _batch(self, specs: Sequence[str], text: str) -> BatchReport:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         reports = [_report(spec, line) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
+        # Flags differ where the kernel has a probe of its own that was a jump before the settings of _OFF (powerpc).
+        before = {(each.address, each.symbol_offset, each.kind) for each in self._listed_before}
+        listed = parse_kprobe_list(listing)
         return BatchReport(
-            reports, KprobesListing(each for each in parse_kprobe_list(listing) if each not in self._listed_before)
+            reports,
+            KprobesListing(each for each in listed if (each.address, each.symbol_offset, each.kind) not in before),
         )
 
 
