@@ -132,12 +132,30 @@ def test_a_pad_moves_a_probe_on_the_entry_of_the_next_function(offset: int, land
     class PaddedLayout(FakeLayout):
         probe_address = Layout.probe_address
         _entered_past_end = Layout._entered_past_end
+        _moves_only_names = False
 
         def landing_pad_size_of(self, _: FakeElf, symbol: Symbol) -> int:
             return 4 if symbol is CALLS else 0
 
     padded = cast(Layout, PaddedLayout(**vars(layout(stubs=False))))
     assert padded.probe_address(SITE.at_offset(offset)) == lands
+
+
+@pytest.mark.parametrize(("offset", "lands"), [(0, 0x101C), (4, 0x1014), (12, 0x101C), (0x70, 0x1080)])
+def test_where_only_names_are_moved_an_address_is_not(offset: int, lands: int) -> None:
+    """Symbol + 0 goes to ftrace's site; another offset, and the entry of the next function by its address, do not."""
+
+    class NamesLayout(FakeLayout):
+        probe_address = Layout.probe_address
+        address_to_request = Layout.address_to_request
+        _moves_only_names = True
+
+        def entry_shift_of(self, *_: object) -> int:
+            return 12
+
+    moved = cast(Layout, NamesLayout(**vars(layout(stubs=False))))
+    assert moved.probe_address(SITE.at_offset(offset)) == lands
+    assert moved.address_to_request(SITE.at_offset(offset)) == lands
 
 
 def test_in_a_function_or_not() -> None:
