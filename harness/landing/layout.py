@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import suppress
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
-from harness.core.errors import GuestError, PinpointError
-from harness.core.pause_garbage_collector import garbage_collector_paused
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.image import Image
@@ -30,9 +26,15 @@ from harness.landing.code.instructions import (
     offsets_inside_instructions,
     once_per_call_boundaries,
 )
-from harness.landing.code.patch_sites import patch_sites, table_addresses
+from harness.landing.code.patch_sites import table_addresses
 from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
 from harness.landing.code.symbol_confirmations import SymbolConfirmations, symbol_confirmations
+from harness.landing.linked_symbols import (
+    closest_as_linked,
+    functions_by_link_address,
+    functions_first,
+    lasting_sections,
+)
 from harness.landing.site import Site
 from harness.landing.target import Target
 
@@ -149,7 +151,7 @@ class Layout:
         if site.offset < symbol.size:
             return []
         if not site.module:
-            return _functions_by_link_address(self.kernel).get(address - self.slide, [])
+            return functions_by_link_address(self.kernel).get(address - self.slide, [])
         return [each for each in self.functions(site.module) if self.symbol_address(each, site.module) == address]
 
     def symbol_confirmed_by(self, site: Site) -> tuple[str, ...] | None:
@@ -297,9 +299,9 @@ class Layout:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
         modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
-            symbols = _functions_first(target.elf, target.lasting_sections)
+            symbols = functions_first(target.elf, target.lasting_sections)
             modules += [LoadedSymbol(self.symbol_address(symbol, module), symbol.name, module) for symbol in symbols]
-        return CombinedSymbolTables((_closest_as_linked(self.kernel), self.slide), (ClosestSymbolTable(modules), 0))
+        return CombinedSymbolTables((closest_as_linked(self.kernel), self.slide), (ClosestSymbolTable(modules), 0))
 
     def functions(self, module: str, *, preambles: bool = True, empty: bool = True) -> list[Symbol]:
         """Return the functions of a target that stay in memory, or of the kernel if `module` is empty.
@@ -309,48 +311,10 @@ class Layout:
         if module:
             target = self.targets[module]
             return target.functions(target.lasting_sections, preambles=preambles, empty=empty)
-        return filter_functions(self.kernel, _lasting_sections(self.kernel), preambles=preambles, empty=empty)
+        return filter_functions(self.kernel, lasting_sections(self.kernel), preambles=preambles, empty=empty)
 
     @property
     def text_range(self) -> range:
         """The load addresses of the kernel's text, from `_stext` up to, but not including, `_etext`."""
         linked = self.kernel.text_range
         return range(linked.start + self.slide, linked.stop + self.slide)
-
-
-def preload_kernel_file(vmlinux: Path) -> None:
-    """Read what every layout of a kernel needs of its file, so that a guest can start meanwhile: seconds of work.
-
-    Raises nothing: a layout of the kernel raises the error of what cannot be read.
-    """
-    with suppress(PinpointError, OSError), garbage_collector_paused():
-        kernel = Elf.read_cached(vmlinux)
-        patch_sites(kernel)
-        _closest_as_linked(kernel)
-
-
-def _lasting_sections(vmlinux: Elf) -> set[str]:
-    return {name for name in vmlinux.sections_by_name if not name.startswith(".init")}
-
-
-@lru_cache(maxsize=8)
-def _functions_by_link_address(vmlinux: Elf) -> Mapping[int, list[Symbol]]:
-    """The functions that stay in memory, by link address."""
-    found: defaultdict[int, list[Symbol]] = defaultdict(list)
-    for symbol in filter_functions(vmlinux, _lasting_sections(vmlinux)):
-        found[symbol.address].append(symbol)
-    return found
-
-
-@lru_cache(maxsize=8)
-def _closest_as_linked(vmlinux: Elf) -> ClosestSymbolTable:
-    """The kernel's symbols by link address; all guests share this table, because a kernel has over 100,000 symbols."""
-    return ClosestSymbolTable(
-        LoadedSymbol(symbol.address, symbol.name) for symbol in _functions_first(vmlinux, vmlinux.sections_by_name)
-    )
-
-
-def _functions_first(elf: Elf, sections: Container[str]) -> list[Symbol]:
-    """The symbols in these sections, functions first; the sort is stable, so each kind keeps the table's order."""
-    standing = (each for each in elf.symbols if each.section in sections and each.kind not in ("section", "file"))
-    return sorted(standing, key=lambda symbol: symbol.kind != "func")

@@ -15,7 +15,7 @@ from harness.images import guest_packages_as_archive_or_disk, systemtap
 from harness.images.build_context import BuildContext
 from harness.images.guest_packages_as_archive_or_disk import PackedTools
 from harness.images.image import Image
-from harness.landing import layout
+from harness.landing import linked_symbols
 from harness.landing.code import kprobe_sites_in_module_file, kprobe_types_in_module_file
 from harness.landing.code.system_map import SystemMap
 from harness.landing.site import Site
@@ -277,7 +277,7 @@ def verify_on_vm(
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
-    reading = threading.Thread(target=layout.preload_kernel_file, args=(image.vmlinux,), daemon=True)
+    reading = threading.Thread(target=linked_symbols.preload_kernel_file, args=(image.vmlinux,), daemon=True)
     reading.start()
     with guests.start_guest(image, build_context, log, packages) as guest:
         reading.join()
