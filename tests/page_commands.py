@@ -1,7 +1,7 @@
 """The commands of the pages for three readers, in order, with the exit status of each in the prepared directory.
 
 The directory has a kernel tree, a probe module and packages (prepared_directory.py). The tree's last commit has two
-bugs: kprobes get the wrong offset, and on parisc a module's stubs jump too far.
+bugs: the list of kprobes has wrong addresses, and on parisc a module's stubs jump too far.
 """
 
 from __future__ import annotations
