@@ -120,7 +120,7 @@ def test_past_the_end_of_a_kernel_function(layout: Layout, target: Target, kprob
     assert probes.landings[0].hits == TIMES
 
 
-@pytest.mark.requires("kprobes", "module_stubs")
+@pytest.mark.requires("kprobes", "module_stubs", "module_function_sections")
 @pytest.mark.mutants("only-reported")
 def test_past_the_end_into_a_stub(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """If the module loader puts stubs between functions, the first offset past a function is in a stub: escaped."""
