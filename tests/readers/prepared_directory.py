@@ -206,6 +206,8 @@ class PreparedDirectory:
         for name, parts in (("linux-image-6.12", kernel.image), ("linux-headers-6.12", kernel.headers)):
             tree = _unpacked(parts, self.root / name)
             (tree / "DEBIAN").mkdir()
+            # dpkg-deb refuses a directory that only its owner can read, as a umask of 077 makes it.
+            (tree / "DEBIAN").chmod(0o755)
             about = f"Package: {name}\nVersion: 1\nArchitecture: amd64\nMaintainer: reader\nDescription: a kernel\n"
             (tree / "DEBIAN/control").write_text(about)
             _run("dpkg-deb", "-Znone", "--root-owner-group", "--build", tree, self.clone / f"{name}.deb")
