@@ -114,9 +114,13 @@ def test_jump_removed_with_the_target(
         with kprobes.on(site) as probes:
             target.call_for_checksum("carries", TIMES)
         printed = other.read_output_since_fence(other.scaled_deadline(FENCE_SECONDS))
-    complaints = read_sorted_complaints(printed, other.image.recipe.boot_noise).alarming
-    # The last removal may be the one that leaves the probe in the table; then only this last probe is refused.
-    errnos = {error for error in (refused, probes.last_read_reports[0].errno) if error}
+        complaints = read_sorted_complaints(printed, other.image.recipe.boot_noise).alarming
+        # The last removal may be the one that leaves the probe in the table; then only this last probe is refused.
+        errnos = {error for error in (refused, probes.last_read_reports[0].errno) if error}
+        if not errnos and not complaints:
+            # Read while the guest is there: a kernel without the defect, or removals that did not race.
+            probes.prove(hits=TIMES)
+            probes.prove_gone()
     places = [each.source_place.partition(":")[0] for each in complaints if "register_kprobe+0x" in each.headline]
     stays = probes.last_read_reports[0].errno == errno.EINVAL and errnos == {errno.EINVAL}
     if stays and len(complaints) == 1 and places == ["kernel/kprobes.c"]:
@@ -124,5 +128,3 @@ def test_jump_removed_with_the_target(
     if errnos or complaints:
         found = "; ".join([*(errno.errorcode[error] for error in sorted(errnos)), *map(str, complaints)])
         raise Missed(f"{site}, a new probe where a jump was removed together with its module: {found}")
-    probes.prove(hits=TIMES)
-    probes.prove_gone()
