@@ -79,7 +79,7 @@ COMMANDS: Mapping[str, Sequence[Command]] = {
     ),
     HUNT: (
         Command('./pinpoint run --vm parisc -k "stub or by_hand"'),
-        Command('./pinpoint run --vm parisc-fsections -k "stub or by_hand"'),
+        Command('./pinpoint run --vm parisc-fsections -k "stub or another_order"'),
         Command("./pinpoint sites schedule_timeout --vm parisc --boot", prints="100.00 %"),
         Command("./pinpoint verify my_probe.c --vm parisc", prints="vfs_read"),
         Command(f"./pinpoint repro results/latest/bundles/{CELL} --times 5", status=1, prints="5 of 5"),
