@@ -70,12 +70,11 @@ class RemoteBuilds:
             return
         layers = self._layers(recipe)
         context = BuildContext.in_cache(self._bus)
-        missing = [kind for kind, parts in layers.items() if not context.store.present(kind, parts)]
-        if missing:
+        if missing := _missing(layers, context):
             _ImageOnHosts(recipe, layers, missing, self._run).build(self._past.get(recipe.name, {}))
         if self._turns.are_closed:
             raise HostError("is not built: the run ends", where=recipe.name)
-        left = [kind for kind, parts in layers.items() if not context.store.present(kind, parts)]
+        left = _missing(layers, context)
         if left and (lacking := _lacking_here(recipe)):
             what = f"no host built its {', '.join(left)}, and this host lacks {' '.join(lacking)}"
             raise BuildError(what, where=recipe.name, mend="see the lines about hosts")
@@ -194,6 +193,11 @@ class _NotBuilt(HostError):
 
 def _names_files_here(recipe: Recipe) -> bool:
     return recipe.kernel.source in _NOT_SENT or tree_of(files_by_name()[recipe.name]) == paths.own_tree()
+
+
+def _missing(layers: Layers, context: BuildContext) -> list[str]:
+    """Return the kinds of the entries that the store lacks."""
+    return [kind for kind, parts in layers.items() if not context.store.present(kind, parts)]
 
 
 def _lacking_here(recipe: Recipe) -> list[str]:
