@@ -15,7 +15,7 @@ from harness.core.errors import CELL_FAILED
 from harness.matrix.commands import pytest_run
 
 # No other check reads these suites before a whole run of them: they are not among the unit tests.
-_SUITES = ("faults", "readers")
+_SUITES = ("decoders", "faults", "readers")
 _TOOLS = (
     ("ruff", "check"),
     ("ruff", "format", "--check"),

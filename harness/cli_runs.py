@@ -35,7 +35,7 @@ _ALONE = ("-n", "--numprocesses", "--dist", "-s", "--pdb", "--trace", "--co", "-
 # The most memory that a guest and the process of its row use.
 _GIB_PER_WORKER = 2
 # Suites of whole runs, by the argument of `test` that runs them: one breaks them, one runs the commands of docs/.
-_SUITES = {name: paths.TESTS / name for name in ("faults", "readers")}
+_SUITES = {name: paths.TESTS / name for name in ("decoders", "faults", "readers")}
 _PYTEST_OPTIONS = {
     "-k EXPR": "run the cells whose names match, for example -k 'leaf and not mutant'",
     "-m EXPR": "run the cells whose markers match, for example -m 'not sweep'",
@@ -193,7 +193,8 @@ def run_ci_tests(pytest_arguments: Sequence[str]) -> int:
 
     On some other VMs it runs a few cells, the `test_cells` of their recipes.
     `faults` as an argument runs the suite that breaks whole runs, `readers` the one that runs the commands of three
-    pages of docs/ from a clean clone. Options are those of `run`.
+    pages of docs/ from a clean clone, and `decoders` the one that compares decoders with capstone over whole kernels.
+    Options are those of `run`.
     """
     pytest_run.demand_unit_tests()
     rows = len(select((), test_cells=True))

@@ -55,8 +55,13 @@ def position(module: str) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
-    [("ruff", "check"), ("ruff", "format", "--check"), ("mypy",), ("mypy", "tests/faults"), ("mypy", "tests/readers")],
-    ids=["lint", "format", "types", "types-of-faults", "types-of-readers"],
+    [
+        ("ruff", "check"),
+        ("ruff", "format", "--check"),
+        ("mypy",),
+        *(("mypy", f"tests/{suite}") for suite in ("decoders", "faults", "readers")),
+    ],
+    ids=["lint", "format", "types", "types-of-decoders", "types-of-faults", "types-of-readers"],
 )
 def test_style_and_types(command: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, capture_output=True, text=True, check=False)
@@ -89,6 +94,7 @@ def test_nothing_built_is_committed() -> None:
         "requirements-installer.txt",
         "requirements-bench.txt",
         "requirements-build.txt",
+        "requirements-decoders.txt",
         "requirements-hosts.txt",
         "requirements-tests.txt",
     ],
@@ -110,6 +116,7 @@ def test_requirements_are_locked_by_hash_and_name_no_address(name: str) -> None:
         ("bench", "requirements-bench.txt"),
         ("build", "requirements-build.txt"),
         ("check", "requirements.txt"),
+        ("decoders", "requirements-decoders.txt"),
         ("hosts", "requirements-hosts.txt"),
         ("tests", "requirements-tests.txt"),
     ],

@@ -1,7 +1,8 @@
 """Decodes the flow of control of PA-RISC 1.1 instructions: fixed width, identified by the first six bits.
 
 Sources: "PA-RISC 1.1 Architecture and Instruction Set Reference Manual", appendix C; for the encoding of displacements,
-arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). capstone 5 does not support PA-RISC.
+arch/parisc/kernel/module.c (reassemble_12, _17, _22; Linux 6.1). capstone 5 does not support PA-RISC; the
+tests compare this decoder with capstone 6.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ _LDIL_R1, _BE_R1 = 0x08 << 5 | 1, 0x38 << 5 | 1
 _NOP = 0x08000240
 
 # Instructions that nullify the next one if a condition holds, by the position of the condition field.
-_ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2C, 0x2D})  # register forms; COMICLR, SUBI, ADDIT, ADDI
+# ADDIT (0x2C) has one, too, but traps if it holds.
+_ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2D})  # register forms; COMICLR, SUBI, ADDI
 _SHIFTS = frozenset({0x34, 0x35, 0x36, 0x3C, 0x3D, 0x3E, 0x3F})  # shift, extract, deposit; their double forms
-# SPOPn, COPR, FLOAT: they may nullify (FTEST). No kernel function has them in its prologue.
-_COPROCESSORS = frozenset({0x04, 0x0C, 0x0E})
+# SPOPn and COPR, of which FTEST is one, may nullify if their bit "n" is set. Those of major opcode 0x0e never do.
+_COPROCESSORS = frozenset({0x04, 0x0C})
+_MAY_NULLIFY = 0x20
 
 
 def decode(code: bytes) -> list[Instruction]:
@@ -71,12 +74,12 @@ def _instruction(offset: int, word: int) -> Instruction:
 
 
 def _nullifies(major: int, word: int) -> bool:
-    """True if the instruction has a condition other than "never"."""
+    """True if the instruction nullifies the next one on a condition other than "never"."""
     if major in _ARITHMETIC:
         return bool((word >> 12) & 0xF)
     if major in _SHIFTS:
         return bool((word >> 13) & 0x7)
-    return major in _COPROCESSORS
+    return major in _COPROCESSORS and bool(word & _MAY_NULLIFY)
 
 
 def _long_branch(offset: int, word: int) -> Instruction:

@@ -1,0 +1,23 @@
+"""Decoders of our own agree with capstone over every instruction of every kernel, each built if the store lacks it.
+
+`./pinpoint test decoders` runs them; the unit tests compare one kernel.
+"""
+
+from __future__ import annotations
+
+import pytest
+from decoder_reference import REFERENCES, compare_kernel
+
+from harness.images.vm_recipe import load_all
+
+VMS = [name for name, recipe in load_all().items() if recipe.architecture.kprobe_traits.decoder in REFERENCES]
+# The words in text that are data: a kernel has a few checksums and pointers.
+MOST_UNKNOWN = 4
+
+
+@pytest.mark.parametrize("kernel_of", VMS)
+def test_every_instruction(kernel_of: str) -> None:
+    compared = compare_kernel(kernel_of)
+    assert compared.known > 100_000
+    assert compared.disagreements == []
+    assert len(compared.unknown) <= MOST_UNKNOWN, compared.unknown
