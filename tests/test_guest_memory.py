@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 
 from harness.core.architecture import AddressTranslation
-from harness.core.errors import GuestError
+from harness.core.errors import GuestError, UnmappedError
 from harness.guest import read_guest_memory as room
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.monitor import Json, Monitor
@@ -93,7 +93,7 @@ def test_a_hole_between_spans_costs_commands_not_bytes(memory: Memory, monitored
 
 
 def test_unmapped_memory_is_an_error(memory: Memory) -> None:
-    with pytest.raises(GuestError, match=f"no memory at {HOLE.start:#x}"):
+    with pytest.raises(UnmappedError, match=f"no memory at {HOLE.start:#x}"):
         memory.read(HOLE.start, 4)
 
 
@@ -145,7 +145,7 @@ def test_parisc_module_memory_goes_through_the_tables() -> None:
 
 @pytest.mark.parametrize("address", [Parisc.page + 0x2000, Parisc.page + (1 << 22)], ids=["no page", "no table"])
 def test_parisc_unmapped_memory_is_an_error(address: int) -> None:
-    with pytest.raises(GuestError, match=f"{address:#x}"):
+    with pytest.raises(UnmappedError, match=f"{address:#x}"):
         Parisc().tables().read_span((address, 4))
 
 

@@ -64,6 +64,10 @@ class GuestError(PinpointError):
     """A guest did not do something that every guest must do."""
 
 
+class UnmappedError(GuestError):
+    """No page is mapped at an address of a guest's kernel."""
+
+
 class BootError(GuestError):
     """The guest never became ready; the console shows why."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from harness.core.errors import GuestError
+from harness.core.errors import UnmappedError
 
 # __PAGE_OFFSET: physical memory is mapped linearly from here on. Modules are below (VMALLOC_START).
 _LINEAR = 0x10000000
@@ -38,14 +38,14 @@ class PariscVirtualMemory:
     read_physical: Callable[[int, int], bytes]
 
     def read_span(self, span: tuple[int, int]) -> bytes:
-        """Return the bytes of (address, size). Raises GuestError when one of its pages is not mapped."""
+        """Return the bytes of (address, size). Raises UnmappedError when one of its pages is not mapped."""
         address, size = span
         if address >= _LINEAR:
             return self.read_physical(address - _LINEAR, size)
         return b"".join(self.read_physical(*piece) for piece in self._pieces(address, address + size))
 
     def physical_address(self, address: int) -> int:
-        """Return the physical address of a virtual one. Raises GuestError when its page is not mapped."""
+        """Return the physical address of a virtual one. Raises UnmappedError when its page is not mapped."""
         return address - _LINEAR if address >= _LINEAR else self._page(address, {}) + address % _PAGE
 
     def _pieces(self, start: int, end: int) -> list[_Piece]:
@@ -66,10 +66,10 @@ class PariscVirtualMemory:
         """Return the physical address of the page of a virtual address; each table is read once per range."""
         entry = self._word(tables, self.page_directory_address - _LINEAR, address >> 22)
         if not entry & _VALID:
-            raise GuestError(f"no page table for {address:#x}")
+            raise UnmappedError(f"no page table for {address:#x}")
         page = self._word(tables, (entry & ~_FLAGS) << _SHIFT, address >> 12 & 0x3FF)
         if not page & _PRESENT:
-            raise GuestError(f"no page at {address:#x}")
+            raise UnmappedError(f"no page at {address:#x}")
         return page & ~(_PAGE - 1)
 
     def _word(self, tables: dict[int, bytes], table: int, index: int) -> int:

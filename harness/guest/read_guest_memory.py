@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from harness.core.architecture import AddressTranslation
 from harness.core.elf import Elf
-from harness.core.errors import GuestError
+from harness.core.errors import GuestError, UnmappedError
 from harness.guest.monitor import Monitor
 from harness.guest.parisc_page_table_walk import PariscVirtualMemory
 
@@ -21,10 +21,6 @@ _GAP = 64 << 10
 # With page-table isolation, a virtual CPU in user mode does not map the kernel. It returns to the kernel within a tick.
 _USER_MODE_SECONDS = 3.0
 _USER_MODE_PAUSE = 0.002
-
-
-class UnmappedError(GuestError):
-    """No virtual CPU maps that address."""
 
 
 class Span(NamedTuple):
@@ -38,7 +34,7 @@ class _Space(Protocol):
     """An address space of kernel virtual addresses."""
 
     def read_span(self, span: Span) -> bytes:
-        """Return the bytes of a span. Raises UnmappedError or another GuestError when the span is not mapped."""
+        """Return the bytes of a span. Raises UnmappedError when a page of it is not mapped."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class Memory:
         self._vmlinux = vmlinux
 
     def read(self, address: int, size: int) -> bytes:
-        """Return `size` bytes at a kernel virtual address. Raises GuestError when the address is not mapped."""
+        """Return `size` bytes at a kernel virtual address. Raises UnmappedError when the address is not mapped."""
         return self.read_many([(address, size)])[0]
 
     def read_many(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:

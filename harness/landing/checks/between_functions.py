@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from harness.guest.read_guest_memory import UnmappedError
+from harness.core.errors import UnmappedError
 from harness.landing.code.instructions import instruction_starts_in_bytes
 from harness.landing.layout import Layout
 from harness.landing.site import Site

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from harness.guest.read_guest_memory import UnmappedError
+from harness.core.errors import UnmappedError
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
 from harness.landing.layout import Layout
