@@ -10,6 +10,7 @@ from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning.kprobes_across_module_reload import warm_up_allocations
 
 TIMES = 3
 KERNEL = Site("clock_t_to_jiffies")
@@ -72,7 +73,9 @@ def test_disabled_among_others(layout: Layout, target: Target, kprobes: Kprobes)
 @pytest.mark.mutants("only-reported")
 def test_gone_cannot_be_enabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """enable_kprobe() returns EINVAL for a probe whose module was unloaded."""
-    with kprobes.on(layout.once_per_call_sites(target.shape_site("leaf"))[2]) as probes:
+    site = layout.once_per_call_sites(target.shape_site("leaf"))[2]
+    warm_up_allocations(layout, target, site)
+    with kprobes.on(site) as probes:
         disable_and_unregister.call_disable_kprobe(probes, 0)
         target.unload()
         try:

@@ -29,7 +29,7 @@ def test_gone_on_ftrace(layout: Layout, target: Target, kprobes: Kprobes) -> Non
     assert patched is not None, f"{entry} is not traced"
     site = entry.at_offset(patched)
     # Another function: a kernel with the defect leaves a call there.
-    warm_up_allocations(target, target.shape_site("static"))
+    warm_up_allocations(layout, target, target.shape_site("static"))
     address, memory = layout.probe_address(site), layout.guest.memory
     before = memory.read(address, CALL)
     with kprobes.on(site) as probes:

@@ -43,7 +43,7 @@ STAYS = (
 def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: Kprobes, mutant: str) -> None:
     """The kprobe is listed as GONE, unregisters cleanly, and is not hit by a new module at the same address."""
     site = layout.once_per_call_sites(target.shape_site("leaf"))[2]
-    warm_up_allocations(target, site)
+    warm_up_allocations(layout, target, site)
     crossing = probe_across_removal(kprobes, target, site, mutant_or_honest(mutant))
     assert not crossing.target_moved, "the module's next life stands elsewhere, so that nothing could have hit it"
     crossing.prove()
@@ -59,10 +59,12 @@ def test_new_probe_at_the_site_of_a_gone_one(
     register_aggr_kprobe(), kernel/kprobes.c, 6.1.
     """
     site = layout.once_per_call_sites(target.shape_site("leaf"))[2]
-    warm_up_allocations(target, site)
+    warm_up_allocations(layout, target, site)
+    address = layout.probe_address(site)
     with kprobes.on(site) as gone:
         target.unload()
         target.load()
+        assert layout.probe_address(site) == address, "the module's next life stands elsewhere, where no probe is gone"
         probe_loaders.load_and_prove_landing(layout, site, lambda: target.call_for_checksum("leaf", 3), hits=3)
     assert gone.final_reports[0].hits == 0
 

@@ -56,16 +56,22 @@ class AcrossRemovalResult:
             raise Missed(f"hit {self.hits} times, its target's first instance was called {_BEFORE} times")
 
 
-def warm_up_allocations(target: Target, site: Site) -> None:
-    """Load and unload a probe and the target once, so that the kernel has made its one-time allocations.
+def warm_up_allocations(layout: Layout, target: Target, site: Site) -> None:
+    """Remove and load the target under a probe on the site, until it is loaded again at the address that it had.
 
-    On parisc a page of instruction slots is allocated in the hole that the target leaves. After that the target is
-    loaded again at the address it had.
+    Where modules share a region with all of vmalloc (parisc), another allocation can take the hole that the target
+    leaves: the first page of instruction slots, or the buffer of a terminal (n_tty_open(), drivers/tty/n_tty.c). The
+    same steps then leave the target in its place. Raises GuestError if the target never returns.
     """
-    probe_module.load_probe_module(target.guest, [site.spec])
-    target.unload()
-    target.load()
-    probe_module.unload_probe_module(target.guest)
+    for _ in range(_RELOADS):
+        address = layout.probe_address(site)
+        probe_module.load_probe_module(target.guest, [site.spec])
+        target.unload()
+        target.load()
+        probe_module.unload_probe_module(target.guest)
+        if layout.probe_address(site) == address:
+            return
+    raise _moved_each_time(target)
 
 
 def reload_at_same_address(layout: Layout, target: Target, site: Site) -> None:
@@ -80,7 +86,11 @@ def reload_at_same_address(layout: Layout, target: Target, site: Site) -> None:
         target.load()
         if layout.probe_address(site) == address:
             return
-    raise GuestError(f"{target.module} is loaded at another address each time", where=target.guest.name)
+    raise _moved_each_time(target)
+
+
+def _moved_each_time(target: Target) -> GuestError:
+    return GuestError(f"{target.module} is loaded at another address each time", where=target.guest.name)
 
 
 def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: LoaderMutant) -> AcrossRemovalResult:
