@@ -20,6 +20,7 @@ from harness.landing.code.instructions import (
     offsets_inside_instructions,
     plain_instruction_offsets,
 )
+from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
@@ -104,15 +105,24 @@ class AddressClassifier:
     def is_site_safe_to_probe(self, site: Site) -> bool:
         """True if the kernel accepts a probe on the site and steps it correctly for every task that runs the function.
 
-        That is so if neither this instruction nor the next one, on which a mutant puts its probe, changes the flow of
-        control.
+        That is so if neither the instruction that the probe lands on nor the next one, on which a mutant puts its
+        probe, changes the flow of control. The file does not show that of an instruction that the kernel replaces, so
+        none of their bytes may be one that the kernel patches.
         """
         address = self._layout.probe_address(site)
         if any(start <= address < end for start, end in self._blacklist):
             return False
         elf, symbol = self._layout.elf_and_symbol(site)
-        behind = [offset for offset in self._boundaries(elf, symbol) if offset > site.offset]
-        return bool(behind) and {site.offset, min(behind)} <= plain_instruction_offsets(elf, symbol, self._decoder)
+        lands = address - self._layout.symbol_address(symbol, site.module)
+        # The last offset is where the next instruction ends.
+        from_there = sorted(offset for offset in self._boundaries(elf, symbol) if offset >= lands)
+        ahead = [*from_there, symbol.size][:3]
+        if ahead[0] != lands or len(ahead) < 3:
+            return False
+        place = LINKED if elf.linked else symbol.section
+        if patch_sites(elf, ftrace=False).patched_offsets(place, symbol.address + lands, ahead[2] - lands):
+            return False
+        return set(ahead[:2]) <= plain_instruction_offsets(elf, symbol, self._decoder)
 
     def is_inside_instruction(self, address: int) -> bool:
         """True if an address is inside of an instruction that nothing patches."""
