@@ -49,6 +49,20 @@ def test_canary_sings_under_emulation(architecture: str) -> None:
     assert choose(ARCHITECTURES[architecture], TCG) == Accelerator(TCG, "forced")
 
 
+def test_canary_whose_breakpoint_is_not_taken_is_no_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf = {
+        "x86_64": (b"\x31\xdb\xcc", b"\x31\xdb\x90"),
+        "i386": (b"\x31\xdb\xcc", b"\x31\xdb\x90"),
+        "ppc64le": (b"\x7f\xe0\x00\x08", b"\x60\x00\x00\x00"),
+    }
+    for architecture, (trap, nop) in deaf.items():
+        assert CANARIES[architecture].rom.count(trap) == 1
+        rom = CANARIES[architecture].rom.replace(trap, nop)
+        monkeypatch.setitem(CANARIES, architecture, replace(CANARIES[architecture], rom=rom))
+        with pytest.raises(HostError, match="no output"):
+            choose(ARCHITECTURES[architecture], TCG)
+
+
 @pytest.mark.parametrize("architecture", sorted(CANARIES))
 def test_canary_without_its_greeting_is_no_canary(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mute = replace(CANARIES[architecture], rom=CANARIES[architecture].rom.replace(b"canary", b"parrot"))

@@ -183,7 +183,8 @@ def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path
     """Return QEMU's command line for a canary: the architecture's machine with this firmware and nothing else."""
     machine = architecture.qemu_machine
     argv = [machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *SANDBOX_ARGUMENTS]
-    argv += ["-machine", machine.machine, "-accel", name, "-m", "16", "-bios", str(rom)]
+    argv += ["-machine", machine.machine, "-accel", name, "-m", str(canary.memory_mib)]
+    argv += ["-bios", str(rom)]
     argv += ["-cpu", cpu_model(architecture, name)] if cpu_model(architecture, name) else []
     argv += ["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]
     return argv + [word for device in canary.devices for word in ("-device", device)]

@@ -19,12 +19,14 @@ PSCI_SYSTEM_RESET = 0x84000009
 class Canary:
     """One canary.
 
-    `rom` is the firmware, `rc` QEMU's exit status after a complete run, `devices` the QEMU devices that it needs.
+    `rom` is the firmware, `rc` QEMU's exit status after a complete run, `devices` the QEMU devices that it needs,
+    `memory_mib` the memory without which QEMU refuses the machine.
     """
 
     rom: bytes
     rc: int
     devices: tuple[str, ...] = ()
+    memory_mib: int = 16
 
 
 # The ROM is 64 KiB and ends at 4 GiB. Its parts are at these offsets; hlt between them stops a stray jump.
@@ -33,8 +35,11 @@ _REAL, _PROTECTED, _LONG, _HANDLER, _GREETING = 0x000, 0x100, 0x200, 0x300, 0x40
 _GDT, _IDT, _GDT_POINTER, _IDT_POINTER = 0x500, 0x600, 0x700, 0x710
 _PML4, _PDPT, _LOW_PAGES, _HIGH_PAGES = 0x1000, 0x2000, 0x3000, 0x4000
 _CODE32, _DATA, _CODE64 = 0x08, 0x10, 0x18
+# In RAM, which is zero: PAE's table of four directories. QEMU 7.2 writes the accessed bit, which is reserved there.
+_DIRECTORIES = 0x1000
 # Present, accessed and dirty are set already, so that the processor never needs to write into the ROM.
 _TABLE, _LARGE_PAGE = 0x23, 0xE3
+_PRESENT = 1
 
 
 def _entries(*entries: tuple[int, int]) -> bytes:
@@ -45,6 +50,56 @@ def _entries(*entries: tuple[int, int]) -> bytes:
     return struct.pack("<512Q", *table)
 
 
+def _x86_rom(parts: dict[int, bytes]) -> bytes:
+    """Return a ROM of these parts, which begins with the way to protected mode and holds the greeting.
+
+    The first 2 MiB (the stack) and the last 2 MiB below 4 GiB (the ROM) can be mapped at their own addresses.
+    """
+    # fmt: off
+    common = {
+        _RESET: b"\xe9" + struct.pack("<H", (_REAL - _RESET - 3) & 0xFFFF),  # jmp real
+        _REAL: b"\xfa"  # cli
+        b"\x2e\x66\x0f\x01\x16" + struct.pack("<H", _GDT_POINTER) +  # lgdtl %cs:gdt_pointer
+        b"\x0f\x20\xc0\x0c\x01\x0f\x22\xc0"  # mov %cr0,%eax; or $PE,%al; mov %eax,%cr0
+        b"\x66\xea" + struct.pack("<IH", _BASE + _PROTECTED, _CODE32),  # ljmpl $CODE32,$protected
+        _GREETING: GREETING,
+        _GDT: struct.pack("<4Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF),
+        _GDT_POINTER: struct.pack("<HI", 4 * 8 - 1, _BASE + _GDT),
+        _LOW_PAGES: _entries((0, _LARGE_PAGE)),
+        _HIGH_PAGES: _entries((511, 0xFFE00000 | _LARGE_PAGE)),
+    }
+    # fmt: on
+    rom = bytearray(b"\xf4" * _SIZE)
+    for offset, content in (common | parts).items():
+        rom[offset : offset + len(content)] = content
+    return bytes(rom)
+
+
+# The parts that are the same in 32-bit and in 64-bit code, except for the registers that hold addresses.
+# fmt: off
+_X86_PAE = (
+    b"\xb8" + struct.pack("<I", _DATA) +  # mov $DATA,%eax
+    b"\x8e\xd8\x8e\xd0"  # mov %eax,%ds; mov %eax,%ss
+    b"\xbc\x00\x80\x00\x00"  # mov $0x8000,%esp
+    b"\x0f\x20\xe0\x0c\x20\x0f\x22\xe0"  # mov %cr4,%eax; or $PAE,%al; mov %eax,%cr4
+    b"\xb8"  # mov $table,%eax
+)
+_X86_CR3 = b"\x0f\x22\xd8"  # mov %eax,%cr3
+_X86_PAGING = b"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0"  # mov %cr0,%eax; or $PG,%eax; mov %eax,%cr0
+_X86_GREETS = (
+    b"\x31\xdb\xcc"  # xor %ebx,%ebx; int3
+    b"\xb9\x00\x00\x00\x01\xff\xc9\x75\xfc"  # mov $1<<24,%ecx; again: dec %ecx; jnz again
+    b"\xba\xf8\x03\x00\x00"  # mov $0x3f8,%edx
+    b"\xbe" + struct.pack("<I", _BASE + _GREETING) +  # mov $greeting,%esi
+    b"\x89\xd9\xf3\x6e"  # mov %ebx,%ecx; rep outsb
+    b"\xba\xf4\x00\x00\x00\x31\xc0\xee"  # mov $0xf4,%edx; xor %eax,%eax; out %al,%dx
+    b"\xf4\xeb\xfd"  # halt: hlt; jmp halt
+)
+# The greeting has length zero unless the handler of the breakpoint runs.
+_X86_HANDLES = b"\xbb" + struct.pack("<I", len(GREETING))  # mov $length,%ebx
+# fmt: on
+
+
 def _x86_64() -> bytes:
     """Return a ROM that runs real, protected and long mode, a breakpoint exception, a long loop and the greeting.
 
@@ -52,47 +107,39 @@ def _x86_64() -> bytes:
     paravirtual guests reaches long mode, then stops at int3 with "emulation failure". The ROM ends QEMU.
     """
     # fmt: off
-    parts = {
-        _RESET: b"\xe9" + struct.pack("<H", (_REAL - _RESET - 3) & 0xFFFF),  # jmp real
-        _REAL: b"\xfa"  # cli
-        b"\x2e\x66\x0f\x01\x16" + struct.pack("<H", _GDT_POINTER) +  # lgdtl %cs:gdt_pointer
-        b"\x0f\x20\xc0\x0c\x01\x0f\x22\xc0"  # mov %cr0,%eax; or $PE,%al; mov %eax,%cr0
-        b"\x66\xea" + struct.pack("<IH", _BASE + _PROTECTED, _CODE32),  # ljmpl $CODE32,$protected
-        _PROTECTED: b"\xb8" + struct.pack("<I", _DATA) +  # mov $DATA,%eax
-        b"\x8e\xd8\x8e\xd0"  # mov %eax,%ds; mov %eax,%ss
-        b"\xbc\x00\x80\x00\x00"  # mov $0x8000,%esp
-        b"\x0f\x20\xe0\x0c\x20\x0f\x22\xe0"  # mov %cr4,%eax; or $PAE,%al; mov %eax,%cr4
-        b"\xb8" + struct.pack("<I", _BASE + _PML4) + b"\x0f\x22\xd8"  # mov $pml4,%eax; mov %eax,%cr3
-        b"\xb9\x80\x00\x00\xc0\x0f\x32\x80\xcc\x01\x0f\x30"  # mov $EFER,%ecx; rdmsr; or $LME,%ah; wrmsr
-        b"\x0f\x20\xc0\x0d\x00\x00\x00\x80\x0f\x22\xc0"  # mov %cr0,%eax; or $PG,%eax; mov %eax,%cr0
+    return _x86_rom({
+        _PROTECTED: _X86_PAE + struct.pack("<I", _BASE + _PML4) + _X86_CR3 +
+        b"\xb9\x80\x00\x00\xc0\x0f\x32\x80\xcc\x01\x0f\x30" +  # mov $EFER,%ecx; rdmsr; or $LME,%ah; wrmsr
+        _X86_PAGING +
         b"\xea" + struct.pack("<IH", _BASE + _LONG, _CODE64),  # ljmpl $CODE64,$long
         _LONG: b"\x0f\x01\x1d" + struct.pack("<i", _IDT_POINTER - _LONG - 7) +  # lidt idt_pointer(%rip)
-        b"\x31\xdb\xcc"  # xor %ebx,%ebx; int3
-        b"\xb9\x00\x00\x00\x01\xff\xc9\x75\xfc"  # mov $1<<24,%ecx; again: dec %ecx; jnz again
-        b"\xba\xf8\x03\x00\x00"  # mov $0x3f8,%edx
-        b"\xbe" + struct.pack("<I", _BASE + _GREETING) +  # mov $greeting,%esi
-        b"\x89\xd9\xf3\x6e"  # mov %ebx,%ecx; rep outsb
-        b"\xba\xf4\x00\x00\x00\x31\xc0\xee"  # mov $0xf4,%edx; xor %eax,%eax; out %al,%dx
-        b"\xf4\xeb\xfd",  # halt: hlt; jmp halt
-        # The greeting has length zero unless this handler runs.
-        _HANDLER: b"\xbb" + struct.pack("<I", len(GREETING)) + b"\x48\xcf",  # mov $length,%ebx; iretq
-        _GREETING: GREETING,
-        _GDT: struct.pack("<4Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF),
+        _X86_GREETS,
+        _HANDLER: _X86_HANDLES + b"\x48\xcf",  # iretq
         # Vector 3: a present interrupt gate of ring 0.
         _IDT + 3 * 16: struct.pack("<HHHHII", _HANDLER, _CODE64, 0x8E00, _BASE >> 16, 0, 0),
-        _GDT_POINTER: struct.pack("<HI", 4 * 8 - 1, _BASE + _GDT),
         _IDT_POINTER: struct.pack("<HQ", 4 * 16 - 1, _BASE + _IDT),
-        # The first 2 MiB (the stack) and the last 2 MiB below 4 GiB (this ROM) at their own addresses.
         _PML4: _entries((0, _BASE + _PDPT | _TABLE)),
         _PDPT: _entries((0, _BASE + _LOW_PAGES | _TABLE), (3, _BASE + _HIGH_PAGES | _TABLE)),
-        _LOW_PAGES: _entries((0, _LARGE_PAGE)),
-        _HIGH_PAGES: _entries((511, 0xFFE00000 | _LARGE_PAGE)),
-    }
+    })
     # fmt: on
-    rom = bytearray(b"\xf4" * _SIZE)
-    for offset, content in parts.items():
-        rom[offset : offset + len(content)] = content
-    return bytes(rom)
+
+
+def _i386() -> bytes:
+    """Return a ROM that does the same in protected mode with PAE paging, which Debian's 686-pae kernel uses."""
+    # fmt: off
+    return _x86_rom({
+        _PROTECTED: _X86_PAE + struct.pack("<I", _DIRECTORIES) +
+        b"\xc7\x00" + struct.pack("<I", _BASE + _LOW_PAGES | _PRESENT) +  # movl $low,(%eax)
+        b"\xc7\x40\x18" + struct.pack("<I", _BASE + _HIGH_PAGES | _PRESENT) +  # movl $high,24(%eax)
+        _X86_CR3 + _X86_PAGING +
+        b"\x0f\x01\x1d" + struct.pack("<I", _BASE + _IDT_POINTER) +  # lidt idt_pointer
+        _X86_GREETS,
+        _HANDLER: _X86_HANDLES + b"\xcf",  # iret
+        # Vector 3: a present interrupt gate of ring 0.
+        _IDT + 3 * 8: struct.pack("<HHHH", _HANDLER, _CODE32, 0x8E00, _BASE >> 16),
+        _IDT_POINTER: struct.pack("<HI", 4 * 8 - 1, _BASE + _IDT),
+    })
+    # fmt: on
 
 
 def arm64_canary_program(text: bytes, psci: int) -> bytes:
@@ -209,12 +256,63 @@ def _s390x() -> bytes:
     return program.ljust(psw, b"\0") + waits + struct.pack(">H6x", 8 + len(event)) + event
 
 
+# The address of the first instruction of QEMU's pseries firmware (SPAPR_ENTRY_POINT, hw/ppc/spapr.c), the vector of the
+# program interrupt (Power ISA, book III), and where this firmware has its data.
+_ENTRY, _PROGRAM, _TEXT, _ARGUMENTS = 0x100, 0x700, 0x200, 0x240
+_H_PUT_TERM_CHAR, _H_RTAS, _RTAS_POWER_OFF = 0x58, 0xF000, 0x2003
+
+
+def _ppc64le() -> bytes:
+    """Return a program that hits a breakpoint, prints the greeting by hypercalls, and lets RTAS turn the machine off.
+
+    A pseries machine starts big-endian. The text has length zero unless the handler runs. The terminal 0 is the first
+    one (spapr_vty_lookup(), hw/char/spapr_vty.c); the numbers are those of include/hw/ppc/spapr.h.
+    """
+    program = (
+        0x3A400000,  # li r18, 0
+        0x7FE00008,  # trap
+        0x3A200000 | _TEXT - 1,  # li r17, text - 1
+        0x2C120000,  # next: cmpwi r18, 0
+        0x4182002C,  # beq done
+        0x8CD10001,  # lbzu r6, 1(r17)
+        0x78C6C1C6,  # sldi r6, r6, 56
+        0x38600000 | _H_PUT_TERM_CHAR,  # li r3, H_PUT_TERM_CHAR
+        0x38800000,  # li r4, 0
+        0x38A00001,  # li r5, 1
+        0x44000022,  # sc 1
+        0x2C230000,  # cmpdi r3, 0: the terminal is busy unless it is 0
+        0x4082FFEC,  # bne again, the load of r3
+        0x3A52FFFF,  # addi r18, r18, -1
+        0x4BFFFFD4,  # b next
+        0x38600000,  # done: li r3, 0
+        0x60630000 | _H_RTAS,  # ori r3, r3, H_RTAS
+        0x38800000 | _ARGUMENTS,  # li r4, arguments
+        0x44000022,  # sc 1
+        0x48000000,  # halt: b halt
+    )
+    handler = (
+        0x3A400000 | len(GREETING),  # li r18, length
+        0x7E7A02A6,  # mfsrr0 r19
+        0x3A730004,  # addi r19, r19, 4
+        0x7E7A03A6,  # mtsrr0 r19
+        0x4C000024,  # rfid
+    )
+    rom = bytearray(0x800)
+    for offset, words in ((_ENTRY, program), (_PROGRAM, handler), (_ARGUMENTS, (_RTAS_POWER_OFF, 2, 1, 0, 0, 0))):
+        struct.pack_into(f">{len(words)}I", rom, offset, *words)
+    rom[_TEXT : _TEXT + len(GREETING)] = GREETING
+    return bytes(rom)
+
+
 CANARIES = {
     # isa-debug-exit ends QEMU with twice the value written, plus one (hw/misc/debugexit.c).
     "x86_64": Canary(_x86_64(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
+    "i386": Canary(_i386(), rc=1, devices=("isa-debug-exit,iobase=0xf4,iosize=4",)),
     "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
     "armhf": Canary(_arm(), rc=0),
     "riscv64": Canary(_riscv64(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
+    # A pseries machine needs a multiple of 256 MiB (SPAPR_MEMORY_BLOCK_SIZE, include/hw/ppc/spapr.h).
+    "ppc64le": Canary(_ppc64le(), rc=0, memory_mib=256),
     "s390x": Canary(_s390x(), rc=0),
 }
