@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from harness.guest.mips_canary_firmware import mips_canary_program
+
 GREETING = b"pinpoint: canary\n"
 
 PSCI_SYSTEM_OFF = 0x84000008
@@ -262,7 +264,7 @@ _ENTRY, _PROGRAM, _TEXT, _ARGUMENTS = 0x100, 0x700, 0x200, 0x240
 _H_PUT_TERM_CHAR, _H_RTAS, _RTAS_POWER_OFF = 0x58, 0xF000, 0x2003
 
 
-def _ppc64le() -> bytes:
+def _pseries() -> bytes:
     """Return a program that hits a breakpoint, prints the greeting by hypercalls, and lets RTAS turn the machine off.
 
     A pseries machine starts big-endian. The text has length zero unless the handler runs. The terminal 0 is the first
@@ -312,7 +314,10 @@ CANARIES = {
     "armhf": Canary(_arm(), rc=0),
     "riscv64": Canary(_riscv64(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
+    # -no-reboot makes the reset the end of QEMU.
+    "mips64el": Canary(mips_canary_program(GREETING), rc=0),
     # A pseries machine needs a multiple of 256 MiB (SPAPR_MEMORY_BLOCK_SIZE, include/hw/ppc/spapr.h).
-    "ppc64le": Canary(_ppc64le(), rc=0, memory_mib=256),
+    "ppc64": Canary(_pseries(), rc=0, memory_mib=256),
+    "ppc64le": Canary(_pseries(), rc=0, memory_mib=256),
     "s390x": Canary(_s390x(), rc=0),
 }
