@@ -28,7 +28,8 @@ def from_start(layout: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
 @pytest.mark.mutants("one-instruction-off", deep=("only-reported",))
 def test_address_and_offset(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """In a kernel function and in a module's, the probe lands and is hit once for each call."""
-    for name, site in (("leaf", target.shape_site("leaf")), ("clock_t_to_jiffies", Site("clock_t_to_jiffies"))):
+    kernel = layout.called_kernel_function(BOUNDARIES)
+    for name, site in (("leaf", target.shape_site("leaf")), (kernel.symbol, kernel)):
         with kprobes.on(*layout.once_per_call_sites(site, BOUNDARIES), relocation=from_start) as probes:
             target.call_for_checksum(name, TIMES)
         probes.prove(hits=TIMES)

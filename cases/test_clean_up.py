@@ -4,7 +4,6 @@ import pytest
 
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
-from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 2
@@ -17,13 +16,14 @@ def test_unload_leaves_nothing(layout: Layout, target: Target, kprobes: Kprobes)
 
     The bytes are read from outside the guest.
     """
+    kernel = layout.called_kernel_function(3)
     sites = [
-        *layout.once_per_call_sites(Site("clock_t_to_jiffies"), 3),
+        *layout.once_per_call_sites(kernel, 3),
         *layout.once_per_call_sites(target.shape_site("leaf"), 3),
     ]
     with kprobes.on(*sites) as probes:
         target.call_for_checksum("leaf", TIMES)
-        target.call_for_checksum("clock_t_to_jiffies", TIMES)
+        target.call_for_checksum(kernel.symbol, TIMES)
     probes.prove(hits=TIMES)
     probes.prove_gone()
 

@@ -13,7 +13,7 @@ from harness.landing.target import Target
 from harness.pinning.kprobes_across_module_reload import warm_up_allocations
 
 TIMES = 3
-KERNEL = Site("clock_t_to_jiffies")
+BOUNDARIES = 3
 
 pytestmark = pytest.mark.requires("kprobes")
 
@@ -23,12 +23,13 @@ def sites_of(layout: Layout, target: Target) -> list[Site]:
 
     The entry may be the instruction that ftrace patches.
     """
-    return [*layout.once_per_call_sites(KERNEL, 3), *layout.once_per_call_sites(target.shape_site("leaf"), 3)]
+    functions = (layout.called_kernel_function(BOUNDARIES), target.shape_site("leaf"))
+    return [site for function in functions for site in layout.once_per_call_sites(function, BOUNDARIES)]
 
 
-def call(target: Target) -> None:
+def call(layout: Layout, target: Target) -> None:
     """Call both functions."""
-    target.call_for_checksum("clock_t_to_jiffies", TIMES)
+    target.call_for_checksum(layout.called_kernel_function(BOUNDARIES).symbol, TIMES)
     target.call_for_checksum("leaf", TIMES)
 
 
@@ -36,7 +37,7 @@ def call(target: Target) -> None:
 def test_registered_disabled(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """A probe registered disabled is listed as disabled at its address, leaves memory unchanged, and is not hit."""
     with kprobes.on(*sites_of(layout, target), parameters=["disabled=1"]) as probes:
-        call(target)
+        call(layout, target)
     disable_and_unregister.expect_disabled_never_hit(probes)
 
 
@@ -45,15 +46,15 @@ def test_disabled_and_enabled(layout: Layout, target: Target, kprobes: Kprobes) 
     """A disabled probe leaves memory unchanged and is not hit; enabled again, it lands and is hit on each call."""
     sites = sites_of(layout, target)
     with kprobes.on(*sites) as probes:
-        call(target)
+        call(layout, target)
         for index in range(len(sites)):
             disable_and_unregister.call_disable_kprobe(probes, index)
         disable_and_unregister.expect_disabled_and_bytes_restored(probes)
-        call(target)
+        call(layout, target)
         for index in range(len(sites)):
             disable_and_unregister.call_enable_kprobe(probes, index)
         probes.read_again()
-        call(target)
+        call(layout, target)
     probes.prove(hits=2 * TIMES)
     probes.prove_gone()
 

@@ -146,9 +146,7 @@ def test_probe_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes, fr
 
     Neither probe is on an entry: if ftrace patches the entry, ftrace itself drops the nested call and counts nothing.
     """
-    outer, inner = (
-        layout.once_per_call_sites(site, 3)[-1] for site in (target.shape_site("leaf"), Site("clock_t_to_jiffies"))
-    )
+    outer, inner = map(layout.site_behind_entry, (target.shape_site("leaf"), Site("clock_t_to_jiffies")))
     under_probe_or_defect("nested", target, "leaf", outer, kprobes, fresh, nested=inner)
 
 

@@ -36,7 +36,7 @@ from harness.landing.linked_symbols import (
     lasting_sections,
 )
 from harness.landing.site import Site
-from harness.landing.target import Target
+from harness.landing.target import KERNEL_FUNCTIONS, Target
 
 # The first symbol of the kernel's text: it is in every vmlinux and in every /proc/kallsyms.
 ANCHOR = "_stext"
@@ -222,6 +222,25 @@ class Layout:
         if len(offsets) < (count or 1):
             raise GuestError(f"{site} has only {len(offsets)} boundaries in a straight line", where=self.guest.name)
         return [site.at_offset(offset) for offset in offsets]
+
+    def site_behind_entry(self, site: Site) -> Site:
+        """The site at the third boundary that runs exactly once a call, or at the second if there are only two."""
+        line = self.once_per_call_sites(site)
+        if len(line) == 1:
+            raise GuestError(f"{site} has no boundary in a straight line but its entry", where=self.guest.name)
+        return line[:3][-1]
+
+    def called_kernel_function(self, count: int) -> Site:
+        """The first of KERNEL_FUNCTIONS with so many boundaries that run exactly once a call.
+
+        Raises GuestError if none has.
+        """
+        sites = [Site(name) for name in KERNEL_FUNCTIONS]
+        found = next((site for site in sites if len(self.once_per_call_sites(site)) >= count), None)
+        if found is None:
+            reason = f"none of {', '.join(KERNEL_FUNCTIONS)} has {count} boundaries in a straight line"
+            raise GuestError(reason, where=self.guest.name)
+        return found
 
     def next_instruction_site(self, site: Site) -> Site:
         """The site at the instruction after the one that a probe lands on, or at the end of the function."""

@@ -20,6 +20,8 @@ _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
 
 # The section of struct module: its address is the module's handle, and its file in sysfs is what a loader opens.
 HANDLE_SECTION = ".gnu.linkonce.this_module"
+# The functions that the kernel exports, `call_for_checksum` calls, and an idle guest does not call.
+KERNEL_FUNCTIONS = ("clock_t_to_jiffies", "hex_to_bin")
 
 
 def loaded_targets(guest: Guest) -> list[Target]:

@@ -23,8 +23,10 @@ from harness.landing.target import Target
 # Instructions that may change the flow of control. Every architecture steps a probe on any other correctly.
 _LEAVES_THE_LINE = frozenset(InstructionKind) - {InstructionKind.OTHER}
 _OF_A_MUTANT = ("pinpoint_leaf", "pinpoint_branches")
-# On x86 a static call goes through a trampoline with this prefix (include/linux/static_call_types.h).
+# On x86 a static call goes through a trampoline with this prefix (include/linux/static_call_types.h). With this option,
+# which 32-bit x86 lacks (arch/x86/Kconfig, 6.1), the kernel patches the calls themselves, otherwise the trampoline.
 _STATIC_CALL = "__SCT__"
+_INLINE_STATIC_CALLS = "CONFIG_HAVE_STATIC_CALL_INLINE"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,21 @@ class EveryInstructionSites:
         """A site at the entry of every function."""
         sites = (Site(symbol.name, module=self.target.module) for symbol in self.functions)
         return [self.layout.entry_site(site) for site in sites]
+
+    def inside_instructions_by_errno(self, number: int, every: int) -> dict[int, list[Site]]:
+        """Sites inside instructions, or misaligned ones, each below the errno with which the kernel must refuse them.
+
+        It is EINVAL in a static branch or static call, which is looked for first (check_kprobe_address_safe(),
+        kernel/kprobes.c, 6.1), and otherwise `number`. Of these only each site number `every` is returned.
+        """
+        found: dict[int, list[Site]] = {number: [], errno.EINVAL: []}
+        others: list[Site] = []
+        for start in self.entry_sites:
+            patched = self._offsets_in_patched_instructions(start)
+            for site in self.layout.mid_instruction_sites(start):
+                (found[errno.EINVAL] if site.offset in patched else others).append(site)
+        found[number] += others[::every]
+        return found
 
     @property
     def accepted_sites(self) -> list[Site]:
@@ -130,18 +147,26 @@ class EveryInstructionSites:
     def _static_branches(self) -> set[tuple[str, int]]:
         return set(module_table_entries(self.target.elf, JUMPS))
 
+    def _offsets_in_patched_instructions(self, start: Site) -> set[int]:
+        elf, symbol = self.layout.elf_and_symbol(start)
+        code = decode_function(elf, symbol, self.layout.decoder)
+        patched = (each for each in code if self._is_patched(symbol, each))
+        return {offset for each in patched for offset in range(each.offset, each.end)}
+
+    def _is_patched(self, symbol: Symbol, each: Instruction) -> bool:
+        """True if the instruction is a static branch or a static call."""
+        if (symbol.section, symbol.address + each.offset) in self._static_branches:
+            return True
+        if each.kind is not InstructionKind.CALL or self.layout.guest.image.config.get(_INLINE_STATIC_CALLS) != "y":
+            return False
+        static_calls = offsets_of_relocations_to_prefix(self.target.elf, symbol, _STATIC_CALL)
+        return not static_calls.isdisjoint(range(each.offset, each.end))
+
     def _refusal(self, site: Site, each: Instruction) -> int:
         if each.kind is InstructionKind.THROUGH_MEMORY:
             return errno.EOPNOTSUPP
-        _, symbol = self.layout.elf_and_symbol(site)
-        static_calls = (
-            offsets_of_relocations_to_prefix(self.target.elf, symbol, _STATIC_CALL)
-            if each.kind is InstructionKind.CALL
-            else set()
-        )
         # A trap of one byte is x86's int3, which -mharden-sls=all adds after returns (__copy_instruction()).
         trap = each.flow is Flow.ENDS and each.is_padding and each.size == 1
-        static_branch = (symbol.section, symbol.address + each.offset) in self._static_branches
         unsteppable = trap or each.flow is Flow.REFUSED
-        refused = unsteppable or static_branch or not static_calls.isdisjoint(range(each.offset, each.end))
+        refused = unsteppable or self._is_patched(self.layout.elf_and_symbol(site)[1], each)
         return errno.EINVAL if refused else 0
