@@ -18,6 +18,7 @@ from harness.core.errors import BuildError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256
 from harness.images import (
+    arm64_image,
     arm_zimage,
     deb,
     debian_suite_host_programs,
@@ -43,7 +44,7 @@ _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
 _MODULES = (
     *(deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs),
-    *(vmlinux, arm_zimage, s390_bzimage),
+    *(vmlinux, arm64_image, arm_zimage, s390_bzimage),
 )
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 

@@ -7,7 +7,7 @@ Therefore it runs as a child with a deadline: `python -m harness.images.kallsyms
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.core import paths
@@ -38,6 +38,17 @@ class Kallsyms:
             if symbol.name == name:
                 return symbol.address
         raise BuildError(f"the kernel's symbol table has no {name}", mend="is it a Linux kernel with CONFIG_KALLSYMS?")
+
+    def linked_at(self, base: int, size: int) -> Kallsyms:
+        """Return this table if its text is in a flat image of `size` bytes at `base`, else one with `_text` at `base`.
+
+        vmlinux-to-elf 1.4 computes the addresses of PC-relative tables (7.0) from the program headers of an ELF, which
+        a flat image lacks. Raises BuildError as `symbol_address` does.
+        """
+        if self.symbol_address("_stext") in range(base, base + size):
+            return self
+        distance = base - self.symbol_address("_text")
+        return Kallsyms(base, tuple(replace(each, address=each.address + distance) for each in self.symbols))
 
 
 def recover(kernel: Path, scratch: Path, deadline: Deadline, linked_at: int = 0, word_bytes: int = 8) -> Kallsyms:

@@ -16,7 +16,7 @@ from elftools.elf.enums import ENUM_E_MACHINE
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.images import arm_zimage, kallsyms, s390_bzimage, write_recovered_symbols_elf
+from harness.images import arm64_image, arm_zimage, kallsyms, s390_bzimage, write_recovered_symbols_elf
 from harness.images.kallsyms import Kallsyms
 from harness.images.write_recovered_symbols_elf import FlatSection, Form
 
@@ -62,7 +62,11 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
     try:
         bare.write_bytes(content)
         base = flat.base if flat else architecture.flat_image_base_address
+        is_arm64 = arm64_image.is_image(content)
+        if is_arm64:
+            base = arm64_image.link_address(content, kernel.name)
         found = kallsyms.recover(bare, answer, Deadline.after(_RECOVERY), base, architecture.word_bytes)
+        found = found.linked_at(base, len(content)) if is_arm64 else found
         elf = content if content.startswith(ELF) else _wrapped(content, found, architecture, flat)
         vmlinux.write_bytes(write_recovered_symbols_elf.with_symbols(elf, found.symbols))
     finally:
