@@ -24,6 +24,7 @@ from harness.landing.code.table_row_search import RowRange
 # The place name for a linked file, which has a single place with link addresses; a module has one for each section.
 LINKED = ""
 _LONGEST = 6  # The number of code bytes that determine the size of a patch.
+_LONGEST_SKIPPED = 20  # The number of code bytes that determine what is skipped before a patch.
 _SECOND = 4  # The offset in a row of its second relocation, which is for the replacement of an alternative.
 
 
@@ -146,18 +147,21 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
         return patch_sites(elf, ftrace=False).with_ftrace_sites(ftrace_sites(elf))
     machine = MACHINES[elf.machine]
     tables = tuple(table for table in machine.tables if table.begin_symbol != FTRACE)
+    with_skip = tuple(table for table in machine.tables if table.skip)
     found: defaultdict[str, list[Range]] = defaultdict(list)
     for symbol in elf.symbols:
         if symbol.section and machine.is_patched_whole(symbol.name):
             place = LINKED if elf.linked else symbol.section
             found[place].append(Range(symbol.address, symbol.address + max(symbol.size, elf.word_bytes)))
     if not elf.linked:
-        for section, patched in _module(elf, machine, tables):
+        for section, patched in (*_module(elf, machine, tables), *_module(elf, machine, with_skip, skipped=True)):
             found[section].append(patched)
         return PatchSites(found, known=True)
     kernel = _Kernel(elf)
     for table in (*tables, *_members(elf, machine)):
         found[LINKED] += kernel.patched(table)
+    for table in with_skip:
+        found[LINKED] += kernel.skipped(table)
     found[LINKED] += kernel.relocated()
     return PatchSites(found, known=bool(kernel.rows(machine.tables[0].begin_symbol, machine.tables[0].end_symbol)))
 
@@ -211,6 +215,24 @@ class _Kernel:
 
     def patched(self, table: PatchTableFormat) -> Iterator[Range]:
         """The bytes that one table names."""
+        rows = list(self._rows(table))
+        skips = self._skips(table, rows)
+        for (place, row), skip in zip(rows, skips, strict=True):
+            start = place + skip
+            yield Range(start, start + table.patch_size(row, partial(self._code, start)))
+
+    def skipped(self, table: PatchTableFormat) -> Iterator[Range]:
+        """The pointers before the code that one table names."""
+        rows = list(self._rows(table))
+        for (place, _), skip in zip(rows, self._skips(table, rows), strict=True):
+            if skip:
+                yield Range(place, place + self._elf.word_bytes)
+
+    def _skips(self, table: PatchTableFormat, rows: Sequence[tuple[int, Sequence[int]]]) -> Sequence[int]:
+        return _skips(table, len(rows), (self._elf.bytes_at(place, _LONGEST_SKIPPED) for place, _ in rows))
+
+    def _rows(self, table: PatchTableFormat) -> Iterator[tuple[int, Sequence[int]]]:
+        """The place and the content of each row of a table."""
         for rows in self.rows(table.begin_symbol, table.end_symbol):
             whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
             form = table.fitting_row_format(self._elf.struct_order, partial(_is_table_of, table, whole))
@@ -219,9 +241,10 @@ class _Kernel:
             for index, row in enumerate(form.iter_unpack(content)):
                 here = rows.start + index * form.size
                 place = self._relative.get(here, row[0]) if table.holds_addresses else here + row[0]
-                # A row is empty if its place was in a section that the linker discarded.
-                if row[0] or place != here:
-                    yield Range(place, place + table.patch_size(row, partial(self._code, place)))
+                # A row is empty if its place was in a section that the linker discarded. Since 6.15 the addresses are
+                # sorted when the kernel is linked, and empty ones are first (scripts/sorttable.c).
+                if place if table.holds_addresses else row[0]:
+                    yield place, row
 
     def relocated(self) -> Iterator[Range]:
         """The bytes of code that dynamic relocations write."""
@@ -234,8 +257,16 @@ class _Kernel:
         return self._elf.bytes_at(place, _LONGEST)
 
 
-def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) -> Iterator[tuple[str, Range]]:
-    """All bytes that the tables of a module name, as section and range.
+def _skips(table: PatchTableFormat, count: int, codes: Iterable[bytes]) -> Sequence[int]:
+    """For each of `count` rows, the distance to the patched code, or 0 for all unless each has a pointer before it."""
+    found = [table.skip(code) for code in codes] if table.skip else []
+    return found if found and all(found) else [0] * count
+
+
+def _module(
+    elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat], *, skipped: bool = False
+) -> Iterator[tuple[str, Range]]:
+    """All bytes that the tables of a module name, or the pointers before them, as section and range.
 
     In the file the first field of a row is not relocated yet, so the place is read from the row's relocation.
     """
@@ -247,6 +278,7 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) 
             elf.struct_order, partial(_is_moved_by, moved, elf.sections_by_name[table.section].size)
         )
         ends = {each.offset: each for each in moved} if table.end_at else {}
+        rows: list[tuple[str, int, Sequence[int]]] = []
         for each in moved:
             # An absolute symbol is in no section, so the row patches nothing of this module.
             if (each.offset - table.place_at) % form.size or each.symbol.section not in elf.sections_by_name:
@@ -262,8 +294,15 @@ def _module(elf: Elf, machine: PatchTables, tables: Sequence[PatchTableFormat]) 
                 yield section, Range(place, last.symbol.address + last.addend - table.end_at)
                 continue
             # A section of pointers may occur many times under one name; its rows hold nothing except the pointer.
-            row = (0,) if table.holds_addresses and form.size == elf.word_bytes else _row(elf, table, form, each.offset)
-            yield section, Range(place, place + table.patch_size(row, partial(_start, elf, section, place)))
+            bare = table.holds_addresses and form.size == elf.word_bytes
+            rows.append((section, place, (0,) if bare else _row(elf, table, form, each.offset)))
+        codes = (_start(elf, section, place, _LONGEST_SKIPPED) for section, place, _ in rows)
+        for (section, place, row), skip in zip(rows, _skips(table, len(rows), codes), strict=True):
+            start = place + skip
+            if not skipped:
+                yield section, Range(start, start + table.patch_size(row, partial(_start, elf, section, start)))
+            elif skip:
+                yield section, Range(place, place + elf.word_bytes)
 
 
 def _members(elf: Elf, machine: PatchTables) -> Iterator[PatchTableFormat]:
@@ -291,5 +330,5 @@ def _row(elf: Elf, table: PatchTableFormat, form: struct.Struct, offset: int) ->
     return form.unpack(elf.section_bytes(table.section, offset, form.size))
 
 
-def _start(elf: Elf, section: str, place: int) -> bytes:
-    return elf.section_bytes(section, place, min(_LONGEST, elf.sections_by_name[section].size - place))
+def _start(elf: Elf, section: str, place: int, longest: int = _LONGEST) -> bytes:
+    return elf.section_bytes(section, place, min(longest, elf.sections_by_name[section].size - place))

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 CodeReader = Callable[[], bytes]
 PatchSizeFunction = Callable[[Sequence[int], CodeReader], int]
+SkipFunction = Callable[[bytes], int]
 
 
 class PatchTableFormat(NamedTuple):
@@ -26,7 +27,8 @@ class PatchTableFormat(NamedTuple):
     six bytes of code at the place. `other_row_formats` are the formats of other kernel versions. The right format
     divides the table's length, and all its rows are `is_sound_row`. `place_at` is the offset of the patched place in a
     row that begins with other fields, which `row_format` skips, and `end_at` the offset of its end; both are distances
-    from the start of the row.
+    from the start of the row. `skip` computes the distance from the place to the patched code if a pointer is before
+    it, from the code at the place; the table is of that kind if it returns no 0 for any row.
     """
 
     begin_symbol: str
@@ -39,6 +41,7 @@ class PatchTableFormat(NamedTuple):
     is_sound_row: Callable[[Sequence[int]], bool] = lambda _: True
     place_at: int = 0
     end_at: int = 0
+    skip: SkipFunction | None = None
 
     def fitting_row_format(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
         """The row format that fits this kernel's table; `order` is the byte order character of struct."""
@@ -117,6 +120,17 @@ def _branch_size(_: Sequence[int], code: CodeReader) -> int:
     return 5 if code().startswith((b"\xe8", b"\xe9")) else 6
 
 
+def _arm64_ftrace_skip(code: bytes) -> int:
+    """The distance from the two nops before a function to those after its entry and landing pad, or 0.
+
+    The nops before it become a pointer (ftrace_call_adjust(), arch/arm64/kernel/ftrace.c, 6.12): both are there since
+    6.4, by -fpatchable-function-entry=4,2.
+    """
+    if not code.startswith(2 * _ARM64_NOP):
+        return 0
+    return next((at for at in (8, 12) if code[at:].startswith(2 * _ARM64_NOP) and code[8:at] in _ARM64_PADS), 0)
+
+
 def _parisc_alternative_size(row: Sequence[int], _: CodeReader) -> int:
     """The bytes of -length words if the length is negative, else of one word.
 
@@ -128,6 +142,9 @@ def _parisc_alternative_size(row: Sequence[int], _: CodeReader) -> int:
 def _between(name: str) -> tuple[str, str]:
     return f"__start_{name}", f"__stop_{name}"
 
+
+_ARM64_NOP = bytes.fromhex("1f2003d5")
+_ARM64_PADS = (b"", bytes.fromhex("5f2403d5"))  # bti c
 
 # Additions of the distance between physical and virtual addresses (__pv_stub(), arch/arm/include/asm/memory.h), and
 # instructions that a kernel for several processors replaces on one (ALT_SMP(), asm/assembler.h, fixup_smp()).
@@ -230,9 +247,14 @@ MACHINES: Mapping[str, PatchTables] = {
         tables=(
             PatchTableFormat(*_ALTERNATIVES, "iiHBB", _alternative_size),
             PatchTableFormat(*_JUMPS, "iiq", _always(4)),
-            # The two nops of -fpatchable-function-entry=2.
+            # The two nops of -fpatchable-function-entry=2, or the last two of =4,2.
             PatchTableFormat(
-                *_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), holds_addresses=True
+                *_between("mcount_loc"),
+                "__patchable_function_entries",
+                "Q",
+                _always(8),
+                holds_addresses=True,
+                skip=_arm64_ftrace_skip,
             ),
         ),
         is_patched_whole=_FTRACE_CALLS.__contains__,
