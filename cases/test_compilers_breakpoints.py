@@ -15,6 +15,7 @@ from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import decode_function
+from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
@@ -26,7 +27,7 @@ LOOKED_AT, SAMPLE = 2000, 24
 @lru_cache(maxsize=8)
 def behind_breakpoints(kernel: Elf, decoder: DecoderKind) -> Sequence[Site]:
     """Return the first instruction after an int3 inside a function, for many kernel functions: a second of work."""
-    found = []
+    found, patched = [], patch_sites(kernel)
     for symbol in evenly_spread(text_functions_named_once(kernel), LOOKED_AT):
         try:
             code = decode_function(kernel, symbol, decoder)
@@ -35,7 +36,9 @@ def behind_breakpoints(kernel: Elf, decoder: DecoderKind) -> Sequence[Site]:
             continue
         for each, following in pairwise(code):
             inside = each.flow is Flow.ENDS and each.is_padding and following.flow is Flow.PLAIN
-            if inside:
+            # A thunk of indirect calls is an alternative, which the kernel replaces whole (arch/x86/lib/retpoline.S).
+            size = following.end - each.offset
+            if inside and not patched.patched_offsets(LINKED, symbol.address + each.offset, size):
                 found.append(Site(symbol.name, following.offset))
                 break
     return found
