@@ -187,9 +187,11 @@ class FakeKernel:
         return struct.pack("<iiq", 0x700 - address, 0, 0)[:size]
 
 
-def refusals(monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90") -> RefusalReasonFinder:
+def refusals(
+    monkeypatch: pytest.MonkeyPatch, memory: bytes = b"\x90", decoder: DecoderKind = DecoderKind.X86_64
+) -> RefusalReasonFinder:
     monkeypatch.setattr(documented_refusal_reasons, "read_blacklist_ranges", lambda _: [(0x100500, 0x100600)])
-    kprobes = SimpleNamespace(decoder=DecoderKind.X86_64)
+    kprobes = SimpleNamespace(decoder=decoder)
     guest = SimpleNamespace(
         image=SimpleNamespace(config={"CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE": "y"}),
         architecture=SimpleNamespace(kprobe_traits=kprobes),
@@ -228,6 +230,21 @@ def test_refusals_have_the_reasons_of_the_kernel(
 def test_a_trap_of_the_kernels_own_is_a_reason(monkeypatch: pytest.MonkeyPatch, code: bytes) -> None:
     reason = refusals(monkeypatch, code).reason(Site("f"), 0x100900, errno.EINVAL)
     assert reason == "instruction that is not stepped"
+
+
+@pytest.mark.parametrize(
+    ("code", "decoder", "reason"),
+    [
+        pytest.param("0008000080000000", DecoderKind.S390, "bytes that are no instruction", id="data"),
+        pytest.param("a7480040", DecoderKind.S390, "", id="lhi"),
+        pytest.param("0e", DecoderKind.X86_64, "", id="what only capstone does not know"),
+    ],
+)
+def test_data_is_a_reason_only_where_the_kernel_looks(
+    monkeypatch: pytest.MonkeyPatch, code: str, decoder: DecoderKind, reason: str
+) -> None:
+    finder = refusals(monkeypatch, bytes.fromhex(code), decoder)
+    assert finder.reason(Site("load_psw"), 0x100900, errno.EINVAL) == reason
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
+from harness.core.architecture import DecoderKind
 from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
@@ -45,6 +46,9 @@ class _Table(NamedTuple):
 # Instructions with flow ENDS that are no branches: traps, returns from exceptions, exclusive loads.
 _TRAP = (Flow.ENDS, InstructionKind.OTHER)
 _BUGS = ("__start___bug_table", "__stop___bug_table")
+# The decoders whose flow UNKNOWN is what the kernel itself does not know (probe_is_prohibited_opcode(),
+# arch/s390/lib/probes.c:14, 6.1). Others have it for what capstone cannot decode, which is no reason.
+_KNOWING_AS_THE_KERNEL = frozenset({DecoderKind.S390})
 
 
 class RefusalReasonFinder:
@@ -92,6 +96,7 @@ class RefusalReasonFinder:
             yield name, address in places
         yield "jump label", address in self._module_jump_labels
         yield "instruction that is not stepped", self._unsteppable(address)
+        yield "bytes that are no instruction", self._no_instruction(address)
 
     def _blacklisted(self, address: int) -> bool:
         index = bisect_right(self._ranges, address, key=lambda each: each.start) - 1
@@ -155,6 +160,12 @@ class RefusalReasonFinder:
         """True if kprobes cannot step the instruction that is in memory now, for example a trap."""
         found = self._instruction(address)
         return found is not None and (found.flow is Flow.REFUSED or (found.flow, found.kind) == _TRAP)
+
+    def _no_instruction(self, address: int) -> bool:
+        """True if the kernel knows no instruction with this opcode: data between functions."""
+        found = self._instruction(address)
+        decoder = self.layout.guest.architecture.kprobe_traits.decoder
+        return decoder in _KNOWING_AS_THE_KERNEL and found is not None and found.flow is Flow.UNKNOWN
 
     def _instruction(self, address: int) -> Instruction | None:
         """The instruction that is in memory now; None if memory cannot be read."""
