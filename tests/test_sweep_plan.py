@@ -51,6 +51,16 @@ def test_batches_are_spread_keep_order_and_lose_nothing() -> None:
     assert sweep_plan.divide_into_spread_batches([], 16) == []
 
 
+def test_sites_that_are_stepped_wrongly_are_armed_last_and_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {SITES[3]: "its entry is a conditional", SITES[20]: ""}
+    monkeypatch.setattr(sweep_plan, "defects_of_wrongly_stepped", lambda *_: wrong)
+    monkeypatch.setattr(sweep_plan, "ARMED_BATCH", 20)
+    batches = sweep_plan.divide_into_batches_to_arm(cast(Layout, None), SITES)
+    assert [len(batch) for batch in batches] == [19, 19, 2]
+    assert list(batches[-1]) == [SITES[3], SITES[20]]
+    assert {site for batch in batches for site in batch} == set(SITES)
+
+
 @pytest.mark.parametrize(
     ("functions", "depth", "resolved", "armed"),
     [

@@ -62,11 +62,7 @@ class Sweeps:
         """Arm these sites on fresh guests; `parameters` are passed to the sweep module."""
         with self.bus.step(self.layout.guest.name, "armed") as step:
             guests = FreshGuests(self.open_fresh_guest, step, workers=workers, parameters=parameters)
-            swept = guests.sweep_batches(
-                sweep_plan.divide_into_spread_batches(
-                    sweep_plan.order_safe_sites_first(self.layout, sites), sweep_plan.ARMED_BATCH
-                )
-            )
+            swept = guests.sweep_batches(sweep_plan.divide_into_batches_to_arm(self.layout, sites))
             step.set_final_detail(
                 f"{swept.site_count} sites, {swept.sites_per_second:.0f} a second, {guests.guests} guests"
             )

@@ -109,10 +109,15 @@ def _defect(kprobes: KprobeTraits, entry: Instruction) -> str:
     return f"its entry is a {entry.kind.value}; {known.cause}" if known else ""
 
 
-def order_safe_sites_first(layout: Layout, sites: Sequence[Site]) -> list[Site]:
-    """The sites, with those that are stepped wrongly at the end, so that batches are not mixed."""
+def divide_into_batches_to_arm(layout: Layout, sites: Sequence[Site]) -> list[Sequence[Site]]:
+    """Divide the sites into batches to arm; sites that may be stepped wrongly are in batches of their own, at the end.
+
+    A hit of such a site may cause an oops after which the kernel runs on, and hits others. Then neither the last hit
+    nor the first batch names the site that did it. On s390x 109 of 32,881 functions begin with a conditional branch.
+    """
     wrong = defects_of_wrongly_stepped(layout, sites)
-    return sorted(sites, key=lambda site: site in wrong)
+    safe = divide_into_spread_batches([site for site in sites if site not in wrong], ARMED_BATCH)
+    return [*safe, *divide_into_spread_batches([site for site in sites if site in wrong], ARMED_BATCH)]
 
 
 def divide_into_spread_batches(sites: Sequence[Site], size: int) -> list[Sequence[Site]]:
