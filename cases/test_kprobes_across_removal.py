@@ -19,12 +19,14 @@ from harness.pinning.kprobes_across_module_reload import (
     probe_across_removal,
     race_registration,
     register_after_racing_removals,
+    register_second_probe_at_gone_one,
     warm_up_allocations,
 )
 from harness.pinning.loader_fixture import Loaders
 from harness.pinning.mutants import mutant_or_honest
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 from harness.verdict.complaints import read_sorted_complaints
+from harness.verdict.oops_of_second_probe import demand_oops_of_second_probe
 
 # A mutant is caught in any round, so it needs only a few.
 ROUNDS, FEW = 60, 4
@@ -52,12 +54,25 @@ def test_target_removed_under_a_kprobe(layout: Layout, target: Target, kprobes: 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("one-instruction-off")
 def test_new_probe_at_the_site_of_a_gone_one(
-    layout: Layout, target: Target, kprobes: Kprobes, probe_loaders: Loaders
+    layout: Layout,
+    target: Target,
+    kprobes: Kprobes,
+    probe_loaders: Loaders,
+    fresh: Callable[..., AbstractContextManager[Guest]],
 ) -> None:
     """A new probe at the address of a GONE probe works, though the kernel aggregates the two.
 
-    register_aggr_kprobe(), kernel/kprobes.c, 6.1.
+    register_aggr_kprobe(), kernel/kprobes.c, 6.1. A kernel whose recipe documents the defect kills the task that
+    registers the new probe, by an oops in can_optimize().
     """
+    cause = layout.guest.image.recipe.defects.gone_probe_has_no_copy
+    if cause:
+        with fresh(may_die=True) as other:
+            own = Target(other, target.module)
+            own.load()  # It cannot be unloaded after the oops.
+            second = register_second_probe_at_gone_one(own, "leaf", Loaders(other, probe_loaders.mutant))
+        demand_oops_of_second_probe(second, other.image.recipe.boot_noise)
+        end_as_known_fail(cause)
     site = layout.once_per_call_sites(target.shape_site("leaf"))[2]
     warm_up_allocations(layout, target, site)
     address = layout.probe_address(site)

@@ -16,9 +16,12 @@ class KernelDefects(BaseModel):
     handler of kprobes there in the next module at that address.
     `stubs_out_of_reach`: a module whose text is larger than a branch reaches is refused with ENOEXEC, because all its
     stubs stand before the text.
+    `gone_probe_has_no_copy`: a kprobe at the address of one that is GONE is a NULL dereference in can_optimize(), which
+    reads the copy of the instruction that was freed when the module went.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     gone_stays_on_ftrace: _Cause | None = None
     stubs_out_of_reach: _Cause | None = None
+    gone_probe_has_no_copy: _Cause | None = None

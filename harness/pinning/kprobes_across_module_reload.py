@@ -17,6 +17,8 @@ from harness.landing.probe_module import ListedProbe
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.pinning.loader import LoaderResult
+from harness.pinning.loader_fixture import Loaders, order_for_site
 from harness.pinning.mutants import LoaderMutant
 
 # Calls of the target's function in its first and second instance. They differ, so that hits show which was probed.
@@ -30,6 +32,7 @@ _OFTEN = 5
 # The calls of the target's function under each registered probe of the race.
 RACE_CALLS = 3
 _RELOADS = 8
+_FENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,33 @@ def probe_across_removal(kprobes: Kprobes, target: Target, site: Site, mutant: L
     return AcrossRemovalResult(
         listed, probes.final_reports[0].hits, target_moved=kprobes.layout.probe_address(site) != address
     )
+
+
+@dataclass(frozen=True)
+class SecondProbeAtGoneOne:
+    """The result for a loader that registers a probe on `site`, at `address`, where a probe is GONE."""
+
+    site: Site
+    address: int
+    loader_result: LoaderResult
+    console_output: str
+
+
+def register_second_probe_at_gone_one(target: Target, shape: str, loaders: Loaders) -> SecondProbeAtGoneOne:
+    """Register a probe in a function, load its module again, and let a loader register another probe there.
+
+    A kernel that oopses in it keeps the lock of kprobes: no probe can be unregistered, and the guest must be discarded.
+    """
+    guest, layout = target.guest, Layout(target.guest, [target])
+    site = layout.once_per_call_sites(target.shape_site(shape))[2]
+    warm_up_allocations(target, site)
+    aimed = layout.next_instruction_site(site) if loaders.mutant.aims_past_site else site
+    probe_module.load_probe_module(guest, [aimed.spec])
+    reload_at_same_address(layout, target, site)
+    guest.read_output_since_fence(guest.scaled_deadline(_FENCE_SECONDS))
+    ended = loaders.run(order_for_site(layout, target, aimed))
+    printed = guest.read_output_since_fence(guest.scaled_deadline(_FENCE_SECONDS))
+    return SecondProbeAtGoneOne(site, layout.probe_address(site), ended, printed)
 
 
 def register_after_racing_removals(layout: Layout, target: Target, site: Site, rounds: int) -> int:
