@@ -135,7 +135,7 @@ def register_second_probe_at_gone_one(target: Target, shape: str, loaders: Loade
     """
     guest, layout = target.guest, Layout(target.guest, [target])
     site = layout.once_per_call_sites(target.shape_site(shape))[2]
-    warm_up_allocations(target, site)
+    warm_up_allocations(layout, target, site)
     aimed = layout.next_instruction_site(site) if loaders.mutant.aims_past_site else site
     probe_module.load_probe_module(guest, [aimed.spec])
     reload_at_same_address(layout, target, site)
