@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from hypothesis import strategies as draw
 
 from harness.core.errors import GuestLost, UsageError
 from harness.landing.landing_judgment import Missed
+from harness.pinning.mutants import HONEST
+from harness.pinning.protocol import schedule_fixture
 from harness.pinning.protocol.enumerate import enumerate_schedules, select_covering_schedules, situations_of_schedule
 from harness.pinning.protocol.hypothesis_machine import explore_schedules
 from harness.pinning.protocol.model import (
@@ -25,7 +29,7 @@ from harness.pinning.protocol.model import (
     initial_world,
 )
 from harness.pinning.protocol.play import PlayedSchedule, play_schedule
-from harness.pinning.protocol.schedule_fixture import FEW, FEW_STEPS
+from harness.pinning.protocol.schedule_fixture import FEW, FEW_STEPS, Schedules
 from harness.pinning.protocol.steps import (
     LOADER_STEPS,
     LOADS,
@@ -288,3 +292,29 @@ def test_a_guest_that_is_lost_is_no_schedule_that_fails() -> None:
             lambda: nullcontext(Mortal(TOKEN_RULES)), TOKEN_RULES, schedules=30, steps=30, shrinks=True, varied=False
         )
     assert raised.value is lost
+
+
+@pytest.mark.parametrize(
+    "play",
+    [
+        pytest.param(lambda schedules: schedules.play_line("open read look"), id="line"),
+        pytest.param(lambda schedules: schedules.play_each_schedule([parse_schedule("open read look")]), id="each"),
+        pytest.param(lambda schedules: schedules.explore(), id="drawn"),
+    ],
+)
+def test_no_probe_of_a_schedule_is_a_jump(monkeypatch: pytest.MonkeyPatch, play: Callable[[Schedules], object]) -> None:
+    switched: list[str] = []
+
+    def stage(_loaders: object) -> AbstractContextManager[ModelStage]:
+        assert len(switched) == 1, "the stage is entered while probes are optimized"
+        return nullcontext(ModelStage(TOKEN_RULES))
+
+    def run_script(text: str) -> SimpleNamespace:
+        switched.append(text)
+        return SimpleNamespace(check=lambda: None)
+
+    monkeypatch.setattr(schedule_fixture, "GuestStage", stage)
+    traits = SimpleNamespace(optimized_kprobes=True, section_fd_pins=False, shared_loads=False)
+    guest = SimpleNamespace(traits=traits, run_script=run_script)
+    play(Schedules(cast(Any, SimpleNamespace(guest=guest, mutant=HONEST))))
+    assert [text.partition(" >")[0] for text in switched] == ["echo 0", "echo 1"]
