@@ -12,7 +12,13 @@ from kernel_logs import HEALTHY, KASAN, LINES, LOGS, PARISC_FAULT, SLUB_WARNING,
 from harness.images.vm_recipe import BootNoise
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaint_kinds import ComplaintKind
-from harness.verdict.complaints import confirmed_by_dmesg, read_complaints, sort_by_recipe_boot_noise
+from harness.verdict.complaints import (
+    confirmed_by_dmesg,
+    is_only_complaint,
+    read_complaints,
+    read_sorted_complaints,
+    sort_by_recipe_boot_noise,
+)
 
 CUT_AT_EVERY_BYTE = {"parisc_terminate", "parisc user fault", "x86 BUG_ON", "OOM"}
 
@@ -145,3 +151,31 @@ def test_severity() -> None:
     assert Verdict.PASS.worse_of(Verdict.OOPS) is Verdict.OOPS
     assert Verdict.HARNESS_ERROR.worse_of(Verdict.PANIC) is Verdict.HARNESS_ERROR
     assert {verdict for verdict in Verdict if verdict.acceptable} == {Verdict.PASS, Verdict.SKIP, Verdict.KNOWN_FAIL}
+
+
+UPROBE_WARNING = """[  855.103362] ------------[ cut here ]------------
+[  855.107903] WARNING: CPU: 0 PID: 1742 at kernel/events/uprobes.c:1980 uprobe_deny_signal+0x88/0x100
+[  855.109294] CPU: 0 PID: 1742 Comm: pinpoint_runner Tainted: G           OE      6.1.0-50-armmp #1  Debian 6.1.176-1
+[  855.149133]  warn_slowpath_fmt from uprobe_deny_signal+0x88/0x100
+[  855.190280] ---[ end trace 0000000000000000 ]---
+"""
+
+
+@pytest.mark.parametrize(
+    ("printed", "is_documented"),
+    [
+        pytest.param(UPROBE_WARNING, True, id="documented"),
+        pytest.param(UPROBE_WARNING.replace("uprobe_deny_signal", "handle_swbp"), False, id="another function"),
+        pytest.param(UPROBE_WARNING.replace("events/uprobes.c", "kprobes.c"), False, id="another file"),
+        pytest.param(UPROBE_WARNING + UPROBE_WARNING.replace("[  855", "[  856"), False, id="twice"),
+        pytest.param(
+            UPROBE_WARNING + UPROBE_WARNING.replace("uprobe_deny_signal", "handle_swbp"),
+            False,
+            id="with another complaint",
+        ),
+        pytest.param("", False, id="none"),
+    ],
+)
+def test_only_the_documented_warning_is_a_known_failure(printed: str, is_documented: bool) -> None:
+    complaints = read_sorted_complaints(printed, ()).alarming
+    assert is_only_complaint(complaints, "kernel/events/uprobes.c", "uprobe_deny_signal") is is_documented

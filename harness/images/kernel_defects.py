@@ -18,6 +18,8 @@ class KernelDefects(BaseModel):
     stubs stand before the text.
     `gone_probe_has_no_copy`: a kprobe at the address of one that is GONE is a NULL dereference in can_optimize(), which
     reads the copy of the instruction that was freed when the module went.
+    `signal_before_uprobe`: a thread that gets a signal while the copy of an instruction under a uprobe is stepped
+    handles the signal first, for which uprobe_deny_signal() prints a WARNING.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -25,3 +27,4 @@ class KernelDefects(BaseModel):
     gone_stays_on_ftrace: _Cause | None = None
     stubs_out_of_reach: _Cause | None = None
     gone_probe_has_no_copy: _Cause | None = None
+    signal_before_uprobe: _Cause | None = None

@@ -26,6 +26,10 @@ class Uprobes:
         self.mutant = mutant
         self.lives: list[UprobeRun] = []
 
+    def in_guest(self, guest: Guest) -> Uprobes:
+        """The same in a guest that the case started: `uprobes.in_guest(other)`. The kernel must be the same."""
+        return Uprobes(guest, self.struct_types, self.mutant)
+
     def target_file(
         self, name: str, variant: str = "plain", symbols_by: DebugFileLookup = DebugFileLookup.ANY
     ) -> UserFile:

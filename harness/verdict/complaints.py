@@ -183,6 +183,12 @@ def confirmed_by_dmesg(complaints: Iterable[Complaint], dmesg: str | bytes) -> l
     ]
 
 
+def is_only_complaint(complaints: Sequence[Complaint], source_file: str, function: str) -> bool:
+    """Return True if the kernel's only complaint is one of this function in this file, as `WARNING: ... at FILE:N`."""
+    places = [each.source_place.partition(":")[0] for each in complaints if f" {function}+0x" in each.headline]
+    return places == [source_file] and len(complaints) == 1
+
+
 def read_sorted_complaints(
     log: str | bytes | Iterable[str],
     noise: Sequence[BootNoise],
