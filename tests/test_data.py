@@ -53,10 +53,10 @@ MODULE = FakeElf(
 )
 
 
-def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None) -> FakeElf:
+def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None, end: int | None = None) -> FakeElf:
     """Return a kernel with variables a, b and c, with `before` bytes inserted before b.
 
-    Per-CPU variables are linked at `per_cpu`.
+    Per-CPU variables are linked at `per_cpu`, and the kernel's end at `end`.
     """
     symbols = [("a", ".data", 0x8000), ("b", ".data", 0x8010 + before), ("c", ".data", 0x8020 + before)]
     symbols += [("_stext", ".text", text), ("_sdata", ".data", 0x8000), ("twice", ".data", 1), ("twice", ".data", 2)]
@@ -65,6 +65,8 @@ def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None) -
         sections[".data..percpu"] = (per_cpu, 0x200, 0x100)
         symbols += [(name, ".data..percpu", per_cpu + at) for name, at in (("__per_cpu_start", 0), ("cpu_word", 8))]
         symbols.append(("__per_cpu_end", ".data..percpu", per_cpu + 0x100))
+    if end is not None:
+        symbols.append(("_end", ".data", end))
     return FakeElf(sections, symbols)
 
 
@@ -190,3 +192,16 @@ def test_the_end_of_the_kernels_per_cpu_data_names_a_modules_first_variable() ->
     assert addresses.closest_symbol_statement(
         layout(vmlinux), Datum("pinpoint_percpu_word", 4, module="m"), end, shown
     ).contradicts
+
+
+def test_vmlinux_names_a_modules_variable_that_is_below_its_end() -> None:
+    vmlinux = kernel(per_cpu=0x9000)
+    datum = Datum("pinpoint_percpu_word", 4, module="m", cpu=0)
+    shown, place = KernelSymbolOffset("__per_cpu_end", 8, ""), 0x9108 + SLIDE
+    assert addresses.closest_symbol_statement(layout(vmlinux), datum, place, shown).contradicts
+    vmlinux = kernel(per_cpu=0x9000, end=0x9200)
+    assert addresses.closest_symbol_statement(layout(vmlinux), datum, place, shown).address == place
+    # Another symbol, another offset, and an address that vmlinux does not have, still contradict.
+    for name, offset, at in (("cpu_word", 8, 0), ("__per_cpu_end", 4, 0), ("__per_cpu_end", 0x108, 0x100)):
+        other = KernelSymbolOffset(name, offset, "")
+        assert addresses.closest_symbol_statement(layout(vmlinux), datum, place + at, other).contradicts

@@ -12,6 +12,7 @@ from harness.guest.result import parsing_guest_text
 from harness.landing.code.closest_symbol import KernelSymbolOffset
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.layout import Layout
+from harness.landing.linked_symbols import closest_as_linked
 from harness.landing.systemtap_relocation_by_hand import first_text_section_in_file
 
 _PER_CPU_END = "__per_cpu_end"
@@ -133,6 +134,10 @@ def closest_symbol_statement(layout: Layout, datum: Datum, address: int, shown: 
     names = place.names if place else ()
     if datum.cpu is not None and _is_per_cpu_end(layout, shown, address):
         return Statement("closest", address + datum.offset, f"{shown}, which ends where the variable begins")
+    if datum.cpu is not None and _is_named_by_kernel(layout, shown, address):
+        return Statement(
+            "closest", address + datum.offset, f"{shown}, vmlinux's closest symbol, which takes precedence"
+        )
     if datum.symbol not in names or not shown.is_same_place(place):
         return Statement("closest", None, f"another symbol, {shown}", contradicts=True)
     return Statement("closest", address - shown.offset + datum.offset, str(shown))
@@ -150,6 +155,19 @@ def _is_per_cpu_end(layout: Layout, shown: KernelSymbolOffset, address: int) -> 
     return (shown.offset, shown.module) == (0, "") and any(
         place in ends and place + layout.slide == address for place in named
     )
+
+
+def _is_named_by_kernel(layout: Layout, shown: KernelSymbolOffset, address: int) -> bool:
+    """True if a per-CPU pointer is between `__per_cpu_end` and `_end` and is named by vmlinux's closest symbol.
+
+    PowerPC links per-CPU data among its other data and reserves nothing for modules (setup_per_cpu_areas(),
+    arch/powerpc/kernel/setup_64.c, 6.1), so that a module's data is anywhere after the kernel's own.
+    """
+    marks = [layout.kernel.symbols_named(name) for name in (_PER_CPU_END, "_end")]
+    linked = address - layout.slide
+    if not all(marks) or not marks[0][0].address <= linked < marks[1][0].address:
+        return False
+    return shown.is_same_place(closest_as_linked(layout.kernel).symbol_offset_at(linked))
 
 
 @parsing_guest_text("the parameter of a module")
