@@ -15,7 +15,6 @@ VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
     "parisc64": f"{_NO_ARCHITECTURE}; it was built and booted by hand, and QEMU cannot save its guest",
     "ppc64": f"{_NO_ARCHITECTURE}; big endian with function descriptors, built from source",
-    "ppc64le-fsections": f"{_BUILD}; the kernel of ppc64le-debian, with sections of functions",
     "riscv64-debian": f"{_NO_ARCHITECTURE}; compressed instructions and ADD/SUB relocation pairs",
     "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
     "sparc64": f"{_NO_ARCHITECTURE}; annulled delay slots and a software TLB, kernel and userland from source",
