@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from harness.guest.guest import Guest
+from harness.landing.freed_module_addresses import free_addresses_of_removed_modules
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -128,6 +129,7 @@ def test_replaced_by_another_build(target: Target, probe_loaders: Loaders) -> No
     with probe_loaders(order_with_target_build_id(target, LoaderOrder(gates=["load"]))) as loader:
         loader.await_gate("load")
         target.unload()
+        free_addresses_of_removed_modules(target.guest)
         probe_loaders.guest.run("insmod", rebuilt).check()
         outcome = loader.continue_to_end()
     expect_result(outcome, LoaderExitStatus.LOAD, "ESTALE")

@@ -14,6 +14,7 @@ from harness.guest.booted_kernel_check import build_id
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.landing.code.function_selection import filter_functions
+from harness.landing.freed_module_addresses import free_addresses_of_removed_modules
 from harness.landing.site import Site
 
 _loaded: WeakKeyDictionary[Guest, dict[str, Target]] = WeakKeyDictionary()
@@ -61,6 +62,7 @@ class Target:
 
         Raises GuestError if the kernel refuses to load it.
         """
+        free_addresses_of_removed_modules(self.guest)
         path = self._copy_to_guest()
         # The shell's `read` cannot be used: it reads one byte at a time, and the file returns EINVAL for the second.
         own = f"/sys/module/{self.module}"

@@ -9,6 +9,7 @@ from typing import Self
 from weakref import WeakKeyDictionary
 
 from harness.guest.guest import Guest
+from harness.landing.freed_module_addresses import free_addresses_of_removed_modules
 from harness.landing.target import HANDLE_SECTION, Target
 from harness.pinning import doctored_modules
 from harness.pinning.hold_module_in_state import delete_module
@@ -42,6 +43,7 @@ class GuestStage:
 
     def __enter__(self) -> Self:
         self._files = _files(self._guest)
+        free_addresses_of_removed_modules(self._guest)
         self._place = (
             self._guest.run_script(f"insmod {self._files[Verb.RELOAD]} && {_PLACE}", in_place=True).check().stdout
         )
@@ -88,6 +90,7 @@ class GuestStage:
         return delete_module(self._guest, module, force=force).replace("EAGAIN", "EWOULDBLOCK") or OK
 
     def _load(self, path: str) -> str:
+        free_addresses_of_removed_modules(self._guest)
         loaded = self._guest.run_script(f"insmod {path} && {_PLACE}", in_place=True)
         if not loaded.ok and _PRESENT in loaded.stderr:
             return "EEXIST"
