@@ -6,6 +6,7 @@ import errno
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -314,13 +315,29 @@ def test_refusals_are_counted_by_reason() -> None:
 def test_only_a_documented_defect_is_a_reason_for_death(
     monkeypatch: pytest.MonkeyPatch, kind: InstructionKind, cause: str
 ) -> None:
-    kprobes = SimpleNamespace(defects={"call": Defect(Symptom.WRONG_RESULT, "skipped")}, decoder=DecoderKind.PARISC)
+    kprobes = replace(ARCHITECTURES["parisc"].kprobe_traits, defects={"call": Defect(Symptom.WRONG_RESULT, "skipped")})
     memory = SimpleNamespace(read_many=lambda spans: [b"1234" for _ in spans])
     guest = SimpleNamespace(architecture=SimpleNamespace(kprobe_traits=kprobes), memory=memory)
     layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))
     entry = Instruction(0, 4, Flow.ENDS, kind=kind)
     monkeypatch.setattr(sweep_plan, "decode_first_instruction", lambda *_: entry)
     assert sweep_plan.defects_of_wrongly_stepped(layout, SITES[:1]) == {SITES[0]: cause}
+
+
+def test_a_function_that_handles_each_breakpoint_may_kill_the_guest() -> None:
+    """Its entry is an instruction that is stepped correctly. A function of a module with that name is another one."""
+    kprobes = ARCHITECTURES["mips64el"].kprobe_traits
+    memory = SimpleNamespace(read_many=lambda spans: [bytes.fromhex("e0ffbd67") for _ in spans])
+    guest = SimpleNamespace(architecture=SimpleNamespace(kprobe_traits=kprobes), memory=memory)
+    layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))
+    sites = [Site("do_bp"), Site("do_bp", module="m"), Site("vfs_read")]
+    assert sweep_plan.defects_of_wrongly_stepped(layout, sites) == {sites[0]: kprobes.trap_handlers_functions["do_bp"]}
+
+
+def test_the_defect_of_a_branch_before_a_nop_is_one_of_branches() -> None:
+    kprobes = ARCHITECTURES["mips64el"].kprobe_traits
+    assert kprobes.defect_of_kind("call") == kprobes.defects["call-before-nop"]
+    assert kprobes.defect_of_kind("other") is None
 
 
 @pytest.mark.parametrize(
@@ -335,7 +352,7 @@ def test_a_whole_instruction_is_read_but_not_past_its_page(address: int, cause: 
         return [compare_and_jump[:size] for _, size in wanted]
 
     defects = {"conditional": Defect(Symptom.KILLED_BY_OOPS, "too late")}
-    kprobes = SimpleNamespace(defects=defects, decoder=DecoderKind.S390)
+    kprobes = replace(ARCHITECTURES["s390x"].kprobe_traits, defects=defects)
     guest = SimpleNamespace(
         architecture=SimpleNamespace(kprobe_traits=kprobes), memory=SimpleNamespace(read_many=read_many)
     )
@@ -346,7 +363,13 @@ def test_a_whole_instruction_is_read_but_not_past_its_page(address: int, cause: 
 
 @pytest.mark.parametrize(
     ("architecture", "idle", "way"),
-    [("parisc", False, "_held"), ("parisc", True, "_armed"), ("s390x", False, "_armed"), ("arm64", False, "_armed")],
+    [
+        ("parisc", False, "_held"),
+        ("parisc", True, "_armed"),
+        ("mips64el", False, "_held"),
+        ("s390x", False, "_armed"),
+        ("arm64", False, "_armed"),
+    ],
 )
 def test_a_batch_is_held_only_where_a_nested_hit_is_fatal(
     monkeypatch: pytest.MonkeyPatch, architecture: str, idle: bool, way: str

@@ -104,6 +104,23 @@ def test_a_trace_of_powerpc_marks_doubtful_frames_and_its_link_register_is_none(
     ]
 
 
+MIPS_OOPS = """\
+epc   : ffffffffc0070a4c pinpoint_null_read+0xc/0x20 [pinpoint_crash]
+ra    : ffffffffc0070b00 pinpoint_trigger+0x40/0x80 [pinpoint_crash]
+Status: 1000cce3	KX SX UX KERNEL EXL IE
+Call Trace:
+[<ffffffffc0070a4c>] pinpoint_null_read+0xc/0x20 [pinpoint_crash]
+[<ffffffff80160000>] param_attr_store+0x90/0xc0
+"""
+
+
+def test_a_mips_trace_begins_at_its_exception_program_counter() -> None:
+    assert [str(frame) for frame in frames(MIPS_OOPS.splitlines(), {})] == [
+        "pinpoint_null_read+0xc [pinpoint_crash]",
+        "param_attr_store+0x90",
+    ]
+
+
 S390_OOPS = """\
 Krnl PSW : 0704c00180000000 000003ff7fd24012 (pinpoint_null_read+0x12/0x20 [pinpoint_crash])
 Call Trace:

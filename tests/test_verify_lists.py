@@ -196,6 +196,17 @@ def test_a_powerpc_site_calls_from_itself_on() -> None:
     assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("090000")) is None
 
 
+def test_a_mips_site_calls_in_its_region_or_an_address_of_two_halves() -> None:
+    jal = bytes.fromhex("c85b040c") + bytes(4)
+    assert call_target(FtraceCallInstruction.MIPS_JAL, 0xFFFFFFFF80FEBE5C, jal) == 0xFFFFFFFF80116F20
+    loads = bytes.fromhex("1280033c") + bytes.fromhex("a08a6364")
+    assert call_target(FtraceCallInstruction.MIPS_JAL, 0xFFFFFFFFC0000000, loads) == 0xFFFFFFFF80118AA0
+    jumps_over = bytes.fromhex("04000010") + bytes.fromhex("a08a6364")
+    assert call_target(FtraceCallInstruction.MIPS_JAL, 0xFFFFFFFFC0000000, jumps_over) is None
+    assert call_target(FtraceCallInstruction.MIPS_JAL, 0xFFFFFFFF80FEBE5C, bytes(8)) is None  # a nop
+    assert call_target(FtraceCallInstruction.MIPS_JAL, 0x1000, jal[:4]) is None
+
+
 def test_an_arm_site_calls_from_two_words_on() -> None:
     assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("020000eb")) == 0x1010
     assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("fdffffeb")) == 0xFFC

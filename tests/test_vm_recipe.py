@@ -108,7 +108,7 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         (
             'arch = "x86_64"',
             'arch = "vax"',
-            "arch 'vax' is none of arm64, armhf, i386, parisc, ppc64le, riscv64, s390x, x86_64",
+            "arch 'vax' is none of arm64, armhf, i386, mips64el, parisc, ppc64le, riscv64, s390x, x86_64",
         ),
         ('name = "vm"', 'name = "other"', "name is 'other'; make it 'vm', the file's name"),
         ('["base"]', '["base", "nonesuch"]', "kernel.config names 'nonesuch'; create vm_images/config/nonesuch.config"),

@@ -20,6 +20,8 @@ class DecoderKind(Enum):
     AARCH64 = "aarch64"
     ARM = "arm"
     RISCV = "riscv"
+    MIPS_LITTLE = "mips-little"
+    MIPS_BIG = "mips-big"
     PARISC = "parisc"
     S390 = "s390"
     PPC64 = "ppc64"
@@ -51,6 +53,8 @@ class AddressTranslation(Enum):
     """QEMU walks the guest's own page tables (gva2gpa)."""
     PARISC_TABLES = "parisc-tables"
     """The TLB is software-managed: Pinpoint walks swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
+    MIPS64_TABLES = "mips64-tables"
+    """The same for 64-bit MIPS (arch/mips/include/asm/pgtable-64.h, 6.1)."""
 
 
 class FtraceCallInstruction(Enum):
@@ -67,6 +71,9 @@ class FtraceCallInstruction(Enum):
     arch/s390/kernel/ftrace.c, 6.1)."""
     RISCV_AUIPC_JALR = "riscv-auipc-jalr"
     """`auipc t0; jalr t0` at the site (make_call_t0(), arch/riscv/include/asm/ftrace.h, 6.12)."""
+    MIPS_JAL = "mips-jal"
+    """`jal` in the kernel, or in a module the first of two instructions that load the tracer's address
+    (ftrace_make_call(), arch/mips/kernel/ftrace.c, 6.1)."""
     PPC_BL = "ppc-bl"
     """`bl` at the site, to ftrace's entry code or to a stub that jumps there (__ftrace_make_call(),
     arch/powerpc/kernel/trace/ftrace.c, 6.1)."""
@@ -115,7 +122,8 @@ class KprobeTraits:
     `breakpoints` are the patches at a probed address, one for each size of an instruction where the size decides;
     `patches` are all that the kernel may write there; `trap_offset` what the instruction pointer in a pre-handler
     stands past that address, and `trap_offset_by_flag` the same where the kernel lists a probe with a flag;
-    `mid_instruction_errno` the errno for an offset inside an instruction; `instruction_alignment` the bytes every
+    `mid_instruction_errno` the errno for an offset inside an instruction, 0 where the kernel takes it, and
+    `takes_misaligned` then the cause; `instruction_alignment` the bytes every
     instruction starts at a multiple of; `entry_landing_pad` the instruction that, standing at a function's entry, moves
     a probe on `symbol+0` past itself (x86 ENDBR64, arch_adjust_kprobe_addr); `first_argument_pt_regs_offset` and
     `second_argument_pt_regs_offset` are where struct pt_regs has those of a function, in bytes
@@ -125,11 +133,12 @@ class KprobeTraits:
     architecture, and `areas_missing_in_blacklist` those of them that the kernel's blacklist file does not have;
     `refused_symbol_ranges` are pairs of symbols between which it refuses probes, which that file does not have either;
     `trap_handlers_functions` are functions that the handler of a breakpoint calls, and that are not on the kernel's
-    blacklist;
+    blacklist, each with the cause;
     `probes_local_entry` is true if a probe on `symbol+0`, by name only, is put on ftrace's site near the entry, or else
     on the function's local entry (ELFv2); `return_probe_entry_bytes` is the largest offset at which a return probe is
     taken for one on the entry, besides the landing pad; `defects` are the kinds of instruction that the kernel steps
     wrong (landing/code/instruction.py), `conditional-not-taken`, `return-into-next-function`, `nested`, a nested probe,
+    `nested-twice`, one in a nested one,
     and `trap-entry`, a probe on code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint`
     is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is
     the errno for a uprobe at an odd place inside an instruction, 0 where it is taken.
@@ -149,7 +158,8 @@ class KprobeTraits:
     uprobe_condition_bits: bytes = b""
     uprobe_mid_instruction_errno: int = 0
     entry_landing_pad: bytes = b""
-    trap_handlers_functions: frozenset[str] = frozenset()
+    takes_misaligned: str = ""
+    trap_handlers_functions: Mapping[str, str] = field(default_factory=dict, hash=False)
     probes_local_entry: bool = False
     return_probe_entry_bytes: int = 0
     ftrace_call_instruction: FtraceCallInstruction | None = None
@@ -164,7 +174,11 @@ class KprobeTraits:
     @property
     def nested_hit_is_fatal(self) -> bool:
         """Whether a probe that is hit in the handler of another is a defect: many probes at once hang the guest."""
-        return "nested" in self.defects
+        return not {"nested", "nested-twice"}.isdisjoint(self.defects)
+
+    def defect_of_kind(self, kind: str) -> Defect | None:
+        """The defect that an instruction of a kind has, always or if a nop is in its delay slot."""
+        return self.defects.get(kind) or self.defects.get(f"{kind}-before-nop")
 
     def uprobe_breakpoint_over(self, own: bytes) -> bytes:
         """Return what a uprobe writes over some bytes.
@@ -246,4 +260,4 @@ class Architecture:
         return "" if self.native else f"{self.gnu_triplet}-"
 
 
-_UNAME = {"arm64": "aarch64", "armhf": "armv7l"}
+_UNAME = {"arm64": "aarch64", "armhf": "armv7l", "mips64el": "mips64"}

@@ -63,3 +63,43 @@ S390_DEFECTS = {
     kind: Defect(Symptom.KILLED_BY_OOPS, _S390_EMULATOR, oops="illegal operation: 0001")
     for kind in ("conditional", "conditional-not-taken")
 }
+
+PPC_TRAP_HANDLERS_FUNCTIONS = {
+    "interrupt_enter_prepare": (
+        "arch/powerpc/include/asm/interrupt.h:152 (6.1): gcc makes a function of the inline interrupt_enter_prepare() "
+        "in traps.c, which program_check_exception() calls and which NOKPROBE_SYMBOL() does not name"
+    )
+}
+
+# The instruction in the delay slot of a probed branch is stepped in a copy, except for a nop, which is skipped.
+_MIPS_SKIPPED_SLOT = (
+    "arch/mips/kernel/kprobes.c:361 (6.1 to 7.3): after a branch with a nop in its delay slot kprobe_handler() does "
+    "not call reset_current_kprobe(), so that every later probe on this CPU is taken for a nested one"
+)
+MIPS_DEFECTS = {
+    **{
+        f"{kind}-before-nop": Defect(Symptom.SAME_RESULT_HITS_MISSED, _MIPS_SKIPPED_SLOT, ends_probing=True)
+        for kind in ("call", "conditional", "jump", "return")
+    },
+    "nested-twice": Defect(
+        Symptom.KILLED_BY_OOPS,
+        "arch/mips/kernel/genex.S:561 (6.1 to 7.3): the handler of a breakpoint runs with interrupts enabled, and "
+        "kprobes.c:162 keeps the state of one nested probe only, so that a hit in a softirq and one in an interrupt "
+        "lose the probe that they interrupt",
+        oops="Break instruction in kernel code",
+    ),
+}
+MIPS_TAKES_MISALIGNED = (
+    "arch/mips/kernel/kprobes.c:74 (6.1 to 7.3): arch_prepare_kprobe() does not look at the alignment of the address, "
+    "so that a probe inside an instruction is accepted, and overwrites parts of two instructions"
+)
+# None of them has NOKPROBE_SYMBOL(), and arch/mips has no list of its own.
+MIPS_TRAP_HANDLERS_FUNCTIONS = {
+    name: f"{place} (6.1 to 7.3): {name}() handles the breakpoint of every probe, and is on no blacklist"
+    for name, place in {
+        "__compute_return_epc_for_insn": "arch/mips/kernel/branch.c:422",
+        "do_bp": "arch/mips/kernel/traps.c:1027",
+        "handle_bp": "arch/mips/kernel/genex.S:561",
+        "prepare_singlestep": "arch/mips/kernel/kprobes.c:235",
+    }.items()
+}

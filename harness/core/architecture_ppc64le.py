@@ -12,6 +12,7 @@ from harness.core.architecture import (
     KprobeTraits,
     QemuMachine,
 )
+from harness.core.architecture_defects import PPC_TRAP_HANDLERS_FUNCTIONS
 from harness.core.kprobe_patch_patterns import PPC_BRANCH, PPC_CALL, PPC_TRAP
 from harness.core.qemu_registers import RegisterParser
 
@@ -56,7 +57,7 @@ PPC64LE = Architecture(
         patch_by_flag={"[OPTIMIZED]": PPC_BRANCH, "[FTRACE]": PPC_CALL},
         ftrace_call_instruction=FtraceCallInstruction.PPC_BL,
         # gcc makes a function of this inline one in traps.c, for program_check_exception() (asm/interrupt.h:152).
-        trap_handlers_functions=frozenset({"interrupt_enter_prepare"}),
+        trap_handlers_functions=PPC_TRAP_HANDLERS_FUNCTIONS,
         probes_local_entry=True,  # kprobe_lookup_name(), kprobes.c:44
         return_probe_entry_bytes=16,  # arch_kprobe_on_func_entry(), kprobes.c:105
         # arch_within_kprobe_blacklist(), kprobes.c:35: the exception vectors. The file of the blacklist does not have

@@ -19,6 +19,7 @@ from harness.core.architecture import (
     QemuMachine,
 )
 from harness.core.architecture_defects import PARISC_DEFECTS, S390_DEFECTS
+from harness.core.architecture_mips import MIPS64EL
 from harness.core.architecture_ppc64le import PPC64LE
 from harness.core.kprobe_patch_patterns import (
     ARM64_BREAKPOINT,
@@ -148,8 +149,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 reserved_text_areas=("entry", "irqentry", "idmap", "hyp", "hyp_idmap"),
                 refuses_exception_table=True,
                 uprobe_breakpoint=bytes.fromhex("a00020d4"),  # BRK with UPROBES_BRK_IMM
-                # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes/uprobes.c
-                uprobe_mid_instruction_errno=errno.EINVAL,
+                uprobe_mid_instruction_errno=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm64/kernel/probes
             ),
             compat_programs=CompatPrograms(
                 elf_machine="EM_ARM",
@@ -198,8 +198,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 ),
                 patch_by_flag={"[OPTIMIZED]": ARM_BRANCH},
                 ftrace_call_instruction=FtraceCallInstruction.ARM_BL,
-                # arch_within_kprobe_blacklist(), arch/arm/probes/kprobes/core.c; the file of the blacklist has no areas
-                # of the architecture, because ARM has no arch_populate_kprobe_blacklist().
+                # arch_within_kprobe_blacklist(), arch/arm/probes/kprobes/core.c; no arch_populate_kprobe_blacklist()
                 reserved_text_areas=("entry", "irqentry", "idmap"),
                 areas_missing_in_blacklist=("entry", "irqentry", "idmap"),
                 # UPROBE_SWBP_ARM_INSN, arch/arm/include/asm/uprobes.h; the condition is the probed instruction's.
@@ -340,6 +339,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)
         ),
+        MIPS64EL,
         PPC64LE,
     )
 }

@@ -23,8 +23,7 @@ from harness.core.errors import PinpointError
 __all__ = ["Elf", "Relocation", "Section", "Symbol"]
 
 
-# Exceptions that pyelftools, or slicing by its numbers, raises for headers that point outside the file. mmap raises
-# ValueError for an empty file.
+# What pyelftools, or slicing by its numbers, raises for headers that point outside the file, and mmap for an empty one.
 BROKEN_FILE_ERRORS = (
     ELFError,
     ConstructError,
@@ -286,6 +285,7 @@ class Elf:
                     addends=header.type == "SHT_RELA",
                     base=changed.address if self.linked else 0,
                     symbols=self._table,
+                    machine=self.machine,
                 )
                 if header.type == "SHT_REL" and changed.in_file:
                     content = partial(self._part, changed)

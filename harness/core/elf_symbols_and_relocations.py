@@ -27,6 +27,7 @@ class _Sum(NamedTuple):
 _WIDTHS: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 24: 8},  # R_X86_64_64, R_X86_64_PC64
     "EM_AARCH64": {257: 8, 260: 8, 259: 2, 262: 2},  # R_AARCH64_ABS64, PREL64, ABS16, PREL16
+    "EM_MIPS": {18: 8},  # R_MIPS_64
     # R_390_64, PC64, GOT64, PLT64; 16, PC16, PC16DBL, PLT16DBL, 12, GOT16; 8
     "EM_S390": {22: 8, 23: 8, 24: 8, 25: 8, 3: 2, 16: 2, 17: 2, 18: 2, 2: 2, 15: 2, 1: 1},
     # R_PPC64_ADDR64, REL64, TOC, ENTRY (two instructions); ADDR16, TOC16 and REL16, with their parts and DS
@@ -51,6 +52,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
     "EM_RISCV": {2: 8, 1: 4, 54: 1, 55: 2, 56: 4},  # R_RISCV_64, 32, SET8, SET16, SET32
     "EM_PARISC": {1: 4},  # R_PARISC_DIR32
+    "EM_MIPS": {18: 8, 2: 4},  # R_MIPS_64, 32
     "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
     "EM_PPC64": {38: 8, 1: 4},  # R_PPC64_ADDR64, ADDR32
     "EM_386": {1: 4},  # R_386_32
@@ -75,11 +77,13 @@ _SUMS: dict[str, dict[int, _Sum]] = {
 # Relocations of a branch that goes to symbol + addend. RISC-V's assembler writes them for branches inside a function.
 _BRANCHES: dict[str, frozenset[int]] = {
     "EM_RISCV": frozenset({16, 17, 44, 45}),  # R_RISCV_BRANCH, JAL, RVC_BRANCH, RVC_JUMP
+    "EM_MIPS": frozenset({4}),  # R_MIPS_26
 }
 
 # Relocations whose addend is a plain four-byte field in the section's bytes if the table has no addends.
 _IN_PLACE: dict[str, frozenset[int]] = {
     "EM_386": frozenset({1, 2, 4}),  # R_386_32, PC32, PLT32
+    "EM_MIPS": frozenset({2}),  # R_MIPS_32
     "EM_ARM": frozenset({2, 3, 38}),  # R_ARM_ABS32, REL32, TARGET1; all others are in fields of less than a word
 }
 
@@ -210,10 +214,19 @@ def with_sizes(table: Sequence[Symbol], ends: Mapping[str, int]) -> list[Symbol]
 
 
 def relocations(
-    layout: ElfFormat, table: bytes, *, addends: bool, base: int, symbols: Sequence[Symbol]
+    layout: ElfFormat, table: bytes, *, addends: bool, base: int, symbols: Sequence[Symbol], machine: str = ""
 ) -> Iterator[Relocation]:
-    """Yield the entries of one relocation table; `base` is the link address of the section that they change."""
+    """Yield the entries of one relocation table; `base` is the link address of the section that they change.
+
+    64-bit MIPS has the number of the symbol in the first word of r_info, and in four bytes a second symbol and three
+    types, of which the kernel knows only the last, r_type (Elf64_Mips_Rel, arch/mips/include/asm/module.h, 6.1).
+    """
     word, shift = ("Q", 32) if layout.word_bytes == 8 else ("I", 8)
+    if machine == "EM_MIPS" and layout.word_bytes == 8:
+        form = f"{layout.struct_order}QI3xB{'q' if addends else ''}"
+        for offset, symbol, kind, *addend in struct.iter_unpack(form, table):
+            yield Relocation(offset - base, kind, symbols[symbol], sum(addend))
+        return
     form = f"{layout.struct_order}{word}{word}{word.lower() if addends else ''}"
     for offset, info, *addend in struct.iter_unpack(form, table):
         yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift], sum(addend))

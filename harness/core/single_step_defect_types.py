@@ -25,8 +25,9 @@ class Defect:
 
     `cause` is one line with the kernel file, the lines and the version. `nop` is an instruction without effect, for a
     defect by which the kernel skips the probed instruction. `oops` is a part of the oops's headline, for a defect that
-    ends in one. `hangs_in` are the text symbols of the kernel in whose code the CPU is seen, for a defect of a probe
-    on the kernel's own code; the probe is on the first of them.
+    ends in one. `hangs_in` are the text symbols of the kernel in whose code the CPU is seen, for a defect of a probe on
+    the kernel's own code; the probe is on the first of them. `ends_probing` is true if no probe of the guest runs its
+    handler any more.
     """
 
     symptom: Symptom
@@ -34,8 +35,9 @@ class Defect:
     nop: bytes = b""
     oops: str = ""
     hangs_in: tuple[str, ...] = ()
+    ends_probing: bool = False
 
     @property
     def fatal(self) -> bool:
-        """True when the guest may not survive the defect."""
-        return self.symptom in (Symptom.TRAPS_FOR_EVER, Symptom.KILLED_BY_OOPS)
+        """True when the guest may not survive the defect, or is of no use after it."""
+        return self.ends_probing or self.symptom in (Symptom.TRAPS_FOR_EVER, Symptom.KILLED_BY_OOPS)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from harness.core.architecture import AddressTranslation
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, UnmappedError
+from harness.guest.mips_page_table_walk import Mips64VirtualMemory
 from harness.guest.monitor import Monitor
 from harness.guest.parisc_page_table_walk import PariscVirtualMemory
 
@@ -99,7 +100,7 @@ class Memory:
 
         Raises GuestError when it is not mapped, or when QEMU walks this guest's page tables, which returns no address.
         """
-        if not isinstance(self._space, PariscVirtualMemory):
+        if not isinstance(self._space, (Mips64VirtualMemory, PariscVirtualMemory)):
             raise GuestError("QEMU translates its addresses, and does not return them", where=self._name)
         return self._space.physical_address(address)
 
@@ -130,6 +131,7 @@ class Memory:
     def _space(self) -> _Space:
         makers: dict[AddressTranslation, Callable[[], _Space]] = {
             AddressTranslation.QEMU: self._through_cpus,
+            AddressTranslation.MIPS64_TABLES: self._through_mips_tables,
             AddressTranslation.PARISC_TABLES: self._through_tables,
         }
         return makers[self._translation]()
@@ -137,6 +139,13 @@ class Memory:
     def _through_cpus(self) -> _Space:
         cpus = self._monitor.execute("query-cpus-fast")
         return _CpuSpace(self._name, self._monitor, self._shared, [cpu["cpu-index"] for cpu in cpus])
+
+    def _through_mips_tables(self) -> _Space:
+        """A packaged kernel has no symbols of data; swapper_pg_dir is the first in .bss (arch/mips/kernel, 6.1)."""
+        sections = Elf.read_cached(self._vmlinux).sections_by_name
+        if ".bss" not in sections:
+            raise GuestError("its vmlinux has no section .bss", where=self._name)
+        return Mips64VirtualMemory(sections[".bss"].address, self.read_physical)
 
     def _through_tables(self) -> _Space:
         directory = Elf.read_cached(self._vmlinux).symbols_named("swapper_pg_dir")

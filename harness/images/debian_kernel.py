@@ -25,6 +25,7 @@ from harness.images import (
     drivers,
     kallsyms,
     kernel_config,
+    mips_vmlinuz,
     s390_bzimage,
     vmlinux,
     write_recovered_symbols_elf,
@@ -44,7 +45,7 @@ _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
 _MODULES = (
     *(deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs),
-    *(vmlinux, arm64_image, arm_zimage, s390_bzimage),
+    *(vmlinux, arm64_image, arm_zimage, mips_vmlinuz, s390_bzimage),
 )
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 

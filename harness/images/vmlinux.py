@@ -16,7 +16,7 @@ from elftools.elf.enums import ENUM_E_MACHINE
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import BuildError
-from harness.images import arm64_image, arm_zimage, kallsyms, s390_bzimage, write_recovered_symbols_elf
+from harness.images import arm64_image, arm_zimage, kallsyms, mips_vmlinuz, s390_bzimage, write_recovered_symbols_elf
 from harness.images.kallsyms import Kallsyms
 from harness.images.write_recovered_symbols_elf import FlatSection, Form
 
@@ -33,14 +33,16 @@ _LZ4_BLOCK = 8 << 20
 class _FlatKernel(NamedTuple):
     """A flat kernel from a boot file that has more than the kernel's bytes.
 
-    `base` is its link address, `bss_size` the size of the zeroed data after it, and `relocations` the link addresses of
-    the table of its dynamic relocations, if it has one.
+    `base` is its link address, `bss_size` the size of the zeroed data after it, `bss_start` the link address of .bss if
+    that does not follow the kernel's last byte, and `relocations` the link addresses of the table of its dynamic
+    relocations, if it has one.
     """
 
     content: bytes
     base: int
     bss_size: int
     relocations: range = range(0)
+    bss_start: int = 0
 
 
 def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> int:
@@ -48,8 +50,8 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
 
     An ELF inside the kernel file keeps its program headers and notes, so that QEMU can start it at its PVH entry; an
     ELF with a symbol table is written unchanged. A flat Image is put into an ELF with its bytes at their link
-    addresses, which can be read but not booted. So is the kernel in a 32-bit ARM zImage or an s390 bzImage. Raises
-    BuildError when the file is none of these, or has no symbols.
+    addresses, which can be read but not booted. So is the kernel in a 32-bit ARM zImage, a MIPS vmlinuz or an s390
+    bzImage. Raises BuildError when the file is none of these, or has no symbols.
     """
     packed = kernel.read_bytes()
     flat = _flat_kernel(packed, kernel.name, architecture)
@@ -76,10 +78,16 @@ def write_vmlinux(kernel: Path, vmlinux: Path, architecture: Architecture) -> in
 
 
 def _flat_kernel(packed: bytes, name: str, architecture: Architecture) -> _FlatKernel | None:
-    """Return the kernel in a boot file of ARM or s390; None for any other file."""
+    """Return the kernel in a boot file of ARM, MIPS or s390; None for any other file."""
     if arm_zimage.is_zimage(packed):
         content, text_offset, bss_size = arm_zimage.unpack(packed, name)
         return _FlatKernel(content, architecture.flat_image_base_address + text_offset, bss_size)
+    if mips_vmlinuz.is_vmlinuz(packed):
+        kernel = mips_vmlinuz.unpack(packed, name)
+        base = architecture.flat_image_base_address
+        return _FlatKernel(
+            kernel.content, base, kernel.bss_end - base - len(kernel.content), bss_start=kernel.bss_start
+        )
     if s390_bzimage.is_bzimage(packed):
         found = s390_bzimage.unpack(packed, name)
         relocations = range(found.relocations_start, found.relocations_end)
@@ -158,7 +166,7 @@ def _wrapped(image: bytes, symbols: Kallsyms, architecture: Architecture, flat: 
         FlatSection(".rodata", text_end, init, executable=False),
         FlatSection(".init.text", init, init_end, executable=True),
         FlatSection(".data", init_end, end, executable=False),
-        FlatSection(".bss", end, base + in_memory, executable=False, in_file=False),
+        FlatSection(".bss", flat.bss_start or end if flat else end, base + in_memory, executable=False, in_file=False),
         FlatSection(".note.gnu.build-id", note, note + _BUILD_ID_SIZE, executable=False, is_note=True),
     ]
     if flat and flat.relocations:

@@ -25,6 +25,7 @@ from harness.landing.code.instructions import (
     instruction_boundaries,
     offsets_inside_instructions,
     once_per_call_boundaries,
+    without_branches_that_end_probing,
 )
 from harness.landing.code.patch_sites import table_addresses
 from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
@@ -249,8 +250,9 @@ class Layout:
 
     def next_accepted_site(self, site: Site) -> Site | None:
         """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
-        not_probed = (Flow.REFUSED, Flow.EXCLUSIVE, Flow.UNKNOWN)
-        later = (each for each in self._after_landing(site) if each.flow not in not_probed and not each.is_padding)
+        not_probed = (Flow.REFUSED, Flow.EXCLUSIVE, Flow.JUMPED_OVER, Flow.UNKNOWN)
+        code = without_branches_that_end_probing(self._after_landing(site), self.guest.architecture.kprobe_traits)
+        later = (each for each in code if each.flow not in not_probed and not each.is_padding)
         start = self.symbol_start(site)
         refused = () if site.module else self._patched_or_trapping
         return next((site.at_offset(each.offset) for each in later if start + each.offset not in refused), None)
@@ -318,7 +320,12 @@ class Layout:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
         modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
-            symbols = functions_first(target.elf, target.lasting_sections)
+            sections = target.lasting_sections
+            if not self.guest.traits.data_symbols:
+                # is_core_symbol(), kernel/module/kallsyms.c, 6.1
+                code = {each.name for each in target.elf.sections_by_name.values() if each.executable}
+                sections = sections & code
+            symbols = functions_first(target.elf, sections)
             modules += [LoadedSymbol(self.symbol_address(symbol, module), symbol.name, module) for symbol in symbols]
         return CombinedSymbolTables((closest_as_linked(self.kernel), self.slide), (ClosestSymbolTable(modules), 0))
 

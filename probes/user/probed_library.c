@@ -45,7 +45,15 @@ static unsigned int (*pinpoint_chosen_resolver(void))(unsigned int)
 	return second ? pinpoint_chosen_second : pinpoint_chosen_first;
 }
 
+#ifdef __mips__
+/* The C library has no IFUNC there. */
+unsigned int pinpoint_chosen(unsigned int x)
+{
+	return pinpoint_chosen_resolver()(x);
+}
+#else
 unsigned int pinpoint_chosen(unsigned int x) __attribute__((__ifunc__("pinpoint_chosen_resolver")));
+#endif
 
 /* Two versions of one name: V1 stays for old programs, V2 is the default. */
 __attribute__((__symver__("pinpoint_versioned@PINPOINT_1")))

@@ -47,6 +47,11 @@ def address_below_symbols(layout: Layout, module: str) -> int:
     return min(layout.targets[module].sections.values()) - _STUB
 
 
+def has_text_pages_of_its_own(layout: Layout) -> bool:
+    """True if the kernel fills up the last page of a module's text (layout_sections(), kernel/module/main.c, 6.1)."""
+    return "CONFIG_STRICT_MODULE_RWX" in layout.guest.image.config
+
+
 def is_mapped_behind_text(layout: Layout, module: str) -> bool:
     """True if the page after a module's text is mapped.
 

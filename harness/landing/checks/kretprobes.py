@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from harness.landing.code.instructions import first_accepted_offset
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_module import ProbeModuleRequest
 from harness.landing.probe_run import ProbeRun
 from harness.landing.site import Site
+from harness.landing.target import Target
 
 MODULE = "pinpoint_returns"
 # A target's functions return 32 bits; the register may be wider.
@@ -20,6 +22,16 @@ _CHECKSUM = re.compile(r"value=0x([0-9a-f]+)")
 def kretprobe_module_request(_: Layout, sites: Sequence[Site]) -> ProbeModuleRequest:
     """A request for kretprobes in place of kprobes: `kprobes.on(site, relocation=returns.by_symbol)`."""
     return ProbeModuleRequest([site.spec for site in sites], module=MODULE)
+
+
+def site_with_free_entry(layout: Layout, target: Target, shape: str) -> Site:
+    """The entry of a shape, or of `calls` where ftrace occupies the shape's first instruction and none can be probed.
+
+    That is so in a module of MIPS, for a function without a prologue; `calls` saves its return address first.
+    """
+    site = target.shape_site(shape)
+    occupied = first_accepted_offset(*layout.elf_and_symbol(site), layout.decoder)
+    return target.shape_site("calls") if occupied else site
 
 
 def expect_returns(probes: ProbeRun, times: int) -> None:

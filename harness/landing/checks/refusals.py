@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.core.errors import UnmappedError
 from harness.core.kernel_errno_names import kernel_errno_name
 from harness.landing import probe_module
 from harness.landing.landing_judgment import Missed
+from harness.landing.layout import Layout
 from harness.landing.precompiled_sites import OtherBuildError, PrecompiledSite, request_by_section
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
+from harness.landing.sites.function import rule_for_instruction
+
+_WORD = 4
 
 
 def expect_specs_refused(
@@ -45,6 +50,21 @@ def expect_other_build_refused(
         pass
     probes.prove()
     raise Missed("sites of another build were accepted, and the probes landed by coincidence")
+
+
+def refusal_errno_of_misaligned_bytes(layout: Layout, site: Site) -> int:
+    """Return the errno with which a kernel without a check of the alignment refuses a site inside an instruction.
+
+    It decodes the bytes there, and the four before if they are mapped, as if an instruction began there. They are read
+    from memory.
+    """
+    address, before = layout.probe_address(site), _WORD
+    try:
+        code = layout.guest.memory.read(address - before, before + _WORD)
+    except UnmappedError:
+        before = 0
+        code = layout.guest.memory.read(address, _WORD)
+    return rule_for_instruction(layout.decoder)(code, before, (0, 0))[0]
 
 
 def _name(number: int) -> str:

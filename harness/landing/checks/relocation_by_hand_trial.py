@@ -163,7 +163,7 @@ class Trial:
         probe_module.unload_probe_module(guest, request.module)
         wanted = guest.architecture.kprobe_traits.mid_instruction_errno
         for aim, report in zip(aims, view.reports, strict=True):
-            if aim.kind_at_address is AddressKind.MID_INSTRUCTION and report.errno != wanted:
+            if wanted and aim.kind_at_address is AddressKind.MID_INSTRUCTION and report.errno != wanted:
                 raise Missed(
                     f"{aim.site} put at {aim.computed_address:#x}, inside an instruction: errno {report.errno}"
                 )

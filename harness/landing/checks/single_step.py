@@ -7,13 +7,20 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import pairwise
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.single_step_defect_types import Defect, Symptom
 from harness.guest.write_guest_memory import bytes_replaced
 from harness.landing import past_end, probe_module
-from harness.landing.code.instruction import Instruction, InstructionKind
-from harness.landing.code.instructions import decode_function, has_delay_slots, offsets_of_relocations_to_prefix
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+from harness.landing.code.instructions import (
+    LEAVING_FLOWS,
+    decode_function,
+    has_delay_slots,
+    is_padding_instruction_at,
+    offsets_of_relocations_to_prefix,
+)
 from harness.landing.landing_judgment import Missed, demand_registered_elsewhere
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
@@ -30,6 +37,7 @@ _LOOK_PAUSE = 0.02
 # the trap's handlers, where one address can be seen more often.
 _STANDS = 0.1
 _STOOD = 8
+_SHAPES_WITH_CALLS = ("calls", "branches")
 _RETURN_THUNK = "__x86_return_thunk"
 
 
@@ -155,9 +163,17 @@ def first_site_of_kind(layout: Layout, site: Site, kind: InstructionKind) -> Sit
 def defect_name(layout: Layout, site: Site, kind: InstructionKind) -> str:
     """The name in the table of architectures of the defect that a site of this kind has, if it has one.
 
-    A skipped return runs on into what follows: the next function if there is one in the same section.
+    A skipped return runs on into what follows: the next function if there is one in the same section. MIPS does not
+    step a nop in a delay slot.
     """
-    _, own = layout.elf_and_symbol(site)
+    elf, own = layout.elf_and_symbol(site)
+    following = layout.next_instruction_site(site)
+    if has_delay_slots(layout.decoder) and is_padding_instruction_at(
+        elf.function_bytes(own), following.offset, layout.decoder
+    ):
+        name = f"{kind.value}-before-nop"
+        if name in layout.guest.architecture.kprobe_traits.defects:
+            return name
     follows = any(each.section == own.section and each.address > own.address for each in layout.functions(site.module))
     return f"{kind.value}-into-next-function" if kind is InstructionKind.RETURN and follows else kind.value
 
@@ -166,6 +182,27 @@ def delay_slot_site(layout: Layout, site: Site) -> Site | None:
     """The delay slot of the first call in the site's function; None if the architecture has no delay slots."""
     called = first_site_of_kind(layout, site, InstructionKind.CALL)
     return layout.next_instruction_site(called) if called and has_delay_slots(layout.decoder) else None
+
+
+def first_call_before_nop(layout: Layout, target: Target) -> tuple[str, Site, InstructionKind] | None:
+    """The first call with a nop in its delay slot that each call of its shape runs once; None if there is none."""
+    if not has_delay_slots(layout.decoder):
+        return None
+    for shape in _SHAPES_WITH_CALLS:
+        start = target.shape_site(shape)
+        code = decode_function(*layout.elf_and_symbol(start), layout.decoder)
+        for each, following in pairwise(code):
+            if following.is_padding and each.kind is InstructionKind.CALL:
+                return shape, start.at_offset(each.offset), each.kind
+            if each.flow in LEAVING_FLOWS and each.kind is not InstructionKind.CALL:
+                break
+    return None
+
+
+def is_refused(layout: Layout, site: Site) -> bool:
+    """True if the kernel refuses a probe on the instruction at a site (MIPS: in a delay slot)."""
+    code = decode_function(*layout.elf_and_symbol(site), layout.decoder)
+    return any(each.offset == site.offset and each.flow is Flow.REFUSED for each in code)
 
 
 def count_hits_of_conditional_branch(target: Target, shape: str, site: Site, times: int) -> int | None:

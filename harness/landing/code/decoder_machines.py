@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from harness.core.architecture import DecoderKind
-from harness.landing.code import decode_arm, decode_parisc, decode_ppc64, decode_riscv, decode_s390
+from harness.landing.code import decode_arm, decode_mips, decode_parisc, decode_ppc64, decode_riscv, decode_s390
 from harness.landing.code.instruction import Instruction
 
 
@@ -27,6 +27,10 @@ def _no_loads(_: bytes, __: int) -> set[int]:
     return set()
 
 
+def _no_targets(_: bytes, __: int) -> dict[int, int]:
+    return {}
+
+
 class DecoderMachine(NamedTuple):
     """How to read the machine code of one decoder.
 
@@ -43,6 +47,9 @@ class DecoderMachine(NamedTuple):
       (check_ftrace_location(), kernel/kprobes.c, 6.1; seen on Debian's 6.1 kernels).
     - `delay_slots`: the instruction after a branch still runs.
     - `data_before` returns the size of data that the compiler puts before a function with some code.
+    - `absolute_targets` maps the offsets of branches whose targets depend on the function's address to the distances of
+      these targets from there.
+    - `ftrace_code_in_table`: the file's table of ftrace sites is needed to find the site (mips_ftrace_site.py).
     - `loads` returns the constant addresses from which a function at a given address reads words.
     """
 
@@ -60,7 +67,22 @@ class DecoderMachine(NamedTuple):
     probed_on_ftrace: bool = True
     delay_slots: bool = False
     data_before: Callable[[bytes], int] = _no_data
+    absolute_targets: Callable[[bytes, int], dict[int, int]] = _no_targets
+    ftrace_code_in_table: bool = False
     loads: Callable[[bytes, int], set[int]] = _no_loads
+
+
+def _mips(order: decode_mips.Order) -> DecoderMachine:
+    return DecoderMachine(
+        partial(decode_mips.decode, order=order),
+        tracer="_mcount",
+        tracer_called_at_entry=False,
+        probed_on_ftrace=False,
+        delay_slots=True,
+        absolute_targets=partial(decode_mips.targets_of_jumps_to_addresses, order=order),
+        ftrace_code_in_table=True,
+        loads=partial(decode_mips.addresses_of_words_read, order=order),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -115,6 +137,8 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             patches_all_nops=True,
             probed_on_ftrace=False,
         ),
+        DecoderKind.MIPS_LITTLE: _mips("<"),
+        DecoderKind.MIPS_BIG: _mips(">"),
         DecoderKind.PARISC: DecoderMachine(decode_parisc.decode, stubs=decode_parisc.stub_ranges, delay_slots=True),
         # One nop of six bytes (ftrace_init_nop(), arch/s390/kernel/ftrace.c, 6.1).
         DecoderKind.S390: DecoderMachine(

@@ -24,6 +24,9 @@ class Flow(Enum):
     EXCLUSIVE = "exclusive"
     """It is between an exclusive load and its store. The kernel accepts a probe on it, but with one the store never
     succeeds, because the exception of the probe clears the CPU's monitor (ARM; arm64 refuses such a probe)."""
+    JUMPED_OVER = "jumped-over"
+    """It belongs to ftrace's code in a module, over which the kernel has made a branch. The kernel accepts a probe on
+    it, which is never hit (MIPS)."""
     UNKNOWN = "unknown"
     """The bytes cannot be decoded, or are data."""
 

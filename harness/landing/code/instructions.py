@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 
-from harness.core.architecture import DecoderKind
+from harness.core.architecture import DecoderKind, KprobeTraits
 from harness.core.elf import Elf, Symbol
 from harness.core.elf_symbols_and_relocations import is_branch
 from harness.core.errors import PinpointError
+from harness.landing.code import mips_ftrace_site
 from harness.landing.code.decoder_machines import DecoderMachine, decoder_machines
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
@@ -23,13 +25,20 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
     machine = decoder_machines()[decoder]
     code = elf.function_bytes(symbol)
     found = machine.decode(_without_most_padding(code, machine.padding_byte) if symbol.size_includes_padding else code)
-    while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding:
+    slots = frozenset({Flow.ENDS, Flow.COMPUTED}) if machine.delay_slots else frozenset()
+    # A nop in a delay slot is none between functions.
+    while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding and found[-2].flow not in slots:
         found.pop()
     unknown = next((each for each in found if each.flow is Flow.UNKNOWN), None)
     if not found or (unknown and not machine.sizes_known):
         raise PinpointError(
             f"no instruction is known at {symbol.name}+{unknown.offset if unknown else 0:#x}", where=str(elf.path)
         )
+    if elf.linked:
+        aims = machine.absolute_targets(code, symbol.address)
+        found = [each._replace(target=aims[each.offset]) if each.offset in aims else each for each in found]
+    if machine.ftrace_code_in_table:
+        return _with_relocated_targets(elf, symbol, mips_ftrace_site.settled(elf, symbol, found))
     patched = _ftrace_site(elf, symbol, machine, found)
     on_ftrace = Flow.PLAIN if machine.probed_on_ftrace else Flow.REFUSED
     unaimed = (
@@ -39,8 +48,12 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
     )
     last = found[machine.entry_nops - 1].offset if patched is not None and machine.patches_all_nops else patched
     settled = [_settled(each, patched, last, on_ftrace, unaimed) for each in found]
+    return _with_relocated_targets(elf, symbol, settled)
+
+
+def _with_relocated_targets(elf: Elf, symbol: Symbol, found: Sequence[Instruction]) -> list[Instruction]:
     inside = _relocated_branch_targets(elf, symbol)
-    return [each._replace(target=inside[each.offset]) if each.offset in inside else each for each in settled]
+    return [each._replace(target=inside[each.offset]) if each.offset in inside else each for each in found]
 
 
 def _without_most_padding(code: bytes, padding: bytes) -> bytes:
@@ -85,6 +98,15 @@ def plain_instruction_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) ->
     skippable = {each.end for each in code if each.flow in leaving}
     plain = (each for each in code if each.flow is Flow.PLAIN and not each.is_conditional)
     return frozenset(each.offset for each in plain if each.offset not in skippable)
+
+
+def without_branches_that_end_probing(code: Iterable[Instruction], kprobes: KprobeTraits) -> Iterator[Instruction]:
+    """Yield the instructions, without those after whose probe the kernel runs no probe's handler any more (MIPS)."""
+    listed = list(code)
+    for each, following in zip_longest(listed, listed[1:]):
+        skips_slot = following is not None and following.is_padding
+        if not (skips_slot and f"{each.kind.value}-before-nop" in kprobes.defects):
+            yield each
 
 
 def instruction_starts_of_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> Iterable[int]:
@@ -138,8 +160,10 @@ def decode_first_instruction(code: bytes, decoder: DecoderKind) -> Instruction |
 
 
 def first_accepted_offset(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int:
-    """The offset of a function's first instruction; of its second if the kernel refuses the first for ftrace."""
+    """The offset of a function's first instruction; of the first after ftrace's if the kernel refuses that one."""
     machine = decoder_machines()[decoder]
+    if machine.ftrace_code_in_table:
+        return mips_ftrace_site.first_accepted_offset(elf, symbol)
     if machine.probed_on_ftrace or not machine.patches_all_nops:
         return 0
     found = machine.decode(elf.function_bytes(symbol)[:_LONGEST])
@@ -222,6 +246,8 @@ def _settled(
 
 
 def _ftrace_site(elf: Elf, symbol: Symbol, machine: DecoderMachine, found: Sequence[Instruction]) -> int | None:
+    if machine.ftrace_code_in_table:
+        return mips_ftrace_site.site_offset(elf, symbol)
     pad = machine.entry_pad
     start = len(pad) if pad and elf.function_bytes(symbol).startswith(pad) else 0
     first = [each for each in found if each.offset >= start][: max(1, machine.entry_nops)]

@@ -235,7 +235,9 @@ class _Kernel:
         """The place and the content of each row of a table."""
         for rows in self.rows(table.begin_symbol, table.end_symbol):
             whole = self._elf.bytes_at(rows.start, rows.end - rows.start)
-            form = table.fitting_row_format(self._elf.struct_order, partial(_is_table_of, table, whole))
+            form = table.fitting_row_format(
+                self._elf.struct_order, _word(self._elf), partial(_is_table_of, table, whole)
+            )
             # The last row may lack the padding that follows the others.
             content = whole.ljust(-(-len(whole) // form.size) * form.size, b"\0")
             for index, row in enumerate(form.iter_unpack(content)):
@@ -275,7 +277,7 @@ def _module(
         if not moved:
             continue
         form = table.fitting_row_format(
-            elf.struct_order, partial(_is_moved_by, moved, elf.sections_by_name[table.section].size)
+            elf.struct_order, _word(elf), partial(_is_moved_by, moved, elf.sections_by_name[table.section].size)
         )
         ends = {each.offset: each for each in moved} if table.end_at else {}
         rows: list[tuple[str, int, Sequence[int]]] = []
@@ -303,6 +305,11 @@ def _module(
                 yield section, Range(start, start + table.patch_size(row, partial(_start, elf, section, start)))
             elif skip:
                 yield section, Range(place, place + elf.word_bytes)
+
+
+def _word(elf: Elf) -> str:
+    """The character of struct for a word of the file's machine."""
+    return "Q" if elf.word_bytes == 8 else "I"
 
 
 def _members(elf: Elf, machine: PatchTables) -> Iterator[PatchTableFormat]:

@@ -28,7 +28,8 @@ class PatchTableFormat(NamedTuple):
     divides the table's length, and all its rows are `is_sound_row`. `place_at` is the offset of the patched place in a
     row that begins with other fields, which `row_format` skips, and `end_at` the offset of its end; both are distances
     from the start of the row. `skip` computes the distance from the place to the patched code if a pointer is before
-    it, from the code at the place; the table is of that kind if it returns no 0 for any row.
+    it, from the code at the place; the table is of that kind if it returns no 0 for any row. `W` in a format is a word
+    of the kernel.
     """
 
     begin_symbol: str
@@ -43,9 +44,13 @@ class PatchTableFormat(NamedTuple):
     end_at: int = 0
     skip: SkipFunction | None = None
 
-    def fitting_row_format(self, order: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
-        """The row format that fits this kernel's table; `order` is the byte order character of struct."""
-        forms = [struct.Struct(f"{order}{row}") for row in (self.row_format, *self.other_row_formats)]
+    def fitting_row_format(self, order: str, word: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
+        """The row format that fits this kernel's table.
+
+        `order` is the byte order character of struct, `word` the character of the kernel's word, `I` or `Q`.
+        """
+        rows = (row.replace("W", word) for row in (self.row_format, *self.other_row_formats))
+        forms = [struct.Struct(f"{order}{row}") for row in rows]
         return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
 
 
@@ -170,6 +175,13 @@ _S390_PATCHED = frozenset({"ftrace_graph_caller", "__ftrace_hotpatch_trampolines
 # Calls of the tracer, what jumps to it, and the copies of ftrace's and of optimized probes' code in .text
 # (ftrace_dyn_arch_init(), arch/powerpc/kernel/trace/ftrace.c; alloc_optinsn_page(), optprobes.c, 6.1).
 _PPC_PATCHED = _FTRACE_CALLS | {"ftrace_tramp_text", "ftrace_tramp_init", "optinsn_slot"}
+# ftrace's own code (ftrace_dyn_arch_init(), arch/mips/kernel/ftrace.c), the handlers of the TLB and of pages, which the
+# kernel writes for its processor at boot (build_r4000_tlb_load_handler(), arch/mips/mm/tlbex.c; build_clear_page(),
+# mm/page.c), and the instruction that waits (check_wait(), kernel/idle.c; 6.1).
+_MIPS_PATCHED = _FTRACE_CALLS | {
+    *("_mcount", "handle_tlbl", "handle_tlbs", "handle_tlbm", "tlbmiss_handler_setup_pgd"),
+    *("clear_page", "copy_page", "__clear_page_start", "__copy_page_start"),
+}
 # R_PPC64_REL24.
 _PPC_STUBS = LoaderFilledSection(
     frozenset({10}), jump_targets=("ftrace_caller", "ftrace_regs_caller"), form=JumpForm.PPC64
@@ -316,6 +328,13 @@ MACHINES: Mapping[str, PatchTables] = {
         ),
         is_patched_whole=_PPC_PATCHED.__contains__,
         loader_filled_sections={".stubs": _PPC_STUBS},
+    ),
+    "EM_MIPS": PatchTables(
+        tables=(
+            PatchTableFormat(*_JUMPS, "WWW", _always(4), holds_addresses=True),
+            PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "W", _always(4), holds_addresses=True),
+        ),
+        is_patched_whole=_MIPS_PATCHED.__contains__,
     ),
     "EM_PARISC": PatchTables(
         tables=(

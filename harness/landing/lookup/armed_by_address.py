@@ -17,7 +17,7 @@ _SHOWN = 5
 
 def without_defects_at_entry(layout: Layout, symbols: Sequence[Symbol]) -> list[Symbol]:
     """The kernel functions whose first instruction is of no kind that the architecture is documented to step wrong."""
-    defects = layout.guest.architecture.kprobe_traits.defects
+    defect_of_kind = layout.guest.architecture.kprobe_traits.defect_of_kind
     entries = (
         instruction_at_function_start(
             layout.kernel, symbol, layout.decoder, landing_pad=layout.landing_pad_size_of(layout.kernel, symbol)
@@ -27,7 +27,7 @@ def without_defects_at_entry(layout: Layout, symbols: Sequence[Symbol]) -> list[
     return [
         symbol
         for symbol, entry in zip(symbols, entries, strict=True)
-        if entry is None or entry.kind.value not in defects
+        if entry is None or defect_of_kind(entry.kind.value) is None
     ]
 
 

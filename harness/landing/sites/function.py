@@ -17,7 +17,16 @@ from harness.images.image import Image
 from harness.landing.code.entry_shift import entry_shift
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
-from harness.landing.sites import objdump, rules_arm, rules_arm64, rules_ppc64, rules_riscv, rules_s390, rules_x86
+from harness.landing.sites import (
+    objdump,
+    rules_arm,
+    rules_arm64,
+    rules_mips,
+    rules_ppc64,
+    rules_riscv,
+    rules_s390,
+    rules_x86,
+)
 from harness.landing.sites.reserved import Reserved
 
 # The rules for the instruction itself. parisc has none (arch_prepare_kprobe(), arch/parisc/kernel/kprobes.c, 6.1).
@@ -28,9 +37,16 @@ _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.ARM: rules_arm.refusal_errno_and_reason,
     DecoderKind.S390: rules_s390.refusal_errno_and_reason,
     DecoderKind.RISCV: rules_riscv.refusal_errno_and_reason,
+    DecoderKind.MIPS_LITTLE: rules_mips.refusal_little_endian,
+    DecoderKind.MIPS_BIG: rules_mips.refusal_big_endian,
     DecoderKind.PPC64: rules_ppc64.refusal_errno_and_reason,
 }
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
+
+
+def rule_for_instruction(decoder: DecoderKind) -> _Rule:
+    """Return the rule of an architecture: (code, offset, version) to errno and reason."""
+    return _RULES[decoder]
 
 
 @dataclass(frozen=True)
@@ -146,7 +162,7 @@ class FunctionSites:
         if reserved:
             return Answer(False, errno.EINVAL, reserved)
         if address % self._architecture.kprobe_traits.instruction_alignment:
-            return Answer(False, self._architecture.kprobe_traits.mid_instruction_errno, "inside an instruction")
+            return self._inside_instruction
         if self.reserved.in_exception_table(address):
             return Answer(False, errno.EINVAL, "in the exception table")
         return self._by_instruction(symbol, place, address)
@@ -165,12 +181,18 @@ class FunctionSites:
             if self.reserved.is_in_trampoline_jump(address):
                 # A jump, or a return and traps.
                 return Answer(False, 0, "inside the jump of a static call's trampoline")
-            return Answer(False, self._architecture.kprobe_traits.mid_instruction_errno, "inside an instruction")
+            return self._inside_instruction
         if place and self.reserved.is_in_trampoline_jump(address):
             # The file has a return and other instructions here, and the kernel may have written a jump.
             return Answer(None, 0, "rewritten for a static call")
         number, why = rule(self.kernel.function_bytes(symbol), place, self._version)
         return Answer(not number, number, why)
+
+    @property
+    def _inside_instruction(self) -> Answer:
+        """The answer inside of an instruction; None where the kernel decodes the bytes there, whatever they are."""
+        number = self._architecture.kprobe_traits.mid_instruction_errno
+        return Answer(False if number else None, number, "inside an instruction")
 
     def _offset(self, symbol: Symbol, each: Instruction, text: Mapping[int, str]) -> InstructionSite:
         address = symbol.address + each.offset

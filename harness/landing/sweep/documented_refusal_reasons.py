@@ -119,9 +119,11 @@ class RefusalReasonFinder:
         verbose = "CONFIG_DEBUG_BUGVERBOSE" in config
         pointer = 4 if relative else word
         jumps_relative = "CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE" in config
-        # struct jump_entry with 32-bit distances or three 32-bit addresses, struct static_call_site, struct bug_entry.
+        # struct jump_entry with 32-bit distances or three addresses, struct static_call_site, struct bug_entry.
         tables = {
-            "jump label": _Table(JUMPS, "__stop___jump_table", 8 + word, not jumps_relative),
+            "jump label": _Table(
+                JUMPS, "__stop___jump_table", 8 + word if jumps_relative else 3 * word, not jumps_relative
+            ),
             "static call": _Table("__start_static_call_sites", "__stop_static_call_sites", 8),
             "BUG or WARN": _Table(*_BUGS, 2 * pointer + 4 if verbose else -(-(pointer + 2) // 4) * 4, not relative),
         }

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from harness.core.events import Bus
 from harness.landing.code.function_selection import evenly_spread
+from harness.landing.code.instruction import Flow
+from harness.landing.code.instructions import decode_function
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.site import Site
@@ -91,9 +93,10 @@ class Sweeps:
         """
         fatal = self.layout.guest.architecture.kprobe_traits.nested_hit_is_fatal
         idle = (
-            each
+            start.at_offset(each.offset)
             for start in sweep_plan.target_entry_sites(self.layout)
-            for each in self.layout.instruction_sites(start)
+            for each in decode_function(*self.layout.elf_and_symbol(start), self.layout.decoder)
+            if each.flow is not Flow.REFUSED
         )
         sites = evenly_spread(
             list(idle) if fatal else sweep_plan.entry_sites_with_unique_names(self.layout), _PEER_SITES

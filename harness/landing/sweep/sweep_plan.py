@@ -89,8 +89,9 @@ def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Si
     """Map the sites that the kernel may step wrongly, if they are hit, to the kernel's documented defect, "" for none.
 
     If the architecture's kprobes have defects (`defects` in the architecture table), these are the sites on
-    instructions whose flow is neither PLAIN nor NOP. The instructions are read from outside, because alternatives put
-    branches where the ELF file has none (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
+    instructions whose flow is neither PLAIN nor NOP, and those in functions that handle each probe's breakpoint. The
+    instructions are read from outside, because alternatives put branches where the ELF file has none
+    (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
     """
     kprobes = layout.guest.architecture.kprobe_traits
     if not kprobes.defects:
@@ -100,12 +101,14 @@ def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Si
     code = layout.guest.memory.read_many([(each, min(longest, _PAGE - each % _PAGE)) for each in addresses])
     entries = ((site, decode_first_instruction(word, kprobes.decoder)) for site, word in zip(sites, code, strict=True))
     wrong = {site: entry for site, entry in entries if entry is not None and entry.flow not in _STEPPED}
-    return {site: _defect(kprobes, entry) for site, entry in wrong.items()}
+    found = {site: _defect(kprobes, entry) for site, entry in wrong.items()}
+    handlers = kprobes.trap_handlers_functions
+    return found | {site: handlers[site.symbol] for site in sites if not site.module and site.symbol in handlers}
 
 
 def _defect(kprobes: KprobeTraits, entry: Instruction) -> str:
     """The defect for the entry's kind; "" if the table has none, so that a site that kills the guest is unexplained."""
-    known = kprobes.defects.get(entry.kind.value)
+    known = kprobes.defect_of_kind(entry.kind.value)
     return f"its entry is a {entry.kind.value}; {known.cause}" if known else ""
 
 

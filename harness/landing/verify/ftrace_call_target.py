@@ -23,6 +23,11 @@ _AUIPC_T0, _JALR_T0, _AUIPC_MASK, _JALR_MASK, _RISCV_SIZE = 0x297, 0x282E7, 0xFF
 # BL has 010010 in its upper six bits, a distance in bytes below, and 01 in the lower two.
 _PPC_BL, _PPC_MASK, _PPC_DISTANCE = 0x48000001, 0xFC000003, 26
 
+# JAL has 000011 in its upper six bits, and below a distance in words from the start of its region of 256 MiB. LUI v1
+# and DADDIU v1,v1 have the halves of an address, the lower one signed; the call is two instructions later.
+_MIPS_JAL, _MIPS_WORDS, _MIPS_REGION = 3, 0x3FFFFFF, 0xFFFF_FFFF_F000_0000
+_MIPS_LUI_V1, _MIPS_DADDIU_V1, _MIPS_SIZE = 0x3C03, 0x6463, 8
+
 
 def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
     """The address that the site at `address` calls; None where its bytes are no call."""
@@ -33,6 +38,7 @@ def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int |
         FtraceCallInstruction.S390_TRAMPOLINE: _s390,
         FtraceCallInstruction.RISCV_AUIPC_JALR: _riscv,
         FtraceCallInstruction.PPC_BL: _ppc,
+        FtraceCallInstruction.MIPS_JAL: _mips,
     }
     return decoders[form](address, code)
 
@@ -95,3 +101,16 @@ def _ppc(address: int, code: bytes) -> int | None:
         return None
     distance = word & ~_PPC_MASK
     return (address + distance - (distance >> (_PPC_DISTANCE - 1) << _PPC_DISTANCE)) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _mips(address: int, code: bytes) -> int | None:
+    if len(code) < _MIPS_SIZE:
+        return None
+    first, second = (int.from_bytes(code[place : place + 4], "little") for place in (0, 4))
+    if first >> 26 == _MIPS_JAL:
+        return (address + 4) & _MIPS_REGION | (first & _MIPS_WORDS) << 2
+    if (first >> 16, second >> 16) != (_MIPS_LUI_V1, _MIPS_DADDIU_V1):
+        return None
+    lower = second & 0xFFFF
+    found = ((first & 0xFFFF) << 16) + lower - (lower >> 15 << 16) & 0xFFFF_FFFF
+    return found | 0xFFFF_FFFF_0000_0000 if found >> 31 else found

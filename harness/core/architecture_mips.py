@@ -1,0 +1,64 @@
+"""The entry of 64-bit little-endian MIPS; a part of the table of architectures."""
+
+from __future__ import annotations
+
+import errno
+
+from harness.core.architecture import (
+    AddressTranslation,
+    Architecture,
+    DecoderKind,
+    FtraceCallInstruction,
+    KprobeTraits,
+    PatchPattern,
+    QemuMachine,
+)
+from harness.core.architecture_defects import MIPS_DEFECTS, MIPS_TAKES_MISALIGNED, MIPS_TRAP_HANDLERS_FUNCTIONS
+from harness.core.kprobe_patch_patterns import MIPS_BREAKPOINT, MIPS_UPROBE_BREAKPOINT
+from harness.core.qemu_registers import RegisterParser
+
+_BREAKPOINT = PatchPattern(MIPS_BREAKPOINT.to_bytes(4, "little"), 4)
+
+# All line numbers and functions are those of 6.1.
+MIPS64EL = Architecture(
+    name="mips64el",
+    elf_machine="EM_MIPS",
+    debian="mips64el",
+    kernel_arch="mips",
+    gnu_triplet="mips64el-linux-gnuabi64",
+    kernel_target="vmlinuz",
+    kernel_file="vmlinuz",
+    word_bytes=8,
+    qemu_machine=QemuMachine(
+        qemu="qemu-system-mips64el",
+        machine="malta",
+        cpu="MIPS64R2-generic",
+        console="ttyS0",
+        nic="virtio-net-pci",
+        nic_modules=("virtio_pci", "virtio_net"),
+        disk="virtio-blk-pci",
+        disk_modules=("virtio_blk", "squashfs", "overlay"),
+    ),
+    kprobe_traits=KprobeTraits(
+        breakpoints=(_BREAKPOINT,),
+        patches=(_BREAKPOINT,),
+        trap_offset=0,  # kprobe_handler(), arch/mips/kernel/kprobes.c:304: cp0_epc is the breakpoint's address
+        mid_instruction_errno=0,
+        takes_misaligned=MIPS_TAKES_MISALIGNED,
+        instruction_alignment=4,
+        decoder=DecoderKind.MIPS_LITTLE,
+        address_translation=AddressTranslation.MIPS64_TABLES,
+        first_argument_pt_regs_offset=4 * 8,  # regs[4], a0 (arch/mips/include/asm/ptrace.h)
+        second_argument_pt_regs_offset=5 * 8,
+        # IE of the status register (QEMU: mips_cpu_dump_state(), target/mips/cpu.c)
+        register_parser=RegisterParser(r"\bpc=0x([0-9a-f]+)", r"CP0 Status +0x([0-9a-f]+)", 0x1),
+        ftrace_call_instruction=FtraceCallInstruction.MIPS_JAL,
+        trap_handlers_functions=MIPS_TRAP_HANDLERS_FUNCTIONS,
+        defects=MIPS_DEFECTS,
+        uprobe_breakpoint=MIPS_UPROBE_BREAKPOINT.to_bytes(4, "little"),
+        # arch_uprobe_analyze_insn(), arch/mips/kernel/uprobes.c:44
+        uprobe_mid_instruction_errno=errno.EINVAL,
+    ),
+    flat_image_base_address=0xFFFFFFFF80100000,  # load-y of arch/mips/mti-malta/Platform
+    static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for MIPS (rcrt1.o)
+)
