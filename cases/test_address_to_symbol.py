@@ -14,6 +14,7 @@ from harness.guest.guest import Guest
 from harness.landing.checks import between_functions
 from harness.landing.checks.evenly_spread_accepted_entries import sample_entries
 from harness.landing.checks.refusals import expect_specs_refused
+from harness.landing.checks.single_step import is_refused
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
 from harness.landing.code.instructions import longest_instruction_size
 from harness.landing.landing_judgment import Missed
@@ -44,13 +45,15 @@ EVERY = 3
 def test_kernel_text(layout: Layout, address_converter: AddressConverter, figure: Callable[..., Figure]) -> None:
     """Addresses all over the kernel text convert to a symbol and back, and both forms register at one address."""
     functions = sample_entries(layout, text_functions_named_once(layout.kernel), SAMPLE)
-    found = address_converter.prove_round_trip(
-        [site for entry in functions for site in ends_and_middle(instruction_sites_from(layout, entry))]
-    )
+    sites = [site for entry in functions for site in ends_and_middle(instruction_sites_from(layout, entry))]
+    found = address_converter.prove_round_trip(sites)
     taken = sum(conversion.is_registered_by_address for conversion in found)
+    possible = sum(not is_refused(layout, site) for site in sites)
     figure("closest.kernel_addresses", len(found), "addresses")
     figure("closest.kernel_registered", taken, "addresses")
-    assert taken > 0.8 * len(found), f"only {taken} of {len(found)} addresses could be probed at all"
+    # On MIPS the last instruction of most functions is in a delay slot.
+    assert possible > 0.5 * len(found), f"on {len(found) - possible} of {len(found)} addresses probes are refused"
+    assert taken > 0.8 * possible, f"only {taken} of {possible} addresses could be probed at all"
 
 
 def instruction_sites_from(layout: Layout, entry: Site) -> list[Site]:
@@ -146,7 +149,8 @@ def test_behind_functions(layout: Layout, target: Target, address_converter: Add
 
     If nothing is mapped after a module's text, x86 cannot copy an instruction of maximum length from the last
     word of the text: EINVAL (__copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.12). If the kernel's decoder finds
-    that this word is inside an instruction, the kernel refuses it for that reason (can_probe(), same file, 7.3).
+    that this word is inside an instruction, the kernel refuses it for that reason (can_probe(), same file, 7.3). Where
+    a module's data follows its text in the same page, the word is data: EINVAL (check_kprobe_address_safe(), 6.1).
     """
     behind = [
         *between_functions.sites_behind_functions(layout, target.module),
@@ -160,6 +164,8 @@ def test_behind_functions(layout: Layout, target: Target, address_converter: Add
     wanted = 0 if copied or between_functions.is_mapped_behind_text(layout, target.module) else errno.EINVAL
     if not between_functions.last_mapped_word_starts_instruction(layout, target.module):
         wanted = layout.guest.architecture.kprobe_traits.mid_instruction_errno
+    if not between_functions.has_text_pages_of_its_own(layout):
+        wanted = errno.EINVAL
     assert last.report_by_address.errno == wanted, str(last)
 
 

@@ -39,19 +39,20 @@ def test_behind_the_landing_pad(layout: Layout, target: Target, kprobes: Kprobes
 
 @pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("blind-to-returns")
-def test_more_calls_than_instances(target: Target, kprobes: Kprobes) -> None:
+def test_more_calls_than_instances(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """More calls than instances are all seen, because each return frees its instance."""
-    with kprobes.on(target.shape_site("leaf"), relocation=kretprobes.kretprobe_module_request) as probes:
-        target.call_for_checksum("leaf", MANY)
+    site = kretprobes.site_with_free_entry(layout, target, "leaf")
+    with kprobes.on(site, relocation=kretprobes.kretprobe_module_request) as probes:
+        target.call_for_checksum(site.symbol.removeprefix("pinpoint_"), MANY)
     probes.prove(hits=MANY)
     kretprobes.expect_returns(probes, MANY)
 
 
 @pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("registers-anyway")
-def test_too_much_data(target: Target, kprobes: Kprobes) -> None:
+def test_too_much_data(layout: Layout, target: Target, kprobes: Kprobes) -> None:
     """More than one page of data per instance is E2BIG (register_kretprobe(), kernel/kprobes.c, 6.1)."""
-    spec = target.shape_site("leaf").spec
+    spec = kretprobes.site_with_free_entry(layout, target, "leaf").spec
     wanted = [(TOO_MUCH, errno.E2BIG)] + ([] if kprobes.mutant.replace_refused_spec(spec) != spec else [(MOST, 0)])
     for size, number in wanted:
         expect_specs_refused(kprobes, spec, wanted=number, module=kretprobes.MODULE, parameters=[f"data_size={size}"])

@@ -12,6 +12,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 TIMES = 5
+_PREFIX = "pinpoint_"
 
 
 @pytest.mark.requires("kprobes", "traced_entry_kprobes")
@@ -20,9 +21,11 @@ TIMES = 5
     "shape",
     ["leaf", *(pytest.param(each, marks=pytest.mark.deep) for each in ("calls", "static")), "clock_t_to_jiffies"],
 )
-def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
+def test_entry(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> None:
     """A kretprobe on the entry of a module or kernel function lands and sees each entry and each return."""
-    site = Site(shape) if shape == "clock_t_to_jiffies" else target.shape_site(shape)
+    kernel = shape == "clock_t_to_jiffies"
+    site = Site(shape) if kernel else kretprobes.site_with_free_entry(layout, target, shape)
+    shape = shape if kernel else site.symbol.removeprefix(_PREFIX)
     with kprobes.on(site, relocation=kretprobes.kretprobe_module_request) as probes:
         probed = target.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)
@@ -36,9 +39,11 @@ def test_entry(target: Target, kprobes: Kprobes, shape: str) -> None:
 @pytest.mark.parametrize(
     "shape", ["leaf", *(pytest.param(each, marks=pytest.mark.deep) for each in ("calls", "branches"))]
 )
-def test_value(target: Target, kprobes: Kprobes, shape: str) -> None:
+def test_value(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> None:
     """The kretprobe sees the value that the caller gets."""
-    with kprobes.on(target.shape_site(shape), relocation=kretprobes.kretprobe_module_request) as probes:
+    site = kretprobes.site_with_free_entry(layout, target, shape)
+    shape = site.symbol.removeprefix(_PREFIX)
+    with kprobes.on(site, relocation=kretprobes.kretprobe_module_request) as probes:
         result = target.call_for_checksum(shape, 1)
     probes.prove(hits=1)
     kretprobes.expect_returned_value(probes, result)

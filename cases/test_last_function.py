@@ -25,12 +25,14 @@ Fresh = Callable[..., AbstractContextManager[Guest]]
 
 
 def _last_instruction(layout: Layout, site: Site) -> Site:
-    """The last instruction of the site's function; a breakpoint that the compiler put after it cannot be probed.
+    """The last instruction of the site's function that can be probed.
 
-    __copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.1: the kernel takes it for one of another debugger.
+    It is not a breakpoint that the compiler put at the end, which the kernel takes for one of another debugger
+    (__copy_instruction(), arch/x86/kernel/kprobes/core.c, 6.1), nor a delay slot of MIPS.
     """
     code = decode_function(*layout.elf_and_symbol(site), layout.decoder)
-    return site.at_offset([each.offset for each in code if not (each.flow is Flow.ENDS and each.is_padding)][-1])
+    probed = (each for each in code if each.flow is not Flow.REFUSED)
+    return site.at_offset([each.offset for each in probed if not (each.flow is Flow.ENDS and each.is_padding)][-1])
 
 
 @pytest.mark.requires("kprobes")

@@ -5,6 +5,7 @@ instruction that leaves the line of execution: a branch, call, return or delay s
 known defects of kernels there, with source lines; a cell with such a defect asserts its exact symptom.
 """
 
+import errno
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -15,9 +16,11 @@ from harness.guest.guest import Guest
 from harness.landing.checks import single_step
 from harness.landing.checks.every_instruction import EveryInstructionSites
 from harness.landing.checks.probe_flags import optimization_off
+from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.code.instruction import InstructionKind
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
+from harness.landing.mutants import HONEST
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -156,14 +159,30 @@ def test_branch_not_taken(target: Target, layout: Layout, kprobes: Kprobes, fres
     """A probed conditional branch that is not taken continues at the next instruction, in a loop always entered."""
     site = single_step.first_site_of_kind(layout, target.shape_site("loop"), InstructionKind.CONDITIONAL)
     assert site is not None, "the loop has no conditional branch"
-    under_probe_or_defect("conditional-not-taken", target, "loop", site, kprobes, fresh)
+    name = single_step.defect_name(layout, site, InstructionKind.CONDITIONAL)
+    kind = "conditional-not-taken" if name == InstructionKind.CONDITIONAL.value else name
+    under_probe_or_defect(kind, target, "loop", site, kprobes, fresh)
+
+
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_before_a_nop(target: Target, layout: Layout, kprobes: Kprobes, fresh: Fresh) -> None:
+    """With a probe on a call that has a nop in its delay slot, the function returns the same value."""
+    found = single_step.first_call_before_nop(layout, target)
+    if found is None:
+        pytest.skip(f"no call of the shapes has a nop in its delay slot on {layout.guest.name}")
+    shape, site, kind = found
+    under_probe_or_defect(single_step.defect_name(layout, site, kind), target, shape, site, kprobes, fresh)
 
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
 def test_delay_slot(target: Target, layout: Layout, kprobes: Kprobes) -> None:
-    """With a probe in the delay slot of a call, the call still reaches its target."""
+    """With a probe in the delay slot of a call, the call still reaches its target; or the kernel refuses that probe."""
     slot = single_step.delay_slot_site(layout, target.shape_site("calls"))
     if slot is None:
         pytest.skip(f"{layout.guest.name} has no delay slots")
+    if kprobes.mutant is HONEST and single_step.is_refused(layout, slot):
+        expect_specs_refused(kprobes, slot.spec, wanted=errno.EINVAL)
+        return
     single_step.call_probed(target, "calls", slot, TIMES, kprobes.mutant).demand_exact()
