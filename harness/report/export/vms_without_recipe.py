@@ -9,8 +9,7 @@ _BUILD = "built from source; the recipe is not written"
 
 VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "loongarch64": f"{_NO_ARCHITECTURE}; Debian has its kernel in no release yet, only in the next",
-    "mips-fsections": f"{_NO_ARCHITECTURE}; big endian and branch delay slots, built from source",
-    "mips64el-debian": f"{_NO_ARCHITECTURE}; branch delay slots and HI16/LO16 relocation pairs",
+    "mips-fsections": f"{_NO_ARCHITECTURE}; 32-bit and big endian MIPS, built from source",
     "parisc-6.18": "Debian's source package of 6.18 is listed but not on the mirror; `parisc-6.12` has the same rule",
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
     "parisc64": f"{_NO_ARCHITECTURE}; it was built and booted by hand, and QEMU cannot save its guest",
