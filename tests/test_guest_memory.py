@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,8 @@ from harness.core.errors import GuestError, UnmappedError
 from harness.guest import read_guest_memory as room
 from harness.guest.booted_kernel_check import build_id
 from harness.guest.monitor import Json, Monitor
-from harness.guest.parisc_page_table_walk import PariscVirtualMemory
+from harness.guest.page_table_memory import PageTableMemory
+from harness.guest.parisc_page_table_walk import SHAPES, PariscPageTables
 from harness.guest.read_guest_memory import Memory, SharedFile
 
 BASE = 0xFFFFFFFF81000000
@@ -103,50 +105,82 @@ def test_a_cpu_in_user_mode_is_asked_again(memory: Memory, monitored: Monitored)
     assert monitored.commands == 6
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Where a kernel's page tables are, and the (place, value, format) of each directory entry that leads to them."""
+
+    translation: AddressTranslation
+    linear: int
+    directories: tuple[tuple[int, int, str], ...]
+    first_entry: int
+    entry: str
+
+
+PAGE = 0x5000000
+TABLES = {
+    "parisc": Tables(
+        AddressTranslation.PARISC_TABLES,
+        0x10000000,
+        ((0xC00000 + 4 * (PAGE >> 22), 0xA00000, ">I"),),
+        0xA00000 + 4 * (PAGE >> 12 & 0x3FF),
+        ">I",
+    ),
+    "parisc64": Tables(
+        AddressTranslation.PARISC64_TABLES,
+        0x40000000,
+        ((0xC00000, 0xB00000, ">I"), (0xB00000 + 4 * (PAGE >> 21), 0xA00000, ">I")),
+        0xA00000 + 8 * (PAGE >> 12 & 0x1FF),
+        ">Q",
+    ),
+}
+
+
 class Parisc:
-    """Physical memory of a parisc with two module pages that are adjacent only in virtual memory."""
+    """Physical memory of a PA-RISC machine with two module pages that are adjacent only in virtual memory."""
 
-    directory = 0x10C00000
-    page = 0x5000000
     physical_pages = (0x900000, 0x500000)
-    table = 0xA00000
 
-    def __init__(self) -> None:
+    def __init__(self, tables: Tables) -> None:
         self.ram = bytearray(16 << 20)
         self.reads = 0
-        self.word(self.directory - 0x10000000 + 4 * (self.page >> 22), self.table >> 8 | 0x3)
+        self.shape = tables
+        for place, value, form in tables.directories:
+            struct.pack_into(form, self.ram, place, value >> 8 | 0x3)
         for number, physical in enumerate(self.physical_pages):
-            self.word(self.table + 4 * ((self.page >> 12 & 0x3FF) + number), physical | 0x3FF)
+            place = tables.first_entry + number * struct.calcsize(tables.entry)
+            struct.pack_into(tables.entry, self.ram, place, physical | 0x3FF)
             self.ram[physical : physical + 0x1000] = bytes([number + 1]) * 0x1000
-
-    def word(self, place: int, value: int) -> None:
-        struct.pack_into(">I", self.ram, place, value)
 
     def physical(self, address: int, size: int) -> bytes:
         self.reads += 1
         return bytes(self.ram[address : address + size])
 
-    def tables(self) -> PariscVirtualMemory:
-        return PariscVirtualMemory(self.directory, self.physical)
+    def tables(self) -> PageTableMemory:
+        directory = self.shape.linear + 0xC00000
+        return PageTableMemory(PariscPageTables(SHAPES[self.shape.translation], directory), self.physical)
 
 
-def test_parisc_kernel_memory_is_linear() -> None:
-    parisc = Parisc()
+@pytest.fixture(params=sorted(TABLES))
+def parisc(request: pytest.FixtureRequest) -> Parisc:
+    return Parisc(TABLES[request.param])
+
+
+def test_parisc_kernel_memory_is_linear(parisc: Parisc) -> None:
     parisc.ram[0x100000:0x100004] = b"\x03\xff\x80\x1f"
-    assert parisc.tables().read_span((0x10100000, 4)) == b"\x03\xff\x80\x1f"
+    assert parisc.tables().read_span((parisc.shape.linear + 0x100000, 4)) == b"\x03\xff\x80\x1f"
     assert parisc.reads == 1
 
 
-def test_parisc_module_memory_goes_through_the_tables() -> None:
-    parisc = Parisc()
-    assert parisc.tables().read_span((parisc.page + 0xFFE, 4)) == b"\x01\x01\x02\x02"
-    assert parisc.reads == 4
+def test_parisc_module_memory_goes_through_the_tables(parisc: Parisc) -> None:
+    assert parisc.tables().read_span((PAGE + 0xFFE, 4)) == b"\x01\x01\x02\x02"
+    assert parisc.reads == 3 + len(parisc.shape.directories)
+    assert parisc.tables().physical_address(PAGE + 0x1004) == parisc.physical_pages[1] + 4
 
 
-@pytest.mark.parametrize("address", [Parisc.page + 0x2000, Parisc.page + (1 << 22)], ids=["no page", "no table"])
-def test_parisc_unmapped_memory_is_an_error(address: int) -> None:
+@pytest.mark.parametrize("address", [PAGE + 0x2000, PAGE + (1 << 22)], ids=["no page", "no table"])
+def test_parisc_unmapped_memory_is_an_error(parisc: Parisc, address: int) -> None:
     with pytest.raises(UnmappedError, match=f"{address:#x}"):
-        Parisc().tables().read_span((address, 4))
+        parisc.tables().read_span((address, 4))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -16,7 +16,8 @@ from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf, Section, Symbol
 from harness.core.elf_symbols_and_relocations import ElfFormat, relocations
 from harness.core.errors import BuildError, UnmappedError
-from harness.guest.mips_page_table_walk import Mips64VirtualMemory
+from harness.guest.mips_page_table_walk import Mips64PageTables
+from harness.guest.page_table_memory import PageTableMemory
 from harness.images import mips_vmlinuz
 from harness.landing.code import mips_ftrace_site
 from harness.landing.code.decode_mips import decode
@@ -207,24 +208,27 @@ MODULE = 0xFFFFFFFFC00704D4
 
 def physical(address: int, size: int) -> bytes:
     """Physical memory with page tables in which one page of modules is mapped."""
-    if address not in (DIRECTORY, MIDDLE, LOWER, INVALID):
-        return f"{address:#x}+{size}".encode()
+    entries = {
+        DIRECTORY + 8 * (MODULE >> 30 & 1023): 0x9800000000000000 | MIDDLE,
+        MIDDLE + 8 * (MODULE >> 21 & 511): 0x9800000000000000 | LOWER,
+        LOWER + 8 * (MODULE >> 12 & 511): PAGE >> 12 << 14 | 0x600,
+    }
     if address == INVALID:
         return bytes(size)
-    empty = 0xFFFFFFFF80000000 | INVALID
-    entry = {
-        DIRECTORY: 0x9800000000000000 | MIDDLE,
-        MIDDLE: 0x9800000000000000 | LOWER,
-        LOWER: PAGE >> 12 << 14 | 0x600,
-    }
-    index = {DIRECTORY: MODULE >> 30 & 1023, MIDDLE: MODULE >> 21 & 511, LOWER: MODULE >> 12 & 511}[address]
-    table = [0 if address == LOWER else empty] * (size // 8)
-    table[index] = entry[address]
+    # The directory has two pages.
+    if address not in (DIRECTORY, DIRECTORY + 0x1000, MIDDLE, LOWER):
+        return f"{address:#x}+{size}".encode()
+    default = 0 if address == LOWER else 0xFFFFFFFF80000000 | INVALID
+    table = [entries.get(place, default) for place in range(address, address + size, 8)]
     return struct.pack(f"<{len(table)}Q", *table)
 
 
+def memory_by_tables() -> PageTableMemory:
+    return PageTableMemory(Mips64PageTables(0xFFFFFFFF80000000 | DIRECTORY), physical)
+
+
 def test_mips_memory_is_linear_or_goes_through_the_tables() -> None:
-    memory = Mips64VirtualMemory(0xFFFFFFFF80000000 | DIRECTORY, physical)
+    memory = memory_by_tables()
     assert memory.physical_address(0xFFFFFFFF80100400) == 0x100400
     assert memory.physical_address(0xFFFFFFFFA0100400) == 0x100400
     assert memory.physical_address(0x9800000090001000) == 0x90001000
@@ -236,4 +240,4 @@ def test_mips_memory_is_linear_or_goes_through_the_tables() -> None:
 @pytest.mark.parametrize("address", [MODULE + 0x1000, MODULE + 0x200000, 0x10000])
 def test_mips_unmapped_memory_is_an_error(address: int) -> None:
     with pytest.raises(UnmappedError, match="no page"):
-        Mips64VirtualMemory(0xFFFFFFFF80000000 | DIRECTORY, physical).physical_address(address)
+        memory_by_tables().physical_address(address)

@@ -55,6 +55,8 @@ class AddressTranslation(Enum):
     """The TLB is software-managed: Pinpoint walks swapper_pg_dir (arch/parisc/include/asm/pgtable.h, 6.1)."""
     MIPS64_TABLES = "mips64-tables"
     """The same for 64-bit MIPS (arch/mips/include/asm/pgtable-64.h, 6.1)."""
+    PARISC64_TABLES = "parisc64-tables"
+    """The same with the three levels of a 64-bit kernel."""
 
 
 class FtraceCallInstruction(Enum):

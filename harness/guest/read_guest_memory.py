@@ -13,9 +13,10 @@ from typing import NamedTuple, Protocol
 from harness.core.architecture import AddressTranslation
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, UnmappedError
-from harness.guest.mips_page_table_walk import Mips64VirtualMemory
+from harness.guest.mips_page_table_walk import Mips64PageTables
 from harness.guest.monitor import Monitor
-from harness.guest.parisc_page_table_walk import PariscVirtualMemory
+from harness.guest.page_table_memory import PageTableMemory
+from harness.guest.parisc_page_table_walk import SHAPES, PariscPageTables
 
 # Spans with a smaller gap are read as one: copying this many bytes costs QEMU less than another command.
 _GAP = 64 << 10
@@ -100,7 +101,7 @@ class Memory:
 
         Raises GuestError when it is not mapped, or when QEMU walks this guest's page tables, which returns no address.
         """
-        if not isinstance(self._space, (Mips64VirtualMemory, PariscVirtualMemory)):
+        if not isinstance(self._space, PageTableMemory):
             raise GuestError("QEMU translates its addresses, and does not return them", where=self._name)
         return self._space.physical_address(address)
 
@@ -132,7 +133,8 @@ class Memory:
         makers: dict[AddressTranslation, Callable[[], _Space]] = {
             AddressTranslation.QEMU: self._through_cpus,
             AddressTranslation.MIPS64_TABLES: self._through_mips_tables,
-            AddressTranslation.PARISC_TABLES: self._through_tables,
+            AddressTranslation.PARISC_TABLES: self._through_parisc_tables,
+            AddressTranslation.PARISC64_TABLES: self._through_parisc_tables,
         }
         return makers[self._translation]()
 
@@ -145,13 +147,13 @@ class Memory:
         sections = Elf.read_cached(self._vmlinux).sections_by_name
         if ".bss" not in sections:
             raise GuestError("its vmlinux has no section .bss", where=self._name)
-        return Mips64VirtualMemory(sections[".bss"].address, self.read_physical)
+        return PageTableMemory(Mips64PageTables(sections[".bss"].address), self.read_physical)
 
-    def _through_tables(self) -> _Space:
+    def _through_parisc_tables(self) -> _Space:
         directory = Elf.read_cached(self._vmlinux).symbols_named("swapper_pg_dir")
         if len(directory) != 1:
             raise GuestError(f"its vmlinux has {len(directory)} symbols swapper_pg_dir, not one", where=self._name)
-        return PariscVirtualMemory(directory[0].address, self.read_physical)
+        return PageTableMemory(PariscPageTables(SHAPES[self._translation], directory[0].address), self.read_physical)
 
 
 def _groups(spans: Sequence[Span]) -> list[list[Span]]:
