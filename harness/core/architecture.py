@@ -90,7 +90,8 @@ class QemuMachine:
     started by its PVH entry. `disk` is the device of a read-only disk and `disk_modules` are the modules that a kernel
     needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
     `machine_name_since_version` is the QEMU version from which on the machine has another name, and that name.
-    `nic_has_rom` is true if the network card can have a boot ROM.
+    `nic_has_rom` is true if the network card can have a boot ROM. `cannot_save_because` is why QEMU cannot write this
+    machine's state to a file, empty where it can: then each guest is booted.
     """
 
     qemu: str
@@ -106,6 +107,7 @@ class QemuMachine:
     devices: tuple[str, ...] = ()
     machine_name_since_version: tuple[tuple[int, int], str] | None = None
     nic_has_rom: bool = True
+    cannot_save_because: str = ""
 
     def for_qemu(self, program: str, version: tuple[int, int]) -> QemuMachine:
         """Return this machine with the path of a QEMU and the machine name that its version uses."""
@@ -220,7 +222,8 @@ class Architecture:
     """One architecture.
 
     `debian` is dpkg's name, None if Debian has no such port; `userland_suite` is the Debian release from which the
-    userland comes, empty for the host's; `suite_compiler_flags` make a newer suite's compiler write what the host's
+    userland comes, empty for the host's; `userland_architecture` is the entry whose programs its guests run, empty for
+    its own; `suite_compiler_flags` make a newer suite's compiler write what the host's
     assembler can read; `elf_machine` is the machine in the header of an ELF file; `flat_image_base_address` is the link
     address of a flat kernel image if its own code does not show that address; `byte_order` is that of its kernels.
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
@@ -239,6 +242,7 @@ class Architecture:
     qemu_machine: QemuMachine
     kprobe_traits: KprobeTraits
     userland_suite: str = ""
+    userland_architecture: str = ""
     suite_compiler_flags: tuple[str, ...] = ()
     flat_image_base_address: int = 0
     byte_order: Literal["little", "big"] = "little"

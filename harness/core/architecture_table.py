@@ -18,14 +18,15 @@ from harness.core.architecture import (
     KprobeTraits,
     QemuMachine,
 )
-from harness.core.architecture_defects import PARISC_DEFECTS, S390_DEFECTS
+from harness.core.architecture_defects import S390_DEFECTS
 from harness.core.architecture_mips import MIPS64EL
+from harness.core.architecture_parisc import PARISC
+from harness.core.architecture_parisc64 import PARISC64
 from harness.core.architecture_ppc64le import PPC64LE
 from harness.core.kprobe_patch_patterns import (
     ARM64_BREAKPOINT,
     ARM_BRANCH,
     ARM_BREAKPOINT,
-    PARISC_BREAKPOINT,
     RISCV_C_EBREAK,
     RISCV_EBREAK,
     S390_BREAKPOINT,
@@ -258,40 +259,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             static_program_flags=("-static",),  # glibc 2.36 has no static-pie for RISC-V (rcrt1.o)
             flat_image_base_address=0xFFFFFFFF80000000,  # KERNEL_LINK_ADDR, arch/riscv/include/asm/pgtable.h
         ),
-        Architecture(
-            name="parisc",
-            elf_machine="EM_PARISC",
-            debian=None,
-            kernel_arch="parisc",
-            byte_order="big",
-            gnu_triplet="hppa-linux-gnu",
-            kernel_target="vmlinux",
-            kernel_file="vmlinux",
-            word_bytes=4,
-            qemu_machine=QemuMachine(
-                qemu="qemu-system-hppa",
-                machine="hppa",  # the B160L
-                # QEMU 8.2 has both names, QEMU 11 only the new one (hw/hppa/machine.c).
-                machine_name_since_version=((8, 2), "B160L"),
-                cpu="",
-                console="ttyS0",
-                nic="tulip",
-                nic_modules=(),
-            ),
-            kprobe_traits=KprobeTraits(
-                breakpoints=(PARISC_BREAKPOINT,),
-                patches=(PARISC_BREAKPOINT,),
-                trap_offset=0,
-                mid_instruction_errno=errno.EINVAL,
-                instruction_alignment=4,
-                decoder=DecoderKind.PARISC,
-                address_translation=AddressTranslation.PARISC_TABLES,
-                first_argument_pt_regs_offset=26 * 4,  # gr[26]
-                second_argument_pt_regs_offset=25 * 4,  # gr[25]
-                register_parser=RegisterParser(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
-                defects=PARISC_DEFECTS,
-            ),
-        ),
+        PARISC,
+        PARISC64,
         Architecture(
             name="s390x",
             elf_machine="EM_S390",

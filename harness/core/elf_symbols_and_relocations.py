@@ -30,6 +30,7 @@ _WIDTHS: dict[str, dict[int, int]] = {
     "EM_MIPS": {18: 8},  # R_MIPS_64
     # R_390_64, PC64, GOT64, PLT64; 16, PC16, PC16DBL, PLT16DBL, 12, GOT16; 8
     "EM_S390": {22: 8, 23: 8, 24: 8, 25: 8, 3: 2, 16: 2, 17: 2, 18: 2, 2: 2, 15: 2, 1: 1},
+    "EM_PARISC": {64: 8, 72: 8, 80: 8},  # R_PARISC_FPTR64, PCREL64, DIR64
     # R_PPC64_ADDR64, REL64, TOC, ENTRY (two instructions); ADDR16, TOC16 and REL16, with their parts and DS
     "EM_PPC64": {
         **{38: 8, 44: 8, 51: 8, 118: 8},
@@ -51,7 +52,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
     "EM_RISCV": {2: 8, 1: 4, 54: 1, 55: 2, 56: 4},  # R_RISCV_64, 32, SET8, SET16, SET32
-    "EM_PARISC": {1: 4},  # R_PARISC_DIR32
+    "EM_PARISC": {1: 4, 41: 4, 80: 8},  # R_PARISC_DIR32, SECREL32, DIR64
     "EM_MIPS": {18: 8, 2: 4},  # R_MIPS_64, 32
     "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
     "EM_PPC64": {38: 8, 1: 4},  # R_PPC64_ADDR64, ADDR32

@@ -46,15 +46,16 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
         build_context = build_context.without_builds()
     missing = not build_context.store.present(rootfs.KIND, layers[rootfs.KIND])
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{recipe.name}-aside") as aside:
-        userland = aside.submit(rootfs.obtain_userland, recipe, build_context) if missing else None
+        user_space = _recipe_of_user_space(recipe)
+        userland = aside.submit(rootfs.obtain_userland, user_space, build_context) if missing else None
         programs = [
-            aside.submit(layer.obtain, recipe, build_context, layers[layer.KIND])
+            aside.submit(layer.obtain, user_space, build_context, layers[layer.KIND])
             for layer in (_of_user_space(recipe) if probes else [])
         ]
         kernel = _obtain_kernel(recipe, build_context, layers)
         if userland:
             userland.result()
-        packed = aside.submit(_ROOTFS.obtain, recipe, kernel, build_context, layers[rootfs.KIND])
+        packed = aside.submit(_ROOTFS.obtain, user_space, kernel, build_context, layers[rootfs.KIND])
         built = _MODULES.obtain(recipe, kernel, build_context, layers[modules.KIND]) if probes else {}
         in_guest = {name: path for obtained in programs for name, path in obtained.result().items()}
         symbols = _debug_symbols(recipe, kernel, build_context, layers)
@@ -79,15 +80,15 @@ def prepare(recipe: Recipe, build_context: BuildContext, *, probes: bool = True)
 
 def obtain_entries(recipe: Recipe, build_context: BuildContext, kinds: Collection[str]) -> None:
     """Fetch or build the store entries of these kinds, and the kernel if one of them needs it. Raises as `prepare`."""
-    layers = _layers(recipe, build_context)
+    layers, user_space = _layers(recipe, build_context), _recipe_of_user_space(recipe)
     for layer in _of_user_space(recipe):
         if layer.KIND in kinds:
-            layer.obtain(recipe, build_context, layers[layer.KIND])
+            layer.obtain(user_space, build_context, layers[layer.KIND])
     if not {_KERNEL, rootfs.KIND, modules.KIND, debug_symbols.KIND} & set(kinds):
         return
     kernel = _obtain_kernel(recipe, build_context, layers)
     if rootfs.KIND in kinds:
-        _ROOTFS.obtain(recipe, kernel, build_context, layers[rootfs.KIND])
+        _ROOTFS.obtain(user_space, kernel, build_context, layers[rootfs.KIND])
     if modules.KIND in kinds:
         _MODULES.obtain(recipe, kernel, build_context, layers[modules.KIND])
     if debug_symbols.KIND in kinds:
@@ -134,11 +135,12 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]
     if agreed := _agreed_layers(recipe, build_context):
         return agreed
     kernel = _kernel(recipe).key_parts(recipe, build_context.with_suite(recipe.kernel.suite))
-    key = key_of(kernel)
+    key, user_space = key_of(kernel), _recipe_of_user_space(recipe)
     return {
         _KERNEL: kernel,
-        **{layer.KIND: layer.key_parts(recipe, key, build_context) for layer in (_ROOTFS, _MODULES)},
-        **{layer.KIND: layer.key_parts(recipe, build_context) for layer in _of_user_space(recipe)},
+        _ROOTFS.KIND: _ROOTFS.key_parts(user_space, key, build_context),
+        _MODULES.KIND: _MODULES.key_parts(recipe, key, build_context),
+        **{layer.KIND: layer.key_parts(user_space, build_context) for layer in _of_user_space(recipe)},
         **_debug_symbols_layer(recipe, build_context),
     }
 
@@ -160,6 +162,12 @@ def _debug_symbols(
         return None
     context = build_context.with_suite(recipe.kernel.suite)
     return debug_symbols.obtain(recipe, kernel.build_id, context, layers[debug_symbols.KIND])
+
+
+def _recipe_of_user_space(recipe: Recipe) -> Recipe:
+    """Return the recipe with the architecture of its programs, which then are those of that architecture's guests."""
+    other = recipe.architecture.userland_architecture
+    return recipe.model_copy(update={"arch": other}) if other else recipe
 
 
 def _of_user_space(recipe: Recipe) -> list[ImagePartBuilder[Mapping[str, Path]]]:
