@@ -132,3 +132,65 @@ def test_a_guest_is_thawed_for_a_shell_only_where_one_is_frozen_already(
     with pytest.raises(FrozenGuestRefused):
         made().thaw(image, entry.path / "state", cast(Any, None))
     assert made().find_frozen_state_file(image, boot) is None
+
+
+class Proving:
+    """A freezer whose guests boot at once; `proved` are those whose traits were proved."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.proved: list[object] = []
+        self.wrong: Exception | None = None
+        context = SimpleNamespace(store=Store(directory, Bus()))
+        self.freezer = freezer.Freezer(cast(Any, context), Bus(), None)
+        monkeypatch.setattr(freezer, "choose", lambda *_: TCG)
+        monkeypatch.setattr(freezer.start, "thaw", lambda *_: pytest.fail("a guest was thawed"))
+        monkeypatch.setattr(freezer.check_after_cell, "record_state_before_first_cell", lambda _: "")
+        monkeypatch.setattr(freezer.check_after_cell, "check_after_cell", lambda _: "")
+        monkeypatch.setattr(freezer.prove_recipe_traits, "prove_traits", self._prove)
+
+    def start(self, memory_mib: int = 512) -> Any:  # noqa: ANN401
+        """Start a guest of a machine that QEMU cannot save."""
+        recipe = Recipe(
+            name="a-vm",
+            arch="parisc64",
+            describe="",
+            kernel=Kernel(source="debian-source", package="none"),
+            machine=MachineOptions(memory_mib=memory_mib),
+        )
+        image = cast(Image, SimpleNamespace(key="an-image", recipe=recipe, disk=None))
+        assert self.freezer.find_frozen_state_file(image, cast(Any, pytest.fail)) is None
+        guest = SimpleNamespace(name="a-vm", stopped=False, keys=None)
+        guest.stop = lambda: setattr(guest, "stopped", True)
+
+        def boot(keys: object) -> Any:  # noqa: ANN401
+            guest.keys = keys
+            return guest
+
+        self.last = guest
+        return self.freezer.start_guest(image, boot, cast(Any, SimpleNamespace(keys="the run's")))
+
+    def _prove(self, guest: object) -> None:
+        if self.wrong:
+            raise self.wrong
+        self.proved.append(guest)
+
+
+@pytest.fixture
+def proving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proving:
+    return Proving(tmp_path, monkeypatch)
+
+
+def test_a_machine_that_cannot_be_saved_is_booted_each_time_and_proved_once(proving: Proving) -> None:
+    first, second, larger = proving.start(), proving.start(), proving.start(memory_mib=1024)
+    assert [each.keys for each in (first, second, larger)] == ["the run's"] * 3
+    assert proving.proved == [first, larger]
+
+
+def test_a_booted_guest_that_contradicts_its_traits_is_stopped_and_the_next_is_proved(proving: Proving) -> None:
+    proving.wrong = ValueError("no such trait")
+    with pytest.raises(ValueError, match="no such trait"):
+        proving.start()
+    assert proving.last.stopped
+    proving.wrong = None
+    assert proving.proved == []
+    assert proving.start() in proving.proved

@@ -220,15 +220,17 @@ class Fleet:
         return guest
 
     def _thaw(self, image: Image, log_name: str) -> Guest:
-        """Thaw a guest. If necessary, a guest is booted first, its traits are proved, and it is frozen."""
+        """Thaw a guest. If necessary, a guest is booted first, its traits are proved, and it is frozen.
+
+        Where QEMU cannot save the machine, the guest is booted.
+        """
 
         def boot(keys: RunKeys) -> Guest:
             return start.boot(image, self._options(image, log_name, keys))
 
         if failure := self.freeze_failures.get(image.recipe.name):
             raise FreezeFailed(*failure)
-        frozen = self._freezer.obtain_frozen_state_file(image, boot)
-        return self._with_bug(self._freezer.thaw(image, frozen, self._options(image, log_name, self._keys)))
+        return self._with_bug(self._freezer.start_guest(image, boot, self._options(image, log_name, self._keys)))
 
     def _boot(self, image: Image, log_name: str) -> Guest:
         """Boot a guest."""

@@ -1,4 +1,7 @@
-"""Frozen guests in the store: booted once, traits proved, all files shipped. Each guest of a row is thawed from one."""
+"""Frozen guests in the store: booted once, traits proved, all files shipped. Each guest of a row is thawed from one.
+
+Where QEMU cannot save a machine, each guest is booted, and the traits are proved in the first.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,16 @@ class Freezer:
         self._bus = bus
         self._forced = forced_accelerator
         self._made: Once[str, Path] = Once(passing=(QemuKilled,))
+        self._proved_keys: set[str] = set()
+
+    def start_guest(self, image: Image, boot: Boot, options: StartOptions) -> Guest:
+        """Start a guest with proved traits: thawed, or booted where QEMU cannot save the machine.
+
+        Raises what `boot` and `thaw` raise, and TraitContradictedError when a trait does not hold.
+        """
+        if not can_be_frozen(image):
+            return self._booted(image, boot, options.keys)
+        return self.thaw(image, self.obtain_frozen_state_file(image, boot), options)
 
     def obtain_frozen_state_file(self, image: Image, boot: Boot) -> Path:
         """Return the file to thaw guests of the image from; `boot` starts the guest to freeze, with the given keys.
@@ -61,11 +74,8 @@ class Freezer:
 
     def find_frozen_state_file(self, image: Image, boot: Boot) -> Path | None:
         """Return the file of a guest that is frozen already, None when there is none; a damaged one is made again."""
-        return (
-            self.obtain_frozen_state_file(image, boot)
-            if self._build_context.store.present(KIND, self._parts(image))
-            else None
-        )
+        present = can_be_frozen(image) and self._build_context.store.present(KIND, self._parts(image))
+        return self.obtain_frozen_state_file(image, boot) if present else None
 
     def thaw(self, image: Image, frozen: Path, options: StartOptions) -> Guest:
         """Thaw a guest from such a file. A file that cannot be thawed is dropped, so that no later run uses it.
@@ -102,6 +112,15 @@ class Freezer:
             start.freeze_running_guest(guest, entry / _STATE, guest.image.recipe.machine.boot_seconds)
             return {"boot_seconds": round(guest.boot_seconds, 3), "bytes": (entry / _STATE).stat().st_size}
 
+    def _booted(self, image: Image, boot: Boot, keys: RunKeys) -> Guest:
+        """Boot a guest; prove the traits of the first one of an image with these machine options."""
+        key = key_of(self._parts(image))
+        if key in self._proved_keys:
+            return boot(keys)
+        guest = self._proved(boot, keys)
+        self._proved_keys.add(key)
+        return guest
+
     def _proved(self, boot: Boot, keys: RunKeys) -> Guest:
         """Boot a guest and prove its traits."""
         try:
@@ -124,6 +143,11 @@ class Freezer:
             guest.stop()
             raise
         return guest
+
+
+def can_be_frozen(image: Image) -> bool:
+    """True if QEMU can save the machine of this image's guests."""
+    return not image.recipe.architecture.qemu_machine.cannot_save_because
 
 
 def frozen_guest_key_parts(image: Image, accelerator: Accelerator) -> list[str]:

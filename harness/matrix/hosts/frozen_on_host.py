@@ -47,12 +47,13 @@ class FrozenThere:
 def wanted_frozen_guest(vm: str, forced_accelerator: str | None, own: OwnFiles) -> str:
     """Return the store key of the frozen guest that a row of a VM would thaw here, whose image is in the store.
 
-    It is empty if the store has the guest, and if it would not run under emulation.
+    It is empty if the store has the guest, if it would not run under emulation, and if QEMU cannot save the machine.
     """
     context = BuildContext.in_cache(Bus())
     image, chosen = _image_and_accelerator(vm, forced_accelerator, own, context)
     parts = freezer.frozen_guest_key_parts(image, chosen)
-    return "" if not chosen.emulated or context.store.present(freezer.KIND, parts) else key_of(parts)
+    wanted = chosen.emulated and freezer.can_be_frozen(image) and not context.store.present(freezer.KIND, parts)
+    return key_of(parts) if wanted else ""
 
 
 def freeze(vm: str, forced_accelerator: str | None, own: OwnFiles) -> FrozenThere:

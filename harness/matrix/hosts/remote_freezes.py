@@ -50,7 +50,7 @@ class RemoteFreezes:
         self._past = past
 
     def freeze(self, image: Image) -> tuple[str, str] | None:
-        """Freeze a guest on a host that emulates, and add it to the controller's store.
+        """Freeze a guest on a host that emulates, and add it to the controller's store, if QEMU can save the machine.
 
         Return the verdict and the reason if the guest failed. Another error, of a host, costs only time: then the
         processes of the row boot guests themselves.
@@ -58,7 +58,7 @@ class RemoteFreezes:
         recipe = image.recipe
         kvm, emulated = (f"{ABILITY_OF_ACCELERATOR[way]}-{recipe.arch}" for way in (KVM, TCG))
         has_kvm = any(kvm in host.abilities and host.most_lanes for host in self._placement.hosts.values())
-        if self._forced == KVM or (has_kvm and self._forced != TCG):
+        if self._forced == KVM or (has_kvm and self._forced != TCG) or not freezer.can_be_frozen(image):
             return None
         needs = needs_of_row(recipe, TCG)
         task = build_tasks.freeze_task(recipe, self._past.get(recipe.name, {}), needs)

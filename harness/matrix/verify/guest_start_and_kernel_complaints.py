@@ -48,9 +48,8 @@ def start_guest(image: Image, build_context: BuildContext, log: Path, tools: Pac
         )
 
     freezer = Freezer(build_context, build_context.bus, None)
-    guest = freezer.thaw(image, freezer.obtain_frozen_state_file(image, boot), beginning(RunKeys.make()))
     return _prepared(
-        guest,
+        freezer.start_guest(image, boot, beginning(RunKeys.make())),
         partial(guest_chroot_of_debian_packages.unpack_tools_in_guest, tools=tools)
         if tools and tools.archive
         else None,
