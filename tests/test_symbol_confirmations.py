@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.struct_fields import function_names_in_btf
 from harness.images import debug_symbols
@@ -108,6 +110,38 @@ def test_a_file_without_tables_confirms_nothing(tmp_path: Path) -> None:
     subprocess.run(["gcc", "-nostdlib", "-static", "-o", made, source], check=True)
     bare = Elf.read(made)
     assert SymbolConfirmations(bare).sources_of(bare.function("_start")) == ()
+
+
+DESCRIBED = """
+.globl _start, register_kprobe, jiffies
+.text
+_start: nop
+register_kprobe: nop
+.section .opd, "aw"
+first: .dword 0, 0, _start, 0x1234
+second: .dword 0, 0, register_kprobe, 0x1234
+.data
+jiffies: .dword 5
+.section __ksymtab_strings, "aMS", %progbits, 1
+one: .asciz "register_kprobe"
+two: .asciz "jiffies"
+.section __ksymtab, "a"
+.dword second, one, 0
+.dword jiffies, two, 0
+"""
+
+
+def test_an_export_of_a_function_with_a_descriptor_has_its_code(tmp_path: Path) -> None:
+    """A row names the descriptor, in `.opd`; one of data names the data (64-bit PA-RISC)."""
+    prefix = ARCHITECTURES["parisc64"].cross_prefix
+    if shutil.which(f"{prefix}gcc") is None:
+        pytest.skip(f"{prefix}gcc is not installed")
+    source, made = tmp_path / "it.s", tmp_path / "it"
+    source.write_text(DESCRIBED)
+    subprocess.run([f"{prefix}gcc", "-nostdlib", "-static", "-Wl,-e,_start", "-o", made, source], check=True)
+    elf = Elf.read(made)
+    symbols = {symbol.name: symbol.address for symbol in elf.symbols}
+    assert exported_symbols(elf) == {name: symbols[name] for name in ("register_kprobe", "jiffies")}
 
 
 def btf(*types: bytes, strings: bytes) -> bytes:

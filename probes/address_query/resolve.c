@@ -18,6 +18,10 @@
 #include <linux/seq_file.h>
 #include <linux/string.h>
 
+#ifdef CONFIG_HAVE_FUNCTION_DESCRIPTORS
+#include <asm/sections.h>
+#endif
+
 #include "address_query.h"
 
 #define PINPOINT_NAMES	16
@@ -43,6 +47,26 @@ static unsigned long pinpoint_entry(unsigned long address)
 	return address - offset;
 }
 
+#ifdef CONFIG_HAVE_FUNCTION_DESCRIPTORS
+/*
+ * An indirect call takes the address and the data pointer from a descriptor. A
+ * pointer to an exported function is the kernel's own descriptor of it.
+ */
+static void *pinpoint_callable(unsigned long address)
+{
+	static func_desc_t descriptor;
+
+	descriptor = *(func_desc_t *)sprint_symbol;
+	descriptor.addr = address;
+	return &descriptor;
+}
+#else
+static void *pinpoint_callable(unsigned long address)
+{
+	return (void *)address;
+}
+#endif
+
 /**
  * pinpoint_resolve() - look up the symbols that the parameter names
  *
@@ -62,7 +86,7 @@ int pinpoint_resolve(void)
 		unregister_kprobe(&kp);
 	else if (error != -EINVAL || !kp.addr)
 		return error;
-	look_up = (void *)pinpoint_entry((unsigned long)kp.addr);
+	look_up = pinpoint_callable(pinpoint_entry((unsigned long)kp.addr));
 	for (i = 0; i < names; i++)
 		pinpoint_found[i] = look_up(resolve[i]);
 	return 0;

@@ -3,7 +3,8 @@
 The compiler and linker write these tables for the module loader; kallsyms is not used. They confirm symbols that were
 recovered from kallsyms. A row has the address of the symbol, of its name and of its namespace: as 32-bit distances from
 the field where CONFIG_HAVE_ARCH_PREL32_RELOCATIONS is set, else as addresses (struct kernel_symbol,
-include/linux/export.h, 5.10 to 6.9; kernel/module/internal.h later). s390 has 64-bit addresses.
+include/linux/export.h, 5.10 to 6.9; kernel/module/internal.h later). s390 has 64-bit addresses. Where functions have
+descriptors (CONFIG_HAVE_FUNCTION_DESCRIPTORS), a row has the address of the function's descriptor.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from harness.core.elf import Elf
 from harness.core.elf_symbols_and_relocations import Section
+from harness.landing.code.function_descriptors import function_descriptors
 
 _TABLES, _STRINGS = ("__ksymtab", "__ksymtab_gpl"), "__ksymtab_strings"
 _RELATIVE_FIELD = 4
@@ -28,7 +30,8 @@ _NAME = re.compile(rb"[\w.$]+")
 def exported_symbols(vmlinux: Elf) -> Mapping[str, int]:
     """Map each exported name of a vmlinux to its link address; empty if the file has no readable table."""
     if _STRINGS in vmlinux.sections_by_name:
-        return dict(_from_sections(vmlinux))
+        descriptors = function_descriptors(vmlinux)
+        return {name: descriptors.code_address(value) for name, value in _from_sections(vmlinux)}
     if found := dict(_from_symbols(vmlinux)):
         return found
     return dict(_from_flat_image(vmlinux)) if _FLAT in vmlinux.sections_by_name else {}

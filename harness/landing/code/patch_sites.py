@@ -17,7 +17,7 @@ from typing import NamedTuple
 from harness.core.elf import BROKEN_FILE_ERRORS, Elf
 from harness.core.elf_symbols_and_relocations import Relocation, subtracts_address
 from harness.core.errors import PinpointError
-from harness.landing.code.patch_tables import FTRACE, MACHINES, PatchTableFormat, PatchTables
+from harness.landing.code.patch_tables import FTRACE, PatchTableFormat, PatchTables, patch_tables_of
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.table_row_search import RowRange
 
@@ -117,7 +117,7 @@ def _damaged(elf: Elf, error: Exception) -> PinpointError:
 
 
 def _ftrace_sites(elf: Elf) -> FtraceSites:
-    machine = MACHINES[elf.machine]
+    machine = patch_tables_of(elf.machine, elf.word_bytes)
     tables = tuple(table for table in machine.tables if table.begin_symbol == FTRACE)
     found: defaultdict[str, list[Range]] = defaultdict(list)
     if not elf.linked:
@@ -145,7 +145,7 @@ def patch_sites(elf: Elf, *, ftrace: bool = True) -> PatchSites:
 def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     if ftrace:
         return patch_sites(elf, ftrace=False).with_ftrace_sites(ftrace_sites(elf))
-    machine = MACHINES[elf.machine]
+    machine = patch_tables_of(elf.machine, elf.word_bytes)
     tables = tuple(table for table in machine.tables if table.begin_symbol != FTRACE)
     with_skip = tuple(table for table in machine.tables if table.skip)
     found: defaultdict[str, list[Range]] = defaultdict(list)
@@ -181,12 +181,12 @@ def table_ranges(vmlinux: Elf, begin: str) -> list[Range]:
 
 def module_table_entries(module: Elf, begin: str) -> list[tuple[str, int]]:
     """The places in one table of a module, as section and offset; `begin` is the symbol at its start in a vmlinux."""
-    found = _module(module, MACHINES[module.machine], _tables(module, begin))
+    found = _module(module, patch_tables_of(module.machine, module.word_bytes), _tables(module, begin))
     return [(section, each.start) for section, each in found]
 
 
 def _tables(elf: Elf, begin: str) -> list[PatchTableFormat]:
-    return [table for table in MACHINES[elf.machine].tables if table.begin_symbol == begin]
+    return [table for table in patch_tables_of(elf.machine, elf.word_bytes).tables if table.begin_symbol == begin]
 
 
 def dynamic_values(vmlinux: Elf) -> Mapping[int, int]:

@@ -346,3 +346,15 @@ MACHINES: Mapping[str, PatchTables] = {
         is_patched_whole=_WRITTEN_AT_BOOT.__contains__,
     ),
 }
+_PARISC64 = MACHINES["EM_PARISC"]._replace(
+    tables=(
+        MACHINES["EM_PARISC"].tables[0],
+        # A row ends with a distance of 64 bits (ASM_ULONG_INSN, arch/parisc/include/asm/jump_label.h, 6.1).
+        PatchTableFormat(*_JUMPS, "iiq", _always(4)),
+    )
+)
+
+
+def patch_tables_of(machine: str, word_bytes: int) -> PatchTables:
+    """Return the tables of an ELF machine with words of this size. Raises KeyError for an unknown machine."""
+    return {("EM_PARISC", 8): _PARISC64}.get((machine, word_bytes)) or MACHINES[machine]

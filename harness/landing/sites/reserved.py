@@ -10,6 +10,7 @@ from functools import cached_property
 from harness.core.architecture import FtraceCallInstruction, KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
+from harness.landing.code.function_descriptors import function_descriptors
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, dynamic_values, ftrace_sites, merge_ranges, table_ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, RISCV_ALTERNATIVES, STATIC_CALLS
@@ -137,7 +138,8 @@ class Reserved:
             start = first[0].address
             moved = dynamic_values(self._kernel)
             rows = form.iter_unpack(self._kernel.bytes_at(start, last[0].address - start))
-            return [moved.get(start + index * form.size, value) for index, (value,) in enumerate(rows)]
+            code_address = function_descriptors(self._kernel).code_address
+            return [code_address(moved.get(start + index * form.size, value)) for index, (value,) in enumerate(rows)]
         known = self._kernel.symbols_named(_ALWAYS_LISTED)
         return self._flat.adjacent_pointers_including(known[0].address) if self._flat and known else []
 

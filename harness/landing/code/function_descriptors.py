@@ -1,0 +1,35 @@
+"""Function descriptors in a kernel's ELF file (CONFIG_HAVE_FUNCTION_DESCRIPTORS): a pointer to a function has its."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from harness.core.elf import Elf
+
+_DESCRIPTORS = ".opd"
+# Where a descriptor has the function's address (Elf64_Fdesc, arch/parisc/include/asm/elf.h, 6.1).
+_PLACES = {"EM_PARISC": 16}
+
+
+class FunctionDescriptors:
+    """The descriptors of one linked file; none where the machine has no descriptors."""
+
+    def __init__(self, elf: Elf) -> None:
+        section = elf.sections_by_name.get(_DESCRIPTORS) if elf.machine in _PLACES else None
+        self._place = _PLACES.get(elf.machine, 0)
+        self._word, self._order = elf.word_bytes, elf.byte_order
+        self._range = range(section.address, section.address + section.size) if section else range(0)
+        self._content = elf.section_bytes(_DESCRIPTORS, 0, section.size) if section else b""
+
+    def code_address(self, pointer: int) -> int:
+        """Return the address of the function whose descriptor is at an address; any other address unchanged."""
+        if pointer not in self._range:
+            return pointer
+        start = pointer - self._range.start + self._place
+        return int.from_bytes(self._content[start : start + self._word], self._order)
+
+
+@lru_cache(maxsize=8)
+def function_descriptors(elf: Elf) -> FunctionDescriptors:
+    """Return the descriptors of a linked file; they are read once."""
+    return FunctionDescriptors(elf)
