@@ -20,6 +20,8 @@ class KernelDefects(BaseModel):
     reads the copy of the instruction that was freed when the module went.
     `signal_before_uprobe`: a thread that gets a signal while the copy of an instruction under a uprobe is stepped
     handles the signal first, for which uprobe_deny_signal() prints a WARNING.
+    `descriptors_blacklisted`: NOKPROBE_SYMBOL() in a module adds the addresses of descriptors to the blacklist, and the
+    bytes from there on, instead of the functions.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -28,3 +30,4 @@ class KernelDefects(BaseModel):
     stubs_out_of_reach: _Cause | None = None
     gone_probe_has_no_copy: _Cause | None = None
     signal_before_uprobe: _Cause | None = None
+    descriptors_blacklisted: _Cause | None = None

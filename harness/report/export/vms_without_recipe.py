@@ -12,7 +12,6 @@ VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "mips-fsections": f"{_NO_ARCHITECTURE}; 32-bit and big endian MIPS, built from source",
     "parisc-6.18": "Debian's source package of 6.18 is listed but not on the mirror; `parisc-6.12` has the same rule",
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
-    "parisc64": f"{_NO_ARCHITECTURE}; it was built and booted by hand, and QEMU cannot save its guest",
     "ppc64": f"{_NO_ARCHITECTURE}; big endian with function descriptors, built from source",
     "riscv64-debian": f"{_NO_ARCHITECTURE}; compressed instructions and ADD/SUB relocation pairs",
     "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
