@@ -1,8 +1,8 @@
 """In a module with more text than a branch reaches, the far functions are called and probed like any others.
 
 On parisc a call of another module or of the kernel goes through a stub, and a branch of 17 bits must reach that stub
-(apply_relocate_add(), arch/parisc/kernel/module.c). Each section of a module has its stubs before it. So the functions
-need sections of their own.
+(apply_relocate_add(), arch/parisc/kernel/module.c); 22 bits in a 64-bit kernel. Each section of a module has its stubs
+before it. So the functions need sections of their own.
 """
 
 import re
@@ -23,8 +23,11 @@ from harness.verdict.cell_verdict_enum import end_as_known_fail
 SOURCE = paths.CASES / "large_module"
 MODULE, NEAR, FAR = "pinpoint_large", "pinpoint_call_far", "pinpoint_far"
 TIMES = 3
-# Bytes between the two functions; 17 bits of words, with a sign, are 256 KiB.
-SMALL, LARGE, REACH = 0x1000, 0x48000, 0x40000
+# Bytes between the two functions, and the reach of a branch by the bytes of the kernel's words: 17 bits of words, with
+# a sign, are 256 KiB; 22 bits are 8 MiB.
+SMALL, BEYOND, REACHES = 0x1000, 0x8000, {4: 0x40000, 8: 0x800000}
+# arch/parisc/Makefile gives it to 32-bit modules only.
+SECTIONS = "-ffunction-sections"
 # The function of the kernel that the far function calls, and the bits of the branch.
 CALLED, BITS = "hex_to_bin", "17"
 # busybox's message for ENOEXEC (moderror(), modutils/modutils.c).
@@ -71,13 +74,14 @@ def test_far_function(
     The same module with little text is the control. A kernel whose recipe documents the defect loads the control, and
     refuses the large one with ENOEXEC.
     """
-    prove_landing(guest, kprobes_in, build_module(SOURCE, f"-DPINPOINT_PADDING={SMALL}"))
-    padding = SMALL if mutant_or_honest(mutant).shrinks_module else LARGE
-    large = build_module(SOURCE, f"-DPINPOINT_PADDING={padding}")
+    reach = REACHES[guest.architecture.word_bytes]
+    prove_landing(guest, kprobes_in, build_module(SOURCE, f"{SECTIONS} -DPINPOINT_PADDING={SMALL}"))
+    padding = SMALL if mutant_or_honest(mutant).shrinks_module else reach + BEYOND
+    large = build_module(SOURCE, f"{SECTIONS} -DPINPOINT_PADDING={padding}")
     cause = guest.image.recipe.defects.stubs_out_of_reach
     if cause:
         expect_out_of_range(guest, large)
         end_as_known_fail(cause)
     distance = prove_landing(guest, kprobes_in, large)
-    if distance <= REACH:
-        raise Missed(f"{FAR} is {distance:#x} after {NEAR}, within a branch's reach of {REACH:#x}")
+    if distance <= reach:
+        raise Missed(f"{FAR} is {distance:#x} after {NEAR}, within a branch's reach of {reach:#x}")
