@@ -5,11 +5,13 @@ import errno
 import pytest
 
 from harness.landing.checks import kretprobes
+from harness.landing.checks.descriptors_on_blacklist import cause_of_refusal_by_descriptors
 from harness.landing.checks.refusals import expect_specs_refused
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target
+from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 TIMES = 5
 _PREFIX = "pinpoint_"
@@ -26,6 +28,8 @@ def test_entry(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> 
     kernel = shape == "clock_t_to_jiffies"
     site = Site(shape) if kernel else kretprobes.site_with_free_entry(layout, target, shape)
     shape = shape if kernel else site.symbol.removeprefix(_PREFIX)
+    if cause := cause_of_refusal_by_descriptors(kprobes, site, kretprobes.MODULE):
+        end_as_known_fail(cause)
     with kprobes.on(site, relocation=kretprobes.kretprobe_module_request) as probes:
         probed = target.call_for_checksum(shape, TIMES)
     probes.prove(hits=TIMES)
@@ -43,6 +47,8 @@ def test_value(layout: Layout, target: Target, kprobes: Kprobes, shape: str) -> 
     """The kretprobe sees the value that the caller gets."""
     site = kretprobes.site_with_free_entry(layout, target, shape)
     shape = site.symbol.removeprefix(_PREFIX)
+    if cause := cause_of_refusal_by_descriptors(kprobes, site, kretprobes.MODULE):
+        end_as_known_fail(cause)
     with kprobes.on(site, relocation=kretprobes.kretprobe_module_request) as probes:
         result = target.call_for_checksum(shape, 1)
     probes.prove(hits=1)

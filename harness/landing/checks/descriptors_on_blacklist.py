@@ -1,0 +1,52 @@
+"""The defect of kernels whose functions have descriptors: NOKPROBE_SYMBOL() in a module blacklists other code."""
+
+from __future__ import annotations
+
+import errno
+
+from harness.core.elf import Elf
+from harness.guest.result import parsing_guest_text
+from harness.landing import probe_module
+from harness.landing.code.function_selection import read_blacklist_ranges
+from harness.landing.landing_judgment import Missed
+from harness.landing.mutants import HONEST
+from harness.landing.probe_run import Kprobes
+from harness.landing.site import Site
+
+# The symbol of each pointer that NOKPROBE_SYMBOL() makes (include/asm-generic/kprobes.h, 6.1).
+_POINTER = "_kbl_addr_"
+
+
+def cause_of_refusal_by_descriptors(kprobes: Kprobes, site: Site, module: str) -> str:
+    """Return the defect's cause if it makes the kernel refuse a probe of `module` on a site; "" if not, or in a mutant.
+
+    The kernel takes the pointers of the module's NOKPROBE_SYMBOL() for addresses of functions. They are addresses of
+    descriptors, before the module's sections. From each of them on the kernel refuses as many bytes as are between the
+    two closest symbols. Whether the site is among these depends on where the modules are.
+
+    Raises Missed if the kernel's blacklist has no such ranges, or if they do not decide whether the probe is refused.
+    """
+    guest = kprobes.layout.guest
+    cause = guest.image.recipe.defects.descriptors_blacklisted
+    if cause is None or not site.module or kprobes.mutant is not HONEST:
+        return ""
+    (report,) = probe_module.load_probe_module(guest, [site.spec], module=module).reports
+    try:
+        ranges = read_blacklist_ranges(guest)
+        placed = guest.run_script(f"grep '^{module} ' /proc/modules; cat /sys/module/{module}/sections/.text").check()
+    finally:
+        probe_module.unload_probe_module(guest, module)
+    with parsing_guest_text("/proc/modules"):
+        *line, text = placed.stdout.split()
+        before_text = range(int(line[5], 16), int(text, 16))
+    pointers = [each for each in Elf.read_cached(guest.image.modules[module]).symbols if each.name.startswith(_POINTER)]
+    wrong = [(start, end) for start, end in ranges if start in before_text]
+    address = kprobes.layout.probe_address(site)
+    covered = any(start <= address < end for start, end in wrong)
+    if len(wrong) != len(pointers) or report.errno != (errno.EINVAL if covered else 0):
+        shown = ", ".join(f"{start:#x}-{end:#x}" for start, end in wrong) or "nothing"
+        raise Missed(
+            f"documented defect absent; fixed? {len(pointers)} pointers of {module}, before its text at "
+            f"{before_text.stop:#x} the blacklist has {shown}; the probe at {address:#x}: errno {report.errno}"
+        )
+    return cause if covered else ""
