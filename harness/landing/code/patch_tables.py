@@ -269,6 +269,12 @@ MACHINES: Mapping[str, PatchTables] = {
                 skip=_arm64_ftrace_skip,
             ),
         ),
+        # arch/arm64/include/asm/runtime-const.h, since 6.11: four moves, a shift, a bit field
+        table_families=(
+            PatchTableFormat(*_between("runtime_ptr_"), "", "i", _always(16)),
+            PatchTableFormat(*_between("runtime_shift_"), "", "i", _always(4)),
+            PatchTableFormat(*_between("runtime_mask_"), "", "i", _always(4)),  # since 7.2
+        ),
         is_patched_whole=_FTRACE_CALLS.__contains__,
         loader_filled_sections={
             ".plt": LoaderFilledSection(_ARM64_CALLS, _ARM64_PAGES),

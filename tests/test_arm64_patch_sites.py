@@ -1,4 +1,4 @@
-"""ftrace's sites on arm64: two nops, before which newer kernels keep a pointer in two more."""
+"""Patched code of newer arm64 kernels: ftrace's sites with a pointer before them, and constants known at boot."""
 
 from __future__ import annotations
 
@@ -84,3 +84,12 @@ def test_a_modules_sites_are_the_same(tmp_path: Path, text: str, sites: list[Ran
     elf = Elf.read(assembled(tmp_path, text + MODULE_TABLE))
     assert list(ftrace_sites(elf).ranges_by_place[".text"]) == sites
     assert patch_sites(elf, ftrace=False).patched_offsets(".text", 0, 48) == pointers
+
+
+def test_constants_that_boot_alone_knows_are_patched(tmp_path: Path) -> None:
+    """A pointer takes four moves, a shift and a mask one instruction each."""
+    code = f"{HEAD}1: .zero 16\n2: nop\n nop\n3: nop\n .zero 8\n_etext:\nfirst:\nsecond:\n.zero 20\n"
+    kinds = {"ptr": "1b", "shift": "2b", "mask": "3b"}
+    rows = [f"__start_runtime_{kind}_x: .long {at} - .\n__stop_runtime_{kind}_x:\n" for kind, at in kinds.items()]
+    elf = kernel(tmp_path, f"{code}.data\n{''.join(rows)}")
+    assert patch_sites(elf, ftrace=False).patched_offsets(LINKED, START, 28) == {*range(20), *range(24, 28)}
