@@ -63,8 +63,6 @@ def loaded(guest: Guest, *modules: str) -> Iterator[dict[str, Target]]:
 
 def prove_landing(loaders: Loaders, targets: Mapping[str, Target], *, in_memory: bool) -> None:
     """Raise Missed unless the precompiled module lands in these targets; it must be the same file as on the host."""
-    if loaders.mutant.uses_one_base and not loaders.guest.traits.module_text_sections:
-        pytest.skip(f"{loaders.guest.name} merges the text sections of a module, so every offset has one base")
     guest, how = loaders.guest, precompiled_probe_run.precompiled_order(loaders.guest, in_memory=in_memory)
     there = guest.run("sha256sum", how.probe).check().stdout.split()[0]
     assert there == sha256(precompiled_probe_run.module_file(guest))
@@ -99,7 +97,7 @@ def rebooted(fresh: Fresh, guest: Guest, mutant: str) -> Iterator[Guest]:
 
 @pytest.mark.deep
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-instruction-off", "one-base")
+@pytest.mark.mutants("one-instruction-off")
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant: str) -> None:
     """The same bytes land in two boots, with other slides, load orders and addresses, as does a probe by symbol."""
@@ -121,7 +119,7 @@ def test_after_a_reboot(guest: Guest, fresh: Fresh, kprobes_in: Probing, mutant:
 
 
 @pytest.mark.requires("kprobes")
-@pytest.mark.mutants("one-base", "swaps-handles", deep=("one-instruction-off",))
+@pytest.mark.mutants("swaps-handles", deep=("one-instruction-off",))
 @pytest.mark.parametrize(
     "in_memory",
     [pytest.param(False, id="finit_module"), pytest.param(True, id="init_module", marks=pytest.mark.deep)],
