@@ -10,6 +10,7 @@ import pytest
 
 from harness.core.elf import Elf
 from harness.landing.code import module_plt
+from harness.landing.code.loader_filled_section import JumpForm
 from harness.landing.code.module_plt import (
     ARM_BLOCK_SIZE,
     ENTRY_SIZE,
@@ -17,7 +18,6 @@ from harness.landing.code.module_plt import (
     decode_entry,
     find_foreign_entry_offsets,
 )
-from harness.landing.code.patch_tables import JumpForm
 from harness.landing.verify.loaded_modules import LoadedModule
 
 PLT, TARGET = 0xFFFF_AFB4_0000_1040, 0xFFFF_AFB4_CA66_8AF0

@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
+from harness.landing.code.loader_filled_section import JumpForm
 from harness.landing.code.module_plt import find_foreign_entry_offsets
 from harness.landing.code.module_ppc64_stubs import STUB
-from harness.landing.code.patch_tables import JumpForm
 
 START, TOC, KERNEL_TOC = 0xC008_0000_0123_0000, 0xC008_0000_0124_8000, 0xC000_0000_0180_8000
 TARGET, TRACER = 0xC000_0000_0030_0000, 0xC000_0000_0007_9000

@@ -15,8 +15,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
+from harness.landing.code.loader_filled_section import JumpForm
 from harness.landing.code.module_ppc64_stubs import STUB, find_foreign_stub_offsets
-from harness.landing.code.patch_tables import MACHINES, JumpForm
+from harness.landing.code.patch_tables import MACHINES
 
 ENTRY_SIZE = 12
 # ARM: LDR pc, [pc, #56] loads the word that is a cache line (L1_CACHE_BYTES) further.

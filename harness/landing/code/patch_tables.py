@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple
+
+from harness.landing.code.loader_filled_section import JumpForm, LoaderFilledSection
 
 CodeReader = Callable[[], bytes]
 PatchSizeFunction = Callable[[Sequence[int], CodeReader], int]
@@ -52,30 +53,6 @@ class PatchTableFormat(NamedTuple):
         rows = (row.replace("W", word) for row in (self.row_format, *self.other_row_formats))
         forms = [struct.Struct(f"{order}{row}") for row in rows]
         return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
-
-
-class JumpForm(Enum):
-    """The form of the jumps that a module's loader writes."""
-
-    ARM64 = "arm64"
-    """`adrp; add; br`, or `adrp; add; b` (get_plt_entry(), arch/arm64/kernel/module-plts.c, 6.1)."""
-    ARM = "arm"
-    """Blocks of 16 `ldr pc, [pc, #56]` and their 16 words (struct plt_entries, arch/arm/include/asm/module.h, 6.1)."""
-    PPC64 = "ppc64"
-    """Seven words of code, a magic word and the target (struct ppc64_stub_entry, powerpc/kernel/module_64.c, 6.1)."""
-
-
-class LoaderFilledSection(NamedTuple):
-    """A section of a module that the loader fills with jumps (landing/code/module_plt.py).
-
-    It jumps to what relocations of a type in `call_relocation_types` name, and to `jump_targets`. Each relocation of a
-    type in `page_relocation_types` may need an entry, too.
-    """
-
-    call_relocation_types: frozenset[int] = frozenset()
-    page_relocation_types: frozenset[int] = frozenset()
-    jump_targets: tuple[str, ...] = ()
-    form: JumpForm = JumpForm.ARM64
 
 
 class PatchTables(NamedTuple):
