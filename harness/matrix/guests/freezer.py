@@ -21,7 +21,7 @@ from harness.guest.start import StartOptions
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.store import key_of
-from harness.landing import prove_recipe_traits
+from harness.landing import prove_recipe_traits, prove_traits_by_programs
 from harness.matrix.guests import check_after_cell
 from harness.matrix.guests.make_once_per_key import Once
 from harness.verdict.cell_verdict_enum import Verdict
@@ -165,6 +165,6 @@ def frozen_guest_key_parts(image: Image, accelerator: Accelerator) -> list[str]:
         qemu_version_line(recipe.architecture.qemu_machine.qemu),
         frozen_guest_host_identity(accelerator),
         # A guest that was proved by other code is booted and proved again.
-        code_sha256(Path(prove_recipe_traits.__file__)),
+        *(code_sha256(Path(str(module.__file__))) for module in (prove_recipe_traits, prove_traits_by_programs)),
         *qemu.argv(recipe, accelerator, anywhere),
     ]
