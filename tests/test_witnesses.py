@@ -136,6 +136,21 @@ def test_outside_does_not_take_any_change_for_a_probe() -> None:
     assert "no probe" in seen.detail
 
 
+@pytest.mark.parametrize("target", ["0be4e2c0", "db000102"], ids=["whole", "without-the-lowest-byte"])
+def test_outside_takes_a_call_with_another_target_for_the_probe(target: str) -> None:
+    """A live patch's call was there before, and ftrace let it call the probe, too."""
+    before = patched(CODE, 4, bytes.fromhex("e8dbec0000"))
+    during = patched(CODE, 4, bytes.fromhex(f"e8{target}"))
+    seen = five_address_witnesses.qemu_memory_statement(Window(0x1000, before, during), 0x1004, X86)
+    assert (seen.address, seen.contradicts) == (0x1004, False)
+    # Without a call before, the same bytes are no probe.
+    other = patched(CODE, 5, bytes.fromhex("dbec0000"))
+    seen = five_address_witnesses.qemu_memory_statement(
+        Window(0x1000, other, patched(other, 5, bytes.fromhex(target))), 0x1004, X86
+    )
+    assert seen.contradicts
+
+
 def test_outside_aligns_on_fixed_width() -> None:
     # The first byte of the word happens to equal that of the breakpoint, so the change begins at the second byte.
     before = bytes.fromhex("6bc23fd9 03c01234 08030241")

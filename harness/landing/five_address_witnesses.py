@@ -171,10 +171,25 @@ class Window:
                 place += 1
                 continue
             first = place - (self.start + place) % kprobes.instruction_alignment
+            first = self._start_of_retargeted_call(first, kprobes)
             found.append(self.start + first)
             length = self.probe_patch_length_at(self.start + first, kprobes) or 1
             place = max(place, first + length, first + kprobes.instruction_alignment)
         return found
+
+    def _start_of_retargeted_call(self, place: int, kprobes: KprobeTraits) -> int:
+        """The offset of a call that was there before, if a change inside of it gave it another target.
+
+        ftrace's call for a live patch becomes one for the live patch and a probe (arch_ftrace_update_trampoline()).
+        """
+        if self.probe_patch_length_at(self.start + place, kprobes):
+            return place
+        reach = max(patch.size for patch in kprobes.patches)
+        for first in range(max(0, place - reach + 1), place):
+            states = self.before[first:], self.during[first:]
+            if any(first + patch.size > place and all(map(patch.matches, states)) for patch in kprobes.patches):
+                return first
+        return place
 
     def probe_patch_length_at(self, address: int, kprobes: KprobeTraits) -> int:
         """The length of the probe's patch at an address; 0 if the bytes there are no patch of a probe.
