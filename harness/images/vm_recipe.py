@@ -147,6 +147,7 @@ class Traits(_Table):
     entry_landing_pad: bool = False
     data_symbols: bool = False
     cold_halves: bool = False
+    livepatch: bool = False
     section_fd_pins: bool = False
     shared_loads: bool = False
     uprobes: bool = False

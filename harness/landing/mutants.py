@@ -131,6 +131,7 @@ class Mutant:
     - `misplaces_one_by_hand` relocates the first function of a batch by hand to another instruction.
     - `exchanges_symbols` is a defect of the harness: two functions have each other's addresses, "exported" or "local".
     - `reads_after_datum` reads the bytes after a datum.
+    - `patches_another` builds a live patch for another function.
     - `shrinks_module` builds a module so small that each of its branches reaches its stub.
     """
 
@@ -144,6 +145,7 @@ class Mutant:
     compute_datum_address: Callable[[Layout, Datum], int] | None = None
     reads_after_datum: bool = False
     shrinks_module: bool = False
+    patches_another: bool = False
     explains_all: bool = False
     reserves_all: bool = False
     misplaces_one_by_hand: bool = False
@@ -192,6 +194,7 @@ MUTANTS: dict[str, Mutant] = {
     "swapped-symbols": Mutant(exchanges_symbols="exported"),
     "swapped-local-symbols": Mutant(exchanges_symbols="local"),
     "stale-snapshot": Mutant(stale_snapshot=True),
+    "patches-another": Mutant(patches_another=True),
     "within-reach": Mutant(shrinks_module=True),
 }
 

@@ -214,6 +214,11 @@ def _cold_halves(scene: _Scene) -> bool:
     return bool(scene.target.elf.symbols_named("pinpoint_cold_part.cold"))
 
 
+def _livepatch(scene: _Scene) -> bool:
+    """True if functions of this kernel can be replaced by a module (klp_init(), kernel/livepatch/core.c, 6.1)."""
+    return scene.guest.run("test", "-d", "/sys/kernel/livepatch").ok
+
+
 def _entry_landing_pad(scene: _Scene) -> bool:
     """True if the kernel put the probe on symbol + 0 after the symbol's address."""
     _, symbol = scene.layout.elf_and_symbol(Site(_FUNCTION))
@@ -248,5 +253,6 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "programs_32bit": lambda scene: prove_traits_by_programs.programs_32bit(scene.guest),
     "data_symbols": _data_symbols,
     "cold_halves": _cold_halves,
+    "livepatch": _livepatch,
     "uprobes": lambda scene: prove_traits_by_programs.uprobes(scene.guest),
 }
