@@ -26,7 +26,7 @@ from harness.cli_common import (
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
 from harness.core.files import replacing
-from harness.images import external_build, own_tree_modules, prepare
+from harness.images import external_build, kernel_toolchain, own_tree_modules, prepare
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.shared_builds import SharedBuilds, shared_builds
@@ -132,7 +132,7 @@ def kbuild_dir(vm: str) -> int:
     if image.headers is None:
         raise HostError("has no tree to build modules against", where=vm, mend="build its image again")
     architecture = recipe.architecture
-    words = [f"ARCH={architecture.kernel_arch}", f"CROSS_COMPILE={architecture.cross_prefix}"]
+    words = [f"ARCH={architecture.kernel_arch}", *kernel_toolchain.make_words(architecture)]
     if recipe.kernel.cflags:
         words.append(f"KCFLAGS='{recipe.kernel.cflags}'")
     click.echo(f"pinpoint: give make {' '.join(words)}", err=True)

@@ -78,7 +78,7 @@ def make(root: Path) -> Project:
     (root / "host-packages.txt").write_text(
         "# comment\nneeded-package any needed-program to test\nelsewhere sparc gone x\n"
         "of-core any/arm64 core-program x\nof-full any/s390x,i386 full-program x\n"
-        "of-source any/source source-program x\n"
+        "of-source any/source source-program x\nof-clang any/clang-19 clang-program x\n"
     )
     for name in ("requirements.txt", "requirements-installer.txt"):
         (root / name).write_text("# nothing\n")
@@ -93,7 +93,7 @@ def make(root: Path) -> Project:
 
 
 def add_recipes(project: Project) -> None:
-    """Add a core VM of arm64, and two VMs of i386 that are not core: of one the kernel is built from source.
+    """Add a core VM of arm64, and three VMs of i386 that are not core: the kernels of two are built from source.
 
     A tree for --project has one more.
     """
@@ -102,7 +102,9 @@ def add_recipes(project: Project) -> None:
     (project.root / "vm_images" / "old.toml").write_text('arch = "i386"\ntier = "full"\nsource = "debian-binary"\n')
     (project.root / "my own" / "vm_images").mkdir(parents=True)
     (project.root / "my own" / "vm_images" / "theirs.toml").write_text('arch = "i386"\ntier = "full"\n')
-    (project.root / "vm_images" / "built.toml").write_text('arch = "i386"\ntier = "full"\nsource = "debian-source"\n')
+    built = 'arch = "i386"\ntier = "full"\nsource = "debian-source"\n'
+    (project.root / "vm_images" / "built.toml").write_text(built)
+    (project.root / "vm_images" / "clang.toml").write_text(f'{built}compiler = "clang-19"\n')
 
 
 @pytest.fixture
@@ -188,12 +190,13 @@ def test_other_requirements_make_another_environment(made: Project) -> None:
         (("run", "--vm=old"), "needed-package of-full"),
         (("run", "--vm", "small,old"), "needed-package of-core of-full"),
         (("run", "--vm", "built"), "needed-package of-full of-source"),
+        (("run", "--vm", "clang"), "needed-package of-full of-source of-clang"),
         (("run", "--vm", "small", "--kernel", "linux"), "needed-package of-core of-source"),
         (("bisect", "--vm", "small"), "needed-package of-core of-source"),
         (("store", "pull", "directory", "--vm", "old"), "needed-package of-full"),
-        (("run", "--arch", "i386"), "needed-package of-full of-source"),
+        (("run", "--arch", "i386"), "needed-package of-full of-source of-clang"),
         (("run", "--arch", "i38."), "needed-package of-core"),
-        (("run", "--matrix", "full"), "needed-package of-core of-full of-source"),
+        (("run", "--matrix", "full"), "needed-package of-core of-full of-source of-clang"),
         (("run", "--project", "my own", "--vm", "theirs"), "needed-package of-full"),
         (("run", "--project=my own", "--vm=theirs"), "needed-package of-full"),
         (("run", "--vm=theirs"), "needed-package of-core"),

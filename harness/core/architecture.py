@@ -228,7 +228,8 @@ class Architecture:
     address of a flat kernel image if its own code does not show that address; `byte_order` is that of its kernels.
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
     dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
-    32-bit programs that its kernels may run, None for an architecture that has none.
+    32-bit programs that its kernels may run, None for an architecture that has none. `llvm_suffix` is no entry of the
+    table: a recipe that names a clang sets it, to the end of the names of LLVM's programs (`-19`).
     """
 
     name: str
@@ -249,6 +250,7 @@ class Architecture:
     program_flags: tuple[str, ...] = ()
     static_program_flags: tuple[str, ...] = ("-fPIE", "-static-pie")
     compat_programs: CompatPrograms | None = None
+    llvm_suffix: str = ""
 
     @property
     def arch_source_directory(self) -> str:

@@ -18,7 +18,7 @@ _PROPER = "cc1"
 
 def key_parts(recipe: Recipe, build_context: BuildContext) -> list[str]:
     """Return the inputs of the compiler that a recipe names, for store keys; empty if it names none."""
-    return debian_suite_host_programs.key_parts(_wanted(recipe), build_context) if recipe.kernel.compiler else []
+    return debian_suite_host_programs.key_parts(_wanted(recipe), build_context) if _is_named(recipe) else []
 
 
 def obtain_compiler(recipe: Recipe, build_context: BuildContext) -> Path | None:
@@ -26,10 +26,15 @@ def obtain_compiler(recipe: Recipe, build_context: BuildContext) -> Path | None:
 
     Raises as `debian_suite_host_programs.obtain_launchers`.
     """
-    if not recipe.kernel.compiler:
+    if not _is_named(recipe):
         return None
     entry = debian_suite_host_programs.obtain_launchers(_wanted(recipe), build_context, vm=recipe.name)
     return entry.path / debian_suite_host_programs.LAUNCHERS / recipe.kernel.compiler
+
+
+def _is_named(recipe: Recipe) -> bool:
+    """Return True if the recipe names a compiler of its suite; a clang is the host's."""
+    return recipe.kernel.compiler.startswith("gcc")
 
 
 def _wanted(recipe: Recipe) -> WantedSuitePrograms:

@@ -15,7 +15,8 @@ from harness.core.files import read_regular_file
 from harness.images import confined_build, debian_suite_compiler
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kbuild import Make, MakeProgress
+from harness.images.kbuild import MakeProgress
+from harness.images.kernel_toolchain import Make
 
 _MAKEFILES = ("Kbuild", "Makefile")
 # Files of an earlier build must not be taken for results of this build.
@@ -81,7 +82,7 @@ def _make(make: Make, scratch: Path, image: Image, source: Path, step: ProgressS
         "KCFLAGS": " ".join([image.recipe.kernel.cflags, flags, f"-ffile-prefix-map={scratch}/="]).strip(),
         "KBUILD_MODPOST_WARN": "1",
         # Without ccache: its files are used by builds that are trusted.
-        "CC": str(make.compiler_program or f"{make.architecture.cross_prefix}gcc"),
+        "CC": make.compiler,
         "TMPDIR": str(scratch),
     }
     try:

@@ -16,8 +16,10 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, sha256, sha256_of_strings
 from harness.images import debian_suite_compiler, precompiled_table
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, MakeProgress, compiler_and_linker_versions
+from harness.images.kbuild import MakeProgress
 from harness.images.kernel import KernelBuild
+from harness.images.kernel_toolchain import ProbeMake as Make
+from harness.images.kernel_toolchain import probe_compiler_and_linker_versions as compiler_and_linker_versions
 from harness.images.module_build_directory import ModuleBuildDirectory, hold_module_build_directory
 from harness.images.vm_recipe import Recipe
 

@@ -14,7 +14,7 @@ from harness.core.errors import BuildError
 from harness.core.files import sha256_of_strings
 from harness.core.process import run
 from harness.images import kernel_config
-from harness.images.kbuild import compiler_and_linker_versions
+from harness.images.kernel_toolchain import compiler_and_linker_versions
 from harness.images.recipe_files import fragment_or_patch_path
 from harness.images.vm_recipe import Recipe
 

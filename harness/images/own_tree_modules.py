@@ -19,7 +19,7 @@ from harness.core.files import code_sha256, sha256, sha256_of_strings
 from harness.images import debian_suite_compiler, external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
-from harness.images.kbuild import compiler_and_linker_versions
+from harness.images.kernel_toolchain import compiler_and_linker_versions
 
 KIND = "own-modules"
 # Only line tables, whatever the kernel's configuration is: types would be nine tenths of a module.

@@ -24,6 +24,7 @@ Flags = Annotated[str, Field(max_length=1024), AfterValidator(_demand_safe_flags
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 PackageName = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
 PackageVersion = Annotated[str, Field(pattern=r"^(?:[0-9][A-Za-z0-9.+~:-]*)?$", max_length=100)]
+Compiler = Annotated[str, Field(pattern=r"^(?:(?:gcc|clang)-[0-9]{1,4})?$")]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
 CaseName = Annotated[
     str, Field(pattern=r"^test_\w+\.py(?:::test_\w+(?:\[[^\x00-\x20\x7f-\x9f]+\])?)?$", max_length=200)

@@ -18,9 +18,10 @@ from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, write_text
 from harness.images import drivers, kbuild, kernel_config, kernel_source_trees, object_tree
 from harness.images.build_context import BuildContext
-from harness.images.kbuild import Make, MakeProgress, compiler_and_linker_versions
+from harness.images.kbuild import MakeProgress
 from harness.images.kernel import KernelBuild, ModuleBuildTrees
 from harness.images.kernel_source_trees import Source
+from harness.images.kernel_toolchain import Make, compiler_and_linker_versions
 from harness.images.recipe_files import fragment_or_patch_path
 from harness.images.store import Entry
 from harness.images.vm_recipe import Recipe

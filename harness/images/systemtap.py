@@ -134,6 +134,8 @@ def reason_not_to_compile(image: Image) -> str:
     """Return why no script can be run on the image's kernel; empty if scripts can be run."""
     if image.config.get(_NEEDED_CONFIG) != "y":
         return f"systemtap needs {_NEEDED_CONFIG}=y, which this kernel lacks"
+    if image.recipe.architecture.llvm_suffix:
+        return "systemtap compiles with gcc, and this kernel was built by clang"
     # staprun ends with "Can't resolve uprobe_unregister!", also for a script without uprobes (seen on 6.12.117).
     if image.config.get("CONFIG_UPROBES") == "y" and not Elf.read_cached(image.vmlinux).symbols_named(_NEEDED_FUNCTION):
         return f"systemtap 5.1 needs the kernel's {_NEEDED_FUNCTION}(), which has other names since 6.12"

@@ -14,25 +14,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from harness.core import bounded_toml, paths
 from harness.core.architecture import Architecture
 from harness.core.architecture_table import ARCHITECTURES
-from harness.core.architecture_with_qemu import architecture_with_qemu
+from harness.core.architecture_with_programs import architecture_with_programs
 from harness.core.errors import RecipeError, UsageError
 from harness.core.files import read_regular_file
 from harness.images.kernel_defects import KernelDefects
-from harness.images.recipe_files import files_by_name, fragment_or_patch_path, tree_of
-from harness.images.recipe_strings import CaseName, FileName, Flags, Line, PackageName, PackageVersion
+from harness.images.recipe_files import demand_fragment_or_patch, files_by_name, tree_of
+from harness.images.recipe_strings import CaseName, Compiler, FileName, Flags, Line, PackageName, PackageVersion
 
 # The code name of a release, or a suite that extends one. The name goes into an apt source list.
 _SUITE = re.compile(r"(?=.{1,40}$)[a-z]+(-[a-z]+)*")
 _NEED = re.compile(r">= ?([0-9]{1,4})(?:\.([0-9]{1,4}))?")
-_COMPILER = re.compile(r"gcc-[0-9]{1,4}")
 
 Tier = Literal["core", "full"]
 
 _LARGEST_BYTES = 32 << 10
 # A recipe as JSON, for the run of a kernel that was given with --kernel.
 _REPLACEMENT, _OPTIONS = KERNEL_VARIABLES = ("PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS")
-# A patch or a fragment of a kernel configuration.
-_LARGEST_PART_BYTES = 4 << 20
 
 
 class _Table(BaseModel):
@@ -48,11 +45,12 @@ class Kernel(_Table):
     release: another release, or a `RELEASE-backports`. `tree` is the user's own kernel source. `config` and `patches`
     name files under `vm_images/config/` and `vm_images/patches/`, in order. `not_for_trees` are those of `config` whose
     options other versions lack: a tree of --kernel is built without them. `sibling` names the VM whose kernel has the
-    same functions at other addresses; values computed for that kernel are tried on this one. `compiler` builds the
-    modules, such as `gcc-14` from the release of `suite`, if the kernel was configured with a newer compiler than the
-    host has. `debug_symbols` also fetches the package with the debug symbols of a binary kernel, and `--debug-symbols`
-    sets it for all of them. `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the
-    files of a kernel that was built elsewhere (source `given`), and the whole configuration of a tree.
+    same functions at other addresses; values computed for that kernel are tried on this one. `compiler` is one such as
+    `gcc-14`, from the release of `suite`, for modules of a kernel that was configured with a newer compiler than the
+    host has; or one such as `clang-19`, the host's, for a kernel from source and its modules. `debug_symbols` also
+    fetches the package with the debug symbols of a binary kernel, and `--debug-symbols` sets it for all of them.
+    `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the files of a kernel that
+    was built elsewhere (source `given`), and the whole configuration of a tree.
     """
 
     source: Literal["debian-binary", "debian-source", "tree", "given"]
@@ -66,7 +64,7 @@ class Kernel(_Table):
     not_for_trees: tuple[FileName, ...] = Field(default=(), strict=False)
     patches: tuple[FileName, ...] = Field(default=(), strict=False)
     cflags: Flags = ""
-    compiler: Line = ""
+    compiler: Compiler = ""
     sibling: Line = ""
     debug_symbols: bool = False
 
@@ -83,8 +81,10 @@ class Kernel(_Table):
             raise ValueError("not_for_trees names what is not in config")
         if self.version and self.source != "debian-source":
             raise ValueError("version is for source 'debian-source'; another source has one version")
-        if self.compiler and not (self.suite and _COMPILER.fullmatch(self.compiler)):
-            raise ValueError(f"compiler {self.compiler!r} needs a suite and a name such as gcc-14")
+        if self.compiler.startswith("clang") and self.source == "debian-binary":
+            raise ValueError("a clang is for kernels built from source; Debian builds its kernels with gcc")
+        if self.compiler.startswith("gcc") and not self.suite:
+            raise ValueError(f"compiler {self.compiler!r} needs the suite that has it")
         if self.suite and self.source == "tree":
             raise ValueError("a tree of your own has no suite")
         if self.suite and not _SUITE.fullmatch(self.suite):
@@ -195,9 +195,9 @@ class Recipe(_Table):
 
     @property
     def architecture(self) -> Architecture:
-        """The entry of the architecture table for this VM, with the QEMU that was found for it."""
-        found = self.machine.emulator
-        return architecture_with_qemu(self.arch, found.program, found.version) if found else ARCHITECTURES[self.arch]
+        """The entry of the architecture table for this VM, with its compiler and the QEMU that was found for it."""
+        qemu = self.machine.emulator or Emulator(program="", version=(0, 0))
+        return architecture_with_programs(self.arch, self.kernel.compiler, qemu.program, qemu.version)
 
 
 def with_debug_symbols(recipe: Recipe) -> Recipe:
@@ -229,7 +229,7 @@ def load(path: Path) -> Recipe:
         raise RecipeError(f"name is {recipe.name!r}", where=path.name, mend=f"make it {path.stem!r}, the file's name")
     for kind in ("config", "patches"):
         for name in getattr(recipe.kernel, kind):
-            _demand_file(path, kind, name)
+            demand_fragment_or_patch(path, kind, name)
     _demand_sibling(path, recipe.kernel.sibling)
     _demand_path(path, recipe.kernel.tree)
     if not recipe.kernel.tree:
@@ -256,20 +256,6 @@ def _explained(path: Path, error: ValidationError) -> RecipeError:
         return RecipeError(f"`{key}`: {message}" if key else message, where=path.name, mend="see docs/adding-a-vm.md")
     wanted = first["msg"].removeprefix("Input ")
     return RecipeError(f"`{key}` {wanted}", where=path.name, mend=f"it is {repr(first['input'])[:200]} now")
-
-
-def _demand_file(path: Path, kind: str, name: str) -> None:
-    """Raise RecipeError if a fragment or patch of the recipe does not exist or is not a text file."""
-    wanted = fragment_or_patch_path(kind, name)
-    if not wanted.exists():
-        raise RecipeError(
-            f"kernel.{kind} names {name!r}", where=path.name, mend=f"create {wanted.relative_to(paths.RECIPES.parent)}"
-        )
-    try:
-        read_regular_file(wanted, _LARGEST_PART_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else f"is not UTF-8 at byte {error.start}"
-        raise RecipeError(str(what), where=str(wanted), mend="correct that file") from None
 
 
 def _demand_sibling(path: Path, name: str) -> None:

@@ -202,7 +202,8 @@ def _missing(layers: Layers, context: BuildContext) -> list[str]:
 
 def _lacking_here(recipe: Recipe) -> list[str]:
     """Return the packages that this host lacks to build an image."""
-    return missing_build_packages([recipe.arch, *([SOURCE] if build_tasks.is_compiled(recipe) else [])])
+    compiled = [SOURCE, recipe.kernel.compiler] if build_tasks.is_compiled(recipe) else []
+    return missing_build_packages([recipe.arch, *compiled])
 
 
 def _is_built_here(recipe: Recipe) -> bool:
