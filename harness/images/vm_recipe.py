@@ -147,6 +147,8 @@ class Traits(_Table):
     entry_landing_pad: bool = False
     data_symbols: bool = False
     cold_halves: bool = False
+    cfi_preambles: bool = False
+    llvm_suffixes_omitted: bool = False
     livepatch: bool = False
     section_fd_pins: bool = False
     shared_loads: bool = False

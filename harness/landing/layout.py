@@ -27,6 +27,7 @@ from harness.landing.code.instructions import (
     once_per_call_boundaries,
     without_branches_that_end_probing,
 )
+from harness.landing.code.kernel_file import kernel_file
 from harness.landing.code.patch_sites import table_addresses
 from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
 from harness.landing.code.symbol_confirmations import SymbolConfirmations, symbol_confirmations
@@ -79,7 +80,7 @@ class Layout:
     ) -> None:
         """`others` are loaded modules that are not targets. `image_of` prepares the image of a VM, by its name."""
         self.guest = guest
-        self.kernel = Elf.read_cached(guest.image.vmlinux)
+        self.kernel = kernel_file(guest.image)
         self.targets = {target.module: target for target in targets}
         self.modules: dict[str, Target | LoadedTarget] = {**self.targets, **{each.module: each for each in others}}
         self._image_of = image_of
@@ -91,7 +92,7 @@ class Layout:
         Its image is prepared on first use.
         """
         name = self.guest.image.recipe.kernel.sibling
-        return Elf.read_cached(self._image_of(name).vmlinux) if name and self._image_of else None
+        return kernel_file(self._image_of(name)) if name and self._image_of else None
 
     @property
     def other_module_builds(self) -> dict[str, Elf]:

@@ -6,23 +6,24 @@ from collections import defaultdict
 from collections.abc import Container, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from pathlib import Path
 
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
 from harness.core.pause_garbage_collector import garbage_collector_paused
+from harness.images.image import Image
 from harness.landing.code.closest_symbol import ClosestSymbolTable, LoadedSymbol
 from harness.landing.code.function_selection import filter_functions
+from harness.landing.code.kernel_file import kernel_file
 from harness.landing.code.patch_sites import patch_sites
 
 
-def preload_kernel_file(vmlinux: Path) -> None:
+def preload_kernel_file(image: Image) -> None:
     """Read what every layout of a kernel needs of its file, so that a guest can start meanwhile: seconds of work.
 
     Raises nothing: a layout of the kernel raises the error of what cannot be read.
     """
     with suppress(PinpointError, OSError), garbage_collector_paused():
-        kernel = Elf.read_cached(vmlinux)
+        kernel = kernel_file(image)
         patch_sites(kernel)
         closest_as_linked(kernel)
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
+from harness.core.elf import Elf
 from harness.core.errors import WRONG_USE, DeadlineExceeded, GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.vm_recipe import Traits
 from harness.landing import probe_module, prove_traits_by_programs
 from harness.landing.checks.optimized_probes import JumpTraits, read_jump_traits
+from harness.landing.code.function_selection import text_functions_named_once
+from harness.landing.code.kernel_file import LLVM_SUFFIX, short_name
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.target import Target
@@ -24,6 +28,9 @@ _MANY_SECTIONS = 1000
 
 # On every kernel of the matrix this function exists, is traced if any function is, and is not called in an idle guest.
 _FUNCTION = "clock_t_to_jiffies"
+
+# Before each function of a kernel with clang's CFI is another symbol.
+_PREAMBLE = f"__cfi_{_FUNCTION}"
 
 # How long a guest may take to print a line on its console.
 _PRINTING_SECONDS = 10.0
@@ -49,7 +56,8 @@ class _Scene:
 
     `report` is that of the probe on its first instruction that ftrace does not patch, or patches as one of several.
     `entry_report` is that of symbol + 0. `initializer_report` is that of a probe on the target's initializer, which has
-    run.
+    run. `preamble_report` is that of a probe on the function's preamble, `short_name_report` that of a probe on a
+    function that the kernel's file names `f.llvm.HASH`, by `f`; None if there is none.
     """
 
     guest: Guest
@@ -60,6 +68,8 @@ class _Scene:
     report: probe_module.SiteReport
     entry_report: probe_module.SiteReport
     initializer_report: probe_module.SiteReport
+    preamble_report: probe_module.SiteReport
+    short_name_report: probe_module.SiteReport | None
     listed: tuple[probe_module.ListedProbe, ...]
 
 
@@ -92,10 +102,11 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
     target.load()
     layout = Layout(guest, [target])
     initializer = Site("pinpoint_target_init", module=target.module).spec
-    specs = dict.fromkeys((_FUNCTION, initializer, layout.entry_site(Site(_FUNCTION)).spec))
+    entry, short = layout.entry_site(Site(_FUNCTION)).spec, _function_with_suffix(Elf.read_cached(guest.image.vmlinux))
+    specs = dict.fromkeys((_FUNCTION, initializer, entry, _PREAMBLE, *([short] if short else [])))
     view = probe_module.load_probe_module(guest, list(specs))
     reports = dict(zip(specs, view.reports, strict=True))
-    wanted = (reports[layout.entry_site(Site(_FUNCTION)).spec], reports[_FUNCTION], reports[initializer])
+    wanted = (reports[entry], reports[_FUNCTION], reports[initializer], reports[_PREAMBLE], reports.get(short))
     scene = _Scene(guest, layout, target, apart, *wanted, view.newly_listed(view.listed_before_load))
     try:
         try:
@@ -109,6 +120,12 @@ def _asked(guest: Guest) -> tuple[dict[str, bool], str]:
         target.unload()
     report = scene.report
     return seen, f"slide {layout.slide:#x}, a probe on {_FUNCTION}: errno {report.errno}, address {report.address:#x}"
+
+
+def _function_with_suffix(kernel: Elf) -> str:
+    """Return `f` for a function `f.llvm.HASH` of the kernel's text, where no symbol is named `f`; "" without one."""
+    names = (each.name for each in text_functions_named_once(kernel) if LLVM_SUFFIX in each.name)
+    return next((short_name(name) for name in names if not kernel.symbols_named(short_name(name))), "")
 
 
 def _demand_warnings_on_console(guest: Guest) -> None:
@@ -133,8 +150,8 @@ def _demand_warnings_on_console(guest: Guest) -> None:
 
 def _kprobes(scene: _Scene) -> bool:
     # Two may be at one address, which the list has once for each.
-    asked = (scene.report, scene.entry_report, scene.initializer_report)
-    accepted = {each.spec for each in asked if not each.errno}
+    asked = (scene.report, scene.entry_report, scene.initializer_report, scene.preamble_report, scene.short_name_report)
+    accepted = {each.spec for each in asked if each and not each.errno}
     return scene.report.errno == 0 and len(scene.listed) == len(accepted)
 
 
@@ -214,6 +231,16 @@ def _cold_halves(scene: _Scene) -> bool:
     return bool(scene.target.elf.symbols_named("pinpoint_cold_part.cold"))
 
 
+def _cfi_preambles(scene: _Scene) -> bool:
+    """True if the kernel knows the symbol of a function's preamble, on which 6.1 refuses a probe with another errno."""
+    return scene.preamble_report.errno != errno.ENOENT
+
+
+def _llvm_suffixes_omitted(scene: _Scene) -> bool:
+    """True if the kernel finds a function that its file names `f.llvm.HASH` by `f`."""
+    return scene.short_name_report is not None and scene.short_name_report.errno != errno.ENOENT
+
+
 def _livepatch(scene: _Scene) -> bool:
     """True if functions of this kernel can be replaced by a module (klp_init(), kernel/livepatch/core.c, 6.1)."""
     return scene.guest.run("test", "-d", "/sys/kernel/livepatch").ok
@@ -253,6 +280,8 @@ _LOOKS: dict[str, Callable[[_Scene], bool]] = {
     "programs_32bit": lambda scene: prove_traits_by_programs.programs_32bit(scene.guest),
     "data_symbols": _data_symbols,
     "cold_halves": _cold_halves,
+    "cfi_preambles": _cfi_preambles,
+    "llvm_suffixes_omitted": _llvm_suffixes_omitted,
     "livepatch": _livepatch,
     "uprobes": lambda scene: prove_traits_by_programs.uprobes(scene.guest),
 }

@@ -12,6 +12,7 @@ from harness.core.errors import PinpointError
 from harness.landing.code import mips_ftrace_site
 from harness.landing.code.decoder_machines import DecoderMachine, decoder_machines
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+from harness.landing.code.patch_sites import LINKED, ftrace_sites
 
 # The size of the longest instruction, in bytes, rounded up.
 _LONGEST = 16
@@ -255,8 +256,18 @@ def _ftrace_site(elf: Elf, symbol: Symbol, machine: DecoderMachine, found: Seque
         # A static key can be a nop, too, but has a target.
         nops = len(first) == machine.entry_nops and all(each.flow is Flow.NOP and each.is_padding for each in first)
         return first[0 if machine.patches_all_nops else -1].offset if nops else None
+    if first and first[0].flow is Flow.NOP and _in_ftrace_table(elf, symbol, first[0]):
+        return first[0].offset
     calls = first if machine.tracer_called_at_entry else (each for each in found if each.kind is InstructionKind.CALL)
     return next((each.offset for each in calls if _calls(elf, symbol, each, machine.tracer)), None)
+
+
+def _in_ftrace_table(elf: Elf, symbol: Symbol, nop: Instruction) -> bool:
+    """True for a call of the tracer that objtool has already replaced by a nop (CONFIG_FTRACE_MCOUNT_USE_OBJTOOL)."""
+    place = LINKED if elf.linked else symbol.section
+    start = (symbol.address if elf.linked else elf.offset_in_section(symbol)) + nop.offset
+    found = ftrace_sites(elf).site_at(place, start)
+    return found is not None and found.start == start
 
 
 def _calls(elf: Elf, symbol: Symbol, call: Instruction, name: str) -> bool:

@@ -10,6 +10,7 @@ from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.result import parsing_guest_text
 from harness.landing.code.closest_symbol import KernelSymbolOffset
+from harness.landing.code.kernel_file import name_in_kallsyms
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.layout import Layout
 from harness.landing.linked_symbols import closest_as_linked
@@ -116,7 +117,8 @@ def kallsyms_statement(layout: Layout, datum: Datum) -> Statement:
     owner = f"[{datum.module}]" if datum.module else ""
     found = layout.guest.run("grep", "-w", "-F", datum.symbol, "/proc/kallsyms").stdout.splitlines()
     split = ([*line.split(), ""] for line in found)
-    places = [int(words[0], 16) for words in split if (words[2], words[3]) == (datum.symbol, owner)]
+    named = ((words[0], name_in_kallsyms(layout.guest.image, words[2]), words[3]) for words in split)
+    places = [int(address, 16) for address, name, module in named if (name, module) == (datum.symbol, owner)]
     if len(places) != 1:
         return Statement("kallsyms", None, f"lists it {len(places)} times")
     return Statement("kallsyms", places[0] + datum.offset)

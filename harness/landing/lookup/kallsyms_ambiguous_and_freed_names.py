@@ -12,6 +12,7 @@ from harness.guest.result import parsing_guest_text
 from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, evenly_spread, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import instruction_at_function_start
+from harness.landing.code.kernel_file import name_in_kallsyms
 from harness.landing.code.patch_sites import table_addresses
 from harness.landing.code.patch_tables import JUMPS, STATIC_CALLS
 from harness.landing.layout import Layout
@@ -34,7 +35,8 @@ def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, i
     lines = f" [{_CODE}] " if "" in modules else "\\|".join(f"\\[{module}\\]$" for module in sorted(modules))
     found: dict[tuple[str, str], int] = {}
     for line in layout.guest.run("grep", lines, "/proc/kallsyms").stdout.splitlines():
-        address, kind, name, *module = line.split()
+        address, kind, listed, *module = line.split()
+        name = listed if module else name_in_kallsyms(layout.guest.image, listed)
         if kind in _CODE:
             found.setdefault((module[0].strip("[]") if module else "", name), int(address, 16))
     return [site for site, truth in functions if found.get((site.module, site.symbol)) != truth]

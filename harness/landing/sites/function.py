@@ -17,6 +17,7 @@ from harness.images.image import Image
 from harness.landing.code.entry_shift import entry_shift
 from harness.landing.code.instruction import Instruction
 from harness.landing.code.instructions import decode_function
+from harness.landing.code.kernel_file import kernel_file, short_name
 from harness.landing.sites import (
     objdump,
     rules_arm,
@@ -101,7 +102,7 @@ class FunctionSites:
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        self.kernel: Elf = Elf.read_cached(image.vmlinux)
+        self.kernel: Elf = kernel_file(image)
         self._architecture: Architecture = image.recipe.architecture
         self._decoder: DecoderKind = self._architecture.kprobe_traits.decoder
         self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobe_traits)
@@ -116,7 +117,8 @@ class FunctionSites:
         """
         functions = [symbol for symbol in self.kernel.symbols_named(name) if symbol.kind == "func" and symbol.size]
         if not functions:
-            close = sorted(each.name for each in self.kernel.symbols if each.kind == "func" and name in each.name)[:5]
+            part = short_name(name)
+            close = sorted(each.name for each in self.kernel.symbols if each.kind == "func" and part in each.name)[:5]
             mend = f"similar: {', '.join(close)}" if close else f"see /proc/kallsyms in {paths.PROGRAM} shell"
             raise UsageError(f"no function is named {name!r}", where=self.image.recipe.name, mend=mend)
         return min(functions, key=lambda symbol: symbol.address)

@@ -277,7 +277,7 @@ def verify_on_vm(
     with suppress(FileNotFoundError):
         log.unlink()
     began = time.monotonic()
-    reading = threading.Thread(target=linked_symbols.preload_kernel_file, args=(image.vmlinux,), daemon=True)
+    reading = threading.Thread(target=linked_symbols.preload_kernel_file, args=(image,), daemon=True)
     reading.start()
     with guests.start_guest(image, build_context, log, packages) as guest:
         reading.join()
