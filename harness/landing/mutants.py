@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.core.errors import GuestError, PinpointError
-from harness.landing import precompiled_sites, systemtap_relocation_by_hand
+from harness.landing import clang_symbols, precompiled_sites, systemtap_relocation_by_hand
 from harness.landing.code.instructions import decode_function, once_per_call_boundaries
 from harness.landing.layout import Layout
 from harness.landing.lookup import data_symbol_address
@@ -193,6 +193,8 @@ MUTANTS: dict[str, Mutant] = {
     "misplaces-one": Mutant(misplaces_one_by_hand=True),
     "swapped-symbols": Mutant(exchanges_symbols="exported"),
     "swapped-local-symbols": Mutant(exchanges_symbols="local"),
+    "from-preamble": Mutant(relocation=clang_symbols.request_without_preambles),
+    "keeps-suffix": Mutant(relocation=clang_symbols.request_by_names_in_file),
     "stale-snapshot": Mutant(stale_snapshot=True),
     "patches-another": Mutant(patches_another=True),
     "within-reach": Mutant(shrinks_module=True),
