@@ -327,3 +327,12 @@ def test_all_functions_are_counted_as_each_one_is_described(sites: FunctionSites
 def test_a_function_or_a_sample_or_all(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sites", *words, "--vm", "parisc"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_x86_refuses_an_instruction_that_fills_its_copy() -> None:
+    """A nop of 15 bytes, with which clang pads, leaves no room for a breakpoint; one of 14 bytes does."""
+    longest = bytes.fromhex("666666666666 2e 0f1f840000000000")
+    assert len(longest) == 15
+    assert rules_x86.refusal_errno_and_reason(longest, 0, (6, 1)) == (errno.ENOSPC, "instruction of 15 bytes")
+    assert rules_x86.refusal_errno_and_reason(longest, 1, (6, 1)) == (0, "")
+    assert rules_x86.refusal_errno_and_reason(longest, 0, (5, 10)) == (0, "")

@@ -13,6 +13,9 @@ _REGISTER = 0b11
 _INT3, _IRET, _FAR_CALL, _FAR_JUMP, _GROUP_5, _TWO_BYTES, _SYSTEM = 0xCC, 0xCF, 0x9A, 0xEA, 0xFF, 0x0F, 0x01
 # Since this version the kernel also refuses INT and UD, with EILSEQ (is_exception_insn() in can_probe()).
 _REFUSES_TRAPS = (6, 10)
+# Since this version the kernel puts a breakpoint after its copy of the instruction, which has 15 bytes of room in all
+# (prepare_singlestep(), MAX_INSN_SIZE).
+_COPIES_WITH_BREAKPOINT, _ROOM = (5, 13), 15
 _TRAPS = frozenset(
     {
         x86_const.X86_INS_INT,
@@ -54,4 +57,6 @@ def refusal_errno_and_reason(code: bytes, offset: int, version: tuple[int, int])
     indirect = first == _GROUP_5 and modrm & 0x30 in (0x10, 0x20)
     if indirect and (modrm & _CALL_OR_JUMP_FAR or modrm >> 6 != _REGISTER):
         return errno.EOPNOTSUPP, "call or jump through memory"
+    if found.size >= _ROOM and version >= _COPIES_WITH_BREAKPOINT:
+        return errno.ENOSPC, "instruction of 15 bytes"
     return 0, ""

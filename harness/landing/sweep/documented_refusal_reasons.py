@@ -17,7 +17,7 @@ from harness.core.architecture import DecoderKind
 from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decode_first_instruction
+from harness.landing.code.instructions import decode_first_instruction, longest_instruction_size
 from harness.landing.code.patch_sites import Range, merge_ranges
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
@@ -81,6 +81,9 @@ class RefusalReasonFinder:
             return "explained by a mutant"
         if number == errno.EOPNOTSUPP:
             return "call or jump through memory" if self._through_memory(address) else ""
+        if number == errno.ENOSPC:
+            # prepare_singlestep(), arch/x86/kernel/kprobes/core.c, 6.1.
+            return "instruction of 15 bytes" if self._fills_its_copy(address) else ""
         if number == errno.EILSEQ:
             # INT and UD (is_exception_insn() in can_probe(), arch/x86/kernel/kprobes/core.c, 7.3).
             return "trap, which is not stepped" if self._unsteppable(address) else ""
@@ -157,6 +160,11 @@ class RefusalReasonFinder:
         """True for a call or jump through memory, which x86 does not step (prepare_emulation())."""
         found = self._instruction(address)
         return found is not None and found.kind is InstructionKind.THROUGH_MEMORY
+
+    def _fills_its_copy(self, address: int) -> bool:
+        """True for an instruction of x86's maximum length, which leaves no room for a breakpoint in its copy."""
+        found = self._instruction(address)
+        return found is not None and found.size == longest_instruction_size(self.layout.decoder)
 
     def _unsteppable(self, address: int) -> bool:
         """True if kprobes cannot step the instruction that is in memory now, for example a trap."""
