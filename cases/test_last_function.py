@@ -21,6 +21,8 @@ from harness.verdict.cell_verdict_enum import end_as_known_fail
 # (probes/pinnable_target/things_that_hold_the_module.c), that of the second with an even number. Mutants are tried on
 # the second, so that the guest survives.
 UNEVEN, EVEN = "pinpoint_pins", "pinpoint_target"
+# module_exit() gives the function this second name, and clang keeps no other (include/linux/module.h, 6.1).
+_LAST = "cleanup_module"
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
 
@@ -50,9 +52,7 @@ def test_last_function(guest: Guest, fresh: Fresh, kprobes_in: Callable[..., Kpr
         target.load()
         layout = Layout(other, [target])
         deadly = other.traits.optimized_kprobes and not between_functions.is_mapped_behind_text(layout, target.module)
-        probes = kprobes_in(other, target).on(
-            _last_instruction(layout, Site(f"{target.module}_exit", module=target.module))
-        )
+        probes = kprobes_in(other, target).on(_last_instruction(layout, Site(_LAST, module=target.module)))
         try:
             with probes:
                 pass
