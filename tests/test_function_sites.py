@@ -18,6 +18,7 @@ from harness.core.errors import UsageError
 from harness.core.events import ProgressStep
 from harness.core.kernel_errno_names import kernel_errno_name
 from harness.images.image import Image
+from harness.images.vm_recipe import Traits
 from harness.landing.probe_module import SiteReport
 from harness.landing.sites import rules_arm64, rules_x86
 from harness.landing.sites.all_functions import answer_text, predictions_of_function, tally_functions
@@ -176,7 +177,7 @@ def small_kernel(directory: Path, config: dict[str, str]) -> Image:
     vmlinux = directory / "vmlinux"
     gcc = [f"{architecture.cross_prefix}gcc", "-nostdlib", "-static", "-Wl,-e,_stext", "-Wl,--build-id=none"]
     subprocess.run([*gcc, directory / "kernel.s", "-o", vmlinux], check=True)
-    recipe = SimpleNamespace(architecture=architecture, name="small")
+    recipe = SimpleNamespace(architecture=architecture, name="small", traits=Traits())
     return cast(Image, SimpleNamespace(vmlinux=vmlinux, config=config, release="6.1.0", recipe=recipe))
 
 
