@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -87,6 +88,42 @@ def _facts() -> Iterator[str]:
         yield f"cache: {shutil.disk_usage(home).free / _GIB:.1f} GiB free ({home})"
     yield f"/dev/kvm: {_kvm()}"
     yield f"rights of QEMU, gdb and builds of foreign modules: {child_privilege_drop.describe_child_rights()}"
+    yield from _newer_qemus()
+
+
+def _newer_qemus() -> Iterator[str]:
+    """For each emulator and version that recipes need or prefer, which QEMU runs their guests."""
+    vms: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(paths.RECIPES.glob("*.toml")):
+        try:
+            recipe = tomllib.loads(path.read_text())
+            machine = recipe.get("machine", {})
+            version = f"{machine.get('preferred_qemu') or machine.get('qemu') or ''}"
+        except (OSError, ValueError, AttributeError):
+            continue  # a command that selects the VM says what is wrong
+        if version:
+            vms.setdefault((f"{recipe.get('arch')}", version), []).append(path.stem)
+    if not vms:
+        return
+    # Of no use, and not there, where no recipe names a version.
+    from harness.core import program_versions
+    from harness.core.architecture_table import ARCHITECTURES
+    from harness.core.errors import HostError
+
+    for (arch, version), names in vms.items():
+        if arch not in ARCHITECTURES:
+            continue
+        program = ARCHITECTURES[arch].qemu_machine.qemu
+        try:
+            here = program_versions.first_version_line(program)
+        except HostError:
+            here = ""
+        found = program_versions.parse_major_minor(here)
+        wanted = program_versions.parse_major_minor(f"version {version.removeprefix('>=').strip()}.0")
+        new = bool(found and wanted and found >= wanted)
+        which = "the host's" if new else "that of a newer Debian suite, fetched at first use"
+        of_host = f" (the host has {here.split()[3]})" if found else ""
+        yield f"{program} {version} for {', '.join(names)}: {which}{of_host}"
 
 
 def _kvm() -> str:

@@ -29,9 +29,9 @@ qemu = "{need}"
 """
 
 
-def recipe(tmp_path: Path, need: str) -> Recipe:
+def recipe(tmp_path: Path, need: str, preferred: str = "") -> Recipe:
     path = tmp_path / "vm.toml"
-    path.write_text(RECIPE.format(need=need))
+    path.write_text(RECIPE.format(need=need) + (f'preferred_qemu = "{preferred}"\n' if preferred else ""))
     return load(path)
 
 
@@ -98,11 +98,53 @@ def test_a_suite_that_is_too_old_is_one_line(tmp_path: Path, build_context: Buil
     assert "\n" not in str(caught.value)
 
 
+def test_a_preferred_one_comes_of_the_suite(
+    tmp_path: Path, build_context: BuildContext, fetched: list[WantedSuitePrograms]
+) -> None:
+    preferring = recipe(tmp_path, "", ">= 11")
+    found = qemu_program.with_required_qemu(preferring, build_context)
+    assert len(fetched) == 1
+    assert found.architecture.qemu_machine.machine == "B160L"
+    assert qemu_program.store_entry(preferring, build_context) == {debian_suite_host_programs.KIND: ["parts"]}
+
+
+def test_the_hosts_runs_instead_of_a_preferred_one_that_cannot_be_had(
+    tmp_path: Path, build_context: BuildContext, fetched: list[WantedSuitePrograms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_suite(*_: object, **__: object) -> list[str]:
+        raise HostError("the mirror has no trixie-backports")
+
+    details: list[str] = []
+    build_context.bus.add_listener(lambda event: details.append(event.detail))
+    monkeypatch.setattr(debian_suite_host_programs, "key_parts", no_suite)
+    monkeypatch.setattr(debian_suite_host_programs, "obtain_launchers", no_suite)
+    preferring = recipe(tmp_path, ">= 7", ">= 11")
+    found = qemu_program.with_required_qemu(preferring, build_context)
+    assert not fetched
+    assert found.architecture.qemu_machine == ARCHITECTURES["parisc"].qemu_machine
+    assert any("the host's, as with --host-qemu; the mirror has no trixie-backports" in line for line in details)
+    assert qemu_program.required_qemu_program(preferring, build_context) == "qemu-system-hppa"
+    assert qemu_program.is_required_qemu_present(preferring, build_context)
+    assert qemu_program.store_entry(preferring, build_context) == {}
+    # What the recipe needs, and does not only prefer, is demanded.
+    for needing in (recipe(tmp_path, ">= 8"), recipe(tmp_path, ">= 8", ">= 11")):
+        for choose in (qemu_program.with_required_qemu, qemu_program.store_entry):
+            with pytest.raises(HostError, match="the mirror has no"):
+                choose(needing, build_context)
+
+
+@pytest.mark.usefixtures("fetched")
+def test_a_preferred_one_newer_than_the_suites_is_the_hosts(tmp_path: Path, build_context: BuildContext) -> None:
+    found = qemu_program.with_required_qemu(recipe(tmp_path, "", ">= 12"), build_context)
+    assert found.architecture.qemu_machine == ARCHITECTURES["parisc"].qemu_machine
+
+
 @pytest.mark.parametrize("need", ["11", "> 11", ">= eleven", ">= 11.1.3"])
 def test_a_need_that_is_none_is_one_line(tmp_path: Path, need: str) -> None:
-    with pytest.raises(RecipeError, match="is not a version such as") as caught:
-        recipe(tmp_path, need)
-    assert "\n" not in str(caught.value)
+    for needs in ((need,), ("", need)):
+        with pytest.raises(RecipeError, match="is not a version such as") as caught:
+            recipe(tmp_path, *needs)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_recipe_names_no_emulator(tmp_path: Path) -> None:

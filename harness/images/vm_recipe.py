@@ -105,7 +105,8 @@ class MachineOptions(_Table):
     `boot` is `image` (QEMU starts the kernel file like a boot loader, with KASLR) or `pvh` (x86_64 only: QEMU starts
     the unpacked ELF at its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the time limit
     from QEMU's start to the first SSH answer, without the time in which a busy host does not run the guest. `qemu` is
-    the required QEMU version, such as `>= 11`. `emulator` is not a key of a recipe; `with_required_qemu` sets it.
+    the required QEMU version, such as `>= 11`, and `preferred_qemu` one without which the VM runs too, such as a faster
+    one. `emulator` is not a key of a recipe; `with_required_qemu` sets it.
     """
 
     memory_mib: int = Field(default=512, ge=64, le=1 << 20)
@@ -114,19 +115,25 @@ class MachineOptions(_Table):
     append: Line = ""
     boot_seconds: int = Field(default=180, ge=1, le=86400)
     qemu: str = ""
+    preferred_qemu: str = ""
     emulator: Emulator | None = None
 
     @model_validator(mode="after")
     def _names_versions(self) -> MachineOptions:
-        if self.qemu and not _NEED.fullmatch(self.qemu):
-            raise ValueError(f"qemu {self.qemu!r} is not a version such as '>= 11' or '>= 9.2'")
+        for key, need in (("qemu", self.qemu), ("preferred_qemu", self.preferred_qemu)):
+            if need and not _NEED.fullmatch(need):
+                raise ValueError(f"{key} {need!r} is not a version such as '>= 11' or '>= 9.2'")
         return self
 
     @property
     def oldest_qemu(self) -> tuple[int, int]:
         """The oldest QEMU that the recipe allows, major and minor; (0, 0) if it allows any."""
-        found = _NEED.fullmatch(self.qemu)
-        return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
+        return _version(self.qemu)
+
+    @property
+    def oldest_preferred_qemu(self) -> tuple[int, int]:
+        """The oldest QEMU for which none of a newer suite is taken; not older than `oldest_qemu`."""
+        return max(self.oldest_qemu, _version(self.preferred_qemu))
 
 
 class Traits(_Table):
@@ -200,6 +207,11 @@ class Recipe(_Table):
         """The entry of the architecture table for this VM, with its compiler and the QEMU that was found for it."""
         qemu = self.machine.emulator or Emulator(program="", version=(0, 0))
         return architecture_with_programs(self.arch, self.kernel.compiler, qemu.program, qemu.version)
+
+
+def _version(need: str) -> tuple[int, int]:
+    found = _NEED.fullmatch(need)
+    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 def with_debug_symbols(recipe: Recipe) -> Recipe:
