@@ -78,6 +78,8 @@ far: b,n near
         ("extrd,u,*<> %r26,31,8,%r1", Flow.SKIPS, InstructionKind.SKIP),
         ("extrd,u %r26,31,8,%r1", Flow.PLAIN, InstructionKind.OTHER),
         ("depdi,* 1,31,8,%r1", Flow.PLAIN, InstructionKind.OTHER),
+        ("permh,3210 %r19,%r1", Flow.PLAIN, InstructionKind.OTHER),
+        ("hshr,u %r1,8,%r1", Flow.PLAIN, InstructionKind.OTHER),
         ("ldd 8(%dp),%r1", Flow.PLAIN, InstructionKind.OTHER),
         ("std,ma %r3,80(%sp)", Flow.PLAIN, InstructionKind.OTHER),
         ("add,dc %r26,%r25,%r1", Flow.PLAIN, InstructionKind.OTHER),

@@ -37,7 +37,8 @@ _NOP = 0x08000240
 # Instructions that nullify the next one if a condition holds, by the position of the condition field.
 # ADDIT (0x2C) has one, too, but traps if it holds.
 _ARITHMETIC = frozenset({0x02, 0x24, 0x25, 0x2D})  # register forms; COMICLR, SUBI, ADDI
-_SHIFTS = frozenset({0x34, 0x35, 0x36, 0x3C, 0x3D, 0x3E, 0x3F})  # shift, extract, deposit; their double forms
+# Shift, extract, deposit; their double forms. Those of 0x3e shift and permute halves of a word (PERMH, HSHL, HSHR).
+_SHIFTS = frozenset({0x34, 0x35, 0x36, 0x3C, 0x3D, 0x3F})
 # SPOPn and COPR, of which FTEST is one, may nullify if their bit "n" is set. Those of major opcode 0x0e never do.
 _COPROCESSORS = frozenset({0x04, 0x0C})
 _MAY_NULLIFY = 0x20
