@@ -34,7 +34,7 @@ def agree(recipe: Recipe, context: BuildContext) -> None:
 
 
 def test_the_key_is_that_of_the_other_host(context: BuildContext) -> None:
-    recipe = RECIPES["parisc"]
+    recipe = RECIPES["parisc-host-qemu"]
     with pytest.raises(HostError):
         prepare.image_key(recipe, context)
     agree(recipe, context)
@@ -50,7 +50,7 @@ def test_the_key_is_that_of_the_other_host(context: BuildContext) -> None:
 
 def test_nothing_is_built_under_the_key_of_another_host(context: BuildContext) -> None:
     """Its compilers are not in the key."""
-    recipe = RECIPES["parisc"]
+    recipe = RECIPES["parisc-host-qemu"]
     agree(recipe, context)
     with pytest.raises(HostError, match="is not in the store any more"):
         prepare.prepare(recipe, context)
@@ -60,10 +60,10 @@ def test_nothing_is_built_under_the_key_of_another_host(context: BuildContext) -
 
 
 def test_inputs_that_are_lost_are_reported(context: BuildContext) -> None:
-    recipe = RECIPES["parisc"]
+    recipe = RECIPES["parisc-host-qemu"]
     agree(recipe, context)
     shutil.rmtree(next(context.store.root.glob(f"{agreed_layers.KIND}-*")))
-    with pytest.raises(HostError, match="the store lacks the inputs of the image of parisc"):
+    with pytest.raises(HostError, match="the store lacks the inputs of the image of parisc-host-qemu"):
         prepare.image_key(recipe, context)
 
 
@@ -94,7 +94,7 @@ def entry_of(recipe: Recipe, context: BuildContext) -> None:
         (RECIPES["x86_64-debian"].kernel, "store/*/tree/usr/src/linux-headers-6.1-common"),
         (Kernel(source="given", given=("/nowhere/linux",)), "store/*/tree/a"),
         (Kernel(source="tree", tree="/nowhere/linux", config=("base",)), "/nowhere/linux"),
-        (RECIPES["x86_64-fsections"].kernel, "sources/linux-source-6.1-6.1.170-3-*"),
+        (RECIPES["parisc-host-qemu"].kernel, "sources/linux-source-6.1-6.1.170-3-*"),
     ],
     ids=["package", "given", "tree", "source"],
 )

@@ -10,6 +10,7 @@ import pytest
 
 from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.core.errors import GuestError
+from harness.images.vm_recipe import Traits
 from harness.landing.code.closest_symbol import ClosestSymbolTable, KernelSymbolOffset, LoadedSymbol
 from harness.landing.lookup import data_symbol_address as addresses
 from harness.landing.lookup.data_check import DataReader
@@ -73,6 +74,7 @@ def kernel(*, text: int = 0x1000, before: int = 0, per_cpu: int | None = None, e
 def layout(vmlinux: FakeElf | None = None, *, data_symbols: bool = True, kallsyms: str = "") -> Any:  # noqa: ANN401 - stands in
     target = SimpleNamespace(elf=MODULE, sections={".text": TEXT, ".data": DATA})
     guest = SimpleNamespace(
+        image=SimpleNamespace(recipe=SimpleNamespace(traits=Traits())),
         traits=SimpleNamespace(data_symbols=data_symbols),
         memory=SimpleNamespace(
             read=lambda address, size: POINTER.to_bytes(size, "little") if address == DATA + 8 else b""

@@ -402,5 +402,6 @@ def test_lost_traits_are_those_that_only_the_vm_has() -> None:
         "ftrace_kprobes",
         "data_symbols",
         "cold_halves",
+        "livepatch",
         "programs_32bit",
     ]

@@ -13,6 +13,7 @@ import pytest
 from harness.core.architecture import DecoderKind
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf_symbols_and_relocations import Section, Symbol
+from harness.images.vm_recipe import Traits
 from harness.landing.checks.classify_address import AddressClassifier, AddressKind
 from harness.landing.checks.embedded_symbol_table_cost import measure_compiled_relocation_data
 from harness.landing.code.instructions import instruction_starts_of_function, is_padding_instruction_at, is_stub_at
@@ -199,7 +200,8 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
         assert file == "/proc/kallsyms"
         return subprocess.run([program, pattern], input=listing, capture_output=True, text=True, check=False)
 
-    guest = SimpleNamespace(guest=SimpleNamespace(run=run))
+    image = SimpleNamespace(recipe=SimpleNamespace(traits=Traits()))
+    guest = SimpleNamespace(guest=SimpleNamespace(run=run, image=image))
     wanted = [(Site("f"), 0x1000), (Site("f", module="m"), 0x3000), (Site("g", module="m"), 0x4000)]
     assert functions_missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
     assert functions_missed_by_symbol(guest, wanted[1:]) == []  # type: ignore[arg-type]
