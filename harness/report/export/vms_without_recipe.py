@@ -13,7 +13,6 @@ VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "parisc-6.18": "Debian's source package of 6.18 is listed but not on the mirror; `parisc-6.12` has the same rule",
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
     "ppc64": f"{_NO_ARCHITECTURE}; big endian with function descriptors, built from source",
-    "riscv64-debian": f"{_NO_ARCHITECTURE}; compressed instructions and ADD/SUB relocation pairs",
     "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
     "sparc64": f"{_NO_ARCHITECTURE}; annulled delay slots and a software TLB, kernel and userland from source",
     "x86_64-livepatch": f"{_BUILD}; klp-build's sections are probed in a live patch on Debian's kernels",
