@@ -185,6 +185,17 @@ def test_a_probe_of_the_kernels_own_is_not_new_when_it_is_no_jump_any_more() -> 
     assert len(found.listing) == 1
 
 
+@pytest.mark.parametrize("own", [("[OPTIMIZED]",), ()], ids=["jump", "trap"])
+def test_a_probe_at_the_address_of_the_kernels_own_is_new(own: tuple[str, ...]) -> None:
+    """PA-RISC's and PowerPC's kernels have a probe on __kretprobe_trampoline, which is also a site of a sweep."""
+    module = SweepModule(cast("Any", SimpleNamespace(name="vm")))
+    module._listed_before = [ListedProbe(0x10, "trampoline+0x0", own)]
+    lines = "0000000000000010  k  trampoline+0x0    [DISABLED]\n0000000000000010  k  trampoline+0x0\n"
+    found = module._batch(["trampoline"], f"0 0 0\n0 10 0 0\n{SEPARATOR}\n{lines}")
+    assert found.listing.nearest_entries(0x10) == [ListedProbe(0x10, "trampoline+0x0", ("[DISABLED]",))]
+    assert len(found.listing) == 1
+
+
 class FakeKernel:
     """A kernel with a jump table of one entry and a function `base`."""
 

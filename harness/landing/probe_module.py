@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
@@ -74,8 +75,18 @@ class ProbeView:
     listed_before_load: tuple[ListedProbe, ...] = ()
 
     def newly_listed(self, standing: Collection[ListedProbe]) -> tuple[ListedProbe, ...]:
-        """The listed probes without those in `standing`; parisc lists a probe of its own from boot on."""
-        return tuple(probe for probe in self.listed_probes if probe not in standing)
+        """The listed probes without one for each in `standing`; parisc lists a probe of its own from boot on."""
+        return tuple(without_one_for_each(self.listed_probes, standing))
+
+
+def without_one_for_each(listed: Iterable[ListedProbe], standing: Iterable[ListedProbe]) -> list[ListedProbe]:
+    """Return the listed probes without one that equals each of `standing`: more may be at the same address."""
+    left, others = Counter(standing), []
+    for each in listed:
+        left[each] -= 1
+        if left[each] < 0:
+            others.append(each)
+    return others
 
 
 def read_kprobe_list(guest: Guest) -> tuple[ListedProbe, ...]:
