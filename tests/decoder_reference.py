@@ -15,6 +15,7 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from harness.core.architecture import DecoderKind
+from harness.core.elf import Elf
 from harness.core.events import Bus
 from harness.images import prepare
 from harness.images.build_context import BuildContext
@@ -33,37 +34,53 @@ class Effect(NamedTuple):
     target: int | None
 
 
+def _own(found: Instruction) -> Effect:
+    return Effect(found.flow, found.kind, found.target)
+
+
 class Reference(NamedTuple):
-    """How to have capstone list the code of a decoder, and how to read a line of its listing."""
+    """How to have capstone list the code of a decoder, and how to read a line of its listing.
+
+    `own` is what is compared of our own instruction, where it has more than the CPU's view.
+    """
 
     architecture: str
     modes: str
     word_bytes: int
-    effect: Callable[[str, str], Effect]
+    effect: Callable[[str, str, bytes], Effect]
+    own: Callable[[Instruction], Effect] = _own
 
 
 PLAIN = Effect(Flow.PLAIN, InstructionKind.OTHER, None)
 ENDS = Effect(Flow.ENDS, InstructionKind.OTHER, None)
 
+_LONG_FORM = 5
 _PARISC_CONDITIONAL = frozenset({"addb", "addib", "bb", "cmpb", "cmpib", "movb", "movib"})
 _PARISC_CONDITIONS = frozenset({"=", "<", "<=", "<<", "<<=", "<>", ">=", ">", ">>=", ">>"}) | frozenset(
     {"tr", "od", "ev", "sv", "nsv", "uv", "nuv", "znv", "vnz", "sbz", "shz", "sdc", "sbc", "shc", "nbz", "nhz", "ndc"}
 )
 
 
-def _parisc(mnemonic: str, operands: str) -> Effect:
+def _parisc(mnemonic: str, operands: str, word: bytes) -> Effect:
     name, *completers = mnemonic.split(",")
     last = operands.split(", ")[-1]
     if name in _PARISC_CONDITIONAL:
         return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16))
     if name == "b":
         target, link = operands.split(", ")
-        return Effect(Flow.ENDS, InstructionKind.JUMP if link == "r0" else InstructionKind.CALL, int(target, 16))
+        # The form with 22 bits always links to rp; capstone 6.0.0a11 prints r0.
+        links = link != "r0" or word[2] >> 5 == _LONG_FORM
+        return Effect(Flow.ENDS, InstructionKind.CALL if links else InstructionKind.JUMP, int(target, 16))
     if name == "be":
         return Effect(Flow.ENDS, InstructionKind.CALL if "l" in completers else InstructionKind.JUMP, None)
     if name == "bv" and operands == "r0(rp)":
         return Effect(Flow.ENDS, InstructionKind.LONE_RETURN if "n" in completers else InstructionKind.RETURN, None)
-    if name in ("bv", "blr"):
+    if name == "bve":
+        if "l" in completers:
+            return Effect(Flow.ENDS, InstructionKind.CALL, None)
+        if operands == "(rp)":
+            return Effect(Flow.ENDS, InstructionKind.LONE_RETURN if "n" in completers else InstructionKind.RETURN, None)
+    if name in ("bv", "blr", "bve"):
         return Effect(Flow.COMPUTED, InstructionKind.JUMP, None)
     if name in ("break", "rfi"):
         return ENDS
@@ -74,7 +91,39 @@ def _parisc(mnemonic: str, operands: str) -> Effect:
     return PLAIN
 
 
+_MIPS_CONDITIONAL = frozenset({"beq", "beqz", "bne", "bnez", "bgez", "bgtz", "blez", "bltz"})
+# Of coprocessor 1; the kernel takes each of them for a branch.
+_MIPS_TAKEN_FOR_BRANCHES = frozenset({"cfc1", "ctc1", "mfc1", "mtc1", "dmfc1", "dmtc1", "mfhc1", "mthc1"})
+
+
+def _mips(mnemonic: str, operands: str, _: bytes) -> Effect:
+    last = operands.split(", ")[-1]
+    if mnemonic in _MIPS_CONDITIONAL:
+        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16))
+    if mnemonic in ("b", "bal"):
+        return Effect(Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, int(last, 16))
+    if mnemonic in ("j", "jal", "jalr"):  # The target of the first two depends on the address.
+        return Effect(Flow.ENDS, InstructionKind.JUMP if mnemonic == "j" else InstructionKind.CALL, None)
+    if mnemonic in ("jr", "jr.hb"):
+        lone = operands == "$ra"
+        flow = Flow.ENDS if lone else Flow.COMPUTED
+        return Effect(flow, InstructionKind.RETURN if lone else InstructionKind.JUMP, None)
+    if mnemonic in _MIPS_TAKEN_FOR_BRANCHES:
+        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, None)
+    return ENDS if mnemonic in ("break", "syscall", "eret", "deret") else PLAIN
+
+
+def _own_mips(found: Instruction) -> Effect:
+    """The instruction alone: delay slots, atomics and static branches are what the kernel makes of it."""
+    if found.flow is Flow.NOP:
+        return Effect(Flow.ENDS, InstructionKind.JUMP, found.target)
+    depends = found.flow in (Flow.REFUSED, Flow.EXCLUSIVE, Flow.UNKNOWN)
+    alone = Flow.PLAIN if found.kind is InstructionKind.OTHER else Flow.ENDS
+    return Effect(alone if depends else found.flow, found.kind, found.target)
+
+
 REFERENCES: Mapping[DecoderKind, Reference] = {
+    DecoderKind.MIPS_LITTLE: Reference("MIPS", "MIPS64R2", 4, _mips, _own_mips),
     DecoderKind.PARISC: Reference("HPPA", "HPPA_20+BIG_ENDIAN", 4, _parisc),
 }
 
@@ -94,21 +143,22 @@ def compare(decoder: DecoderKind, code: bytes) -> Comparison:
     for (mnemonic, operands), found in zip(
         _listing(reference, code), decoder_machines()[decoder].decode(code), strict=True
     ):
-        word = code[found.offset : found.end].hex()
+        word = code[found.offset : found.end]
         if not mnemonic:
-            unknown.append(word)
+            unknown.append(word.hex())
             continue
         known += 1
-        ours, other = _effect(found, reference.word_bytes), reference.effect(mnemonic, operands)
+        ours, other = _effect(found, reference), reference.effect(mnemonic, operands, word)
         if ours != other:
-            disagreements.append(f"{word} at {found.offset:#x}, {mnemonic} {operands}: {ours}, capstone: {other}")
+            disagreements.append(f"{word.hex()} at {found.offset:#x}, {mnemonic} {operands}: {ours}, capstone: {other}")
     return Comparison(known, unknown, disagreements)
 
 
-def _effect(found: Instruction, word_bytes: int) -> Effect:
-    assert found.size == word_bytes
+def _effect(found: Instruction, reference: Reference) -> Effect:
+    assert found.size == reference.word_bytes
+    own = reference.own(found)
     # capstone prints a target before the start of the code as an unsigned number.
-    return Effect(found.flow, found.kind, None if found.target is None else found.target & 0xFFFFFFFFFFFFFFFF)
+    return own._replace(target=None if own.target is None else own.target & 0xFFFFFFFFFFFFFFFF)
 
 
 def _listing(reference: Reference, code: bytes) -> list[tuple[str, str]]:
@@ -126,16 +176,27 @@ def _listing(reference: Reference, code: bytes) -> list[tuple[str, str]]:
 
 
 def compare_kernel(vm: str) -> Comparison:
-    """Build the VM's kernel if the store lacks it, and compare every word of its executable sections."""
+    """Build the VM's kernel if the store lacks it, and compare every word of its executable sections.
+
+    A packaged kernel has one section of all that was in its image, so its text is compared.
+    """
     recipe = load_all()[vm]
     vmlinux = prepare.prepare(recipe, BuildContext.in_cache(Bus()), probes=False).vmlinux
     decoder = recipe.architecture.kprobe_traits.decoder
-    parts = [compare(decoder, code) for code in _executable_sections(vmlinux, REFERENCES[decoder].word_bytes)]
+    word = REFERENCES[decoder].word_bytes
+    packaged = recipe.kernel.source == "debian-binary"
+    codes = [_text(vmlinux, word)] if packaged else _executable_sections(vmlinux, word)
+    parts = [compare(decoder, code) for code in codes]
     return Comparison(
         sum(part.known for part in parts),
         [word for part in parts for word in part.unknown],
         [line for part in parts for line in part.disagreements],
     )
+
+
+def _text(vmlinux: Path, word_bytes: int) -> bytes:
+    elf = Elf.read(vmlinux)
+    return elf.bytes_at(elf.text_range.start, len(elf.text_range) // word_bytes * word_bytes)
 
 
 def _executable_sections(vmlinux: Path, word_bytes: int) -> list[bytes]:

@@ -11,8 +11,9 @@ from decoder_reference import REFERENCES, compare_kernel
 from harness.images.vm_recipe import load_all
 
 VMS = [name for name, recipe in load_all().items() if recipe.architecture.kprobe_traits.decoder in REFERENCES]
-# The words in text that are data: a kernel has a few checksums and pointers.
-MOST_UNKNOWN = 4
+# The words in text that capstone does not know: data, and instructions of a few extensions (24 mfc0 and mtc0 of MIPS).
+# 64-bit PA-RISC has its jump tables in the text.
+MOST_UNKNOWN = {"parisc64": 10_000}
 
 
 @pytest.mark.parametrize("kernel_of", VMS)
@@ -20,4 +21,4 @@ def test_every_instruction(kernel_of: str) -> None:
     compared = compare_kernel(kernel_of)
     assert compared.known > 100_000
     assert compared.disagreements == []
-    assert len(compared.unknown) <= MOST_UNKNOWN, compared.unknown
+    assert len(compared.unknown) <= MOST_UNKNOWN.get(kernel_of, 32), compared.unknown
