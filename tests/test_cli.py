@@ -92,7 +92,8 @@ def test_nothing_selected_is_wrong_use(project: Path) -> None:
 
 @pytest.mark.slow
 def test_dry_run_prints_one_qemu_line_a_vm(project: Path) -> None:
-    done = pinpoint(project, "run", "--dry-run", "--accel", "tcg", "--vm", "parisc", "--vm", "x86_64-debian")
+    options = ("--accel", "tcg", "--host-qemu")
+    done = pinpoint(project, "run", "--dry-run", *options, "--vm", "parisc", "--vm", "x86_64-debian")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["qemu-system-hppa", "qemu-system-x86_64"]

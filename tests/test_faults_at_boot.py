@@ -29,8 +29,9 @@ fleet.prepare = lambda recipe, build_context: Programs(HERE).image(recipe.name, 
 
 
 def beginning(self, image, log_name, keys):
-    if {full!r} == image.recipe.name:
-        (self._directory / "console" / f"{{log_name}}.log").symlink_to("/dev/full")
+    log = self._directory / "console" / f"{{log_name}}.log"
+    if {full!r} == image.recipe.name and not log.is_symlink():
+        log.symlink_to("/dev/full")
     return replace(real(self, image, log_name, keys), seconds={seconds}[image.recipe.name])
 
 

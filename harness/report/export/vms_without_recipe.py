@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 _NO_ARCHITECTURE = "no row in the table of architectures"
-_BUILD = "built from source; the recipe is not written"
 
 VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "loongarch64": f"{_NO_ARCHITECTURE}; Debian has its kernel in no release yet, only in the next",
@@ -15,5 +14,4 @@ VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "ppc64": f"{_NO_ARCHITECTURE}; big endian with function descriptors, built from source",
     "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
     "sparc64": f"{_NO_ARCHITECTURE}; annulled delay slots and a software TLB, kernel and userland from source",
-    "x86_64-livepatch": f"{_BUILD}; klp-build's sections are probed in a live patch on Debian's kernels",
 }
