@@ -1,4 +1,4 @@
-"""The documented defect of a module's blacklist is told from its absence, and from a refusal for another reason."""
+"""The documented defect of a module's blacklist is recognized, but neither its absence nor another refusal."""
 
 from __future__ import annotations
 

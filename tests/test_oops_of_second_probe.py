@@ -1,4 +1,4 @@
-"""The documented oops of a kprobe at the address of a GONE one is told from any other oops."""
+"""Only the documented oops of a kprobe at the address of a GONE one is recognized, and no other oops."""
 
 import pytest
 

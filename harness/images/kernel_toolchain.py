@@ -58,13 +58,15 @@ class Make(kbuild.Make):
         variables: Mapping[str, str] | None = None,
     ) -> None:
         """Make the targets. Raises BuildError with the log and its first error."""
-        llvm: dict[str, str] = {}
-        if self.architecture.llvm_suffix:
-            llvm = {
-                "LLVM": self.architecture.llvm_suffix,
-                "CC": kbuild.compiler_command(self.architecture, Path(self.compiler)),
-            }
-        super().run(targets, output, deadline=deadline, variables={**llvm, **(variables or {})})
+        super().run(targets, output, deadline=deadline, variables={**self._llvm_variables, **(variables or {})})
+
+    @property
+    def _llvm_variables(self) -> Mapping[str, str]:
+        """The variables of make that choose LLVM's programs; none for gcc."""
+        if not self.architecture.llvm_suffix:
+            return {}
+        compiler = kbuild.compiler_command(self.architecture, Path(self.compiler))
+        return {"LLVM": self.architecture.llvm_suffix, "CC": compiler}
 
 
 # The variable that Makefile sets to the options of link-time optimization (6.1).
@@ -84,14 +86,7 @@ class ProbeMake(Make):
     In a target a call from one file to another must stay a call (probes/Kbuild), and a function must keep its name.
     """
 
-    def run(
-        self,
-        targets: Sequence[str],
-        output: MakeProgress,
-        *,
-        deadline: Deadline,
-        variables: Mapping[str, str] | None = None,
-    ) -> None:
-        """Make the targets. Raises BuildError with the log and its first error."""
-        code = {_LTO_OPTIONS: ""} if self.architecture.llvm_suffix else {}
-        super().run(targets, output, deadline=deadline, variables={**code, **(variables or {})})
+    @property
+    def _llvm_variables(self) -> Mapping[str, str]:
+        chosen = super()._llvm_variables
+        return {**chosen, _LTO_OPTIONS: ""} if chosen else {}
