@@ -12,11 +12,11 @@ from collections.abc import Mapping
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ARM_PHYSICAL, ARM_PROCESSORS, FTRACE, JUMPS
+from harness.landing.code.recovered_kernel_text import recovered_text
 from harness.landing.code.table_row_search import RowRange, RowSearch
 
 # Fewer consecutive rows are not a table.
 _LEAST = 64
-_TEXTS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 _NOPS, _ALWAYS = frozenset({0xE320F000, 0xE1A00000}), 0xE
 _PUSH_LR = 0xE52DE004
 _JUMP_REACH = 1 << 25
@@ -33,13 +33,7 @@ class ArmTableFinder:
     """The tables of a recovered 32-bit ARM kernel; it has no dynamic relocations (`relative`)."""
 
     def __init__(self, elf: Elf) -> None:
-        self._texts = [
-            (elf.symbols_named(begin)[0].address, elf.symbols_named(end)[0].address) for begin, end in _TEXTS
-        ]
-        self._texts.append((self._texts[-1][1], self._texts[-1][1] + _EXIT_TEXT))
-        data = elf.sections_by_name[".data"]
-        self._base = self._texts[0][0]
-        self._image = elf.bytes_at(self._base, data.address + data.size - self._base)
+        self._texts, self._base, self._image = recovered_text(elf, _EXIT_TEXT)
         self.relative: Mapping[int, int] = {}
 
     def find_row_ranges_of_table(self, table: str) -> list[RowRange]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ALTERNATIVES, FTRACE, JUMPS
+from harness.landing.code.recovered_kernel_text import recovered_text
 from harness.landing.code.table_row_search import RowRange, RowSearch
 
 # Fewer consecutive rows are not a table.
 _LEAST = 64
-_TEXTS = (("_stext", "_etext"), ("_sinittext", "_einittext"))
 # .exit.text follows the text that is freed after boot, and kallsyms has no symbol of it. This is more than it has.
 _EXIT_TEXT = 1 << 16
 _RELATIONS, _RELATION = ".rela.dyn", struct.Struct(">QQq")
@@ -34,13 +34,8 @@ class S390TableFinder:
     """
 
     def __init__(self, elf: Elf) -> None:
-        self._texts = [
-            (elf.symbols_named(begin)[0].address, elf.symbols_named(end)[0].address) for begin, end in _TEXTS
-        ]
-        self._texts.append((self._texts[-1][1], self._texts[-1][1] + _EXIT_TEXT))
-        data = elf.sections_by_name[".data"]
-        self._base, self._end = self._texts[0][0], data.address + data.size
-        self._image = elf.bytes_at(self._base, self._end - self._base)
+        self._texts, self._base, self._image = recovered_text(elf, _EXIT_TEXT)
+        self._end = self._base + len(self._image)
         table = elf.sections_by_name[_RELATIONS]
         rows = _RELATION.iter_unpack(elf.section_bytes(_RELATIONS, 0, table.size // _RELATION.size * _RELATION.size))
         places = [place for place, _, _ in rows if self._base <= place <= self._end - _WORD]
