@@ -23,6 +23,7 @@ from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.landing.sweep.sweep_plan import Depth
 from harness.landing.target import Target
 from harness.matrix import record_relocation_by_hand_trial as tried_trials
+from harness.matrix.cells import guest_of_cell
 from harness.matrix.guests import check_after_cell, loaded_targets
 from harness.matrix.upstream.fixture import UpstreamTests
 from harness.matrix.verify import guest_start_and_kernel_complaints as verify_guest
@@ -55,10 +56,7 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     legitimate change that cannot be undone only discards the guest.
     """
     run = request.config.stash[RUN]
-    with run.bus.timed(vm, time_accounts.GUEST):
-        running = run.fleet.guest(vm)
-    request.node.stash[WATCH].start_on(running)
-    loaded_targets.unload_unwanted_target(running, _asked_for(request))
+    running = guest_of_cell.begin_in_guest(run.fleet, request.node.stash[WATCH], _asked_for(request))
     yield running
     try:
         with run.bus.timed(vm, time_accounts.CHECK_UP):

@@ -16,6 +16,7 @@ from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.matrix.cells.selection import CellId
 from harness.matrix.guests.check_after_cell import GuestStateChanged, KernelComplained, UnexplainedCrash
 from harness.matrix.guests.freezer import FreezeFailed
+from harness.matrix.guests.loss_before_cell import LostBeforeCell
 from harness.report.failure_evidence import Evidence
 from harness.report.record import Cell
 from harness.userspace.probe_run import UprobeRun
@@ -135,7 +136,7 @@ class CellWatch:
 def verdict_of_error(error: BaseException) -> Verdict:
     """Return the verdict for an error that a phase raised."""
     match error:
-        case KernelComplained() | GuestDied() | FreezeFailed():
+        case KernelComplained() | GuestDied() | FreezeFailed() | LostBeforeCell():
             return error.verdict
         case UnexplainedCrash():
             return Verdict.OOPS

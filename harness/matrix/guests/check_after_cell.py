@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ GONE_SECONDS = 10.0
 # whose host takes its processors away, QEMU seems to run while the guest's clock stands.
 FEWEST_LOOKS = 20
 _clean: WeakKeyDictionary[Guest, GuestState] = WeakKeyDictionary()
+# When each guest last answered one of these checks, on the monotonic clock.
+_answered: WeakKeyDictionary[Guest, float] = WeakKeyDictionary()
 
 
 class KernelComplained(Exception):
@@ -98,6 +101,11 @@ def check_after_cell(guest: Guest) -> str:
     return clean.discard_reason(after, guest.image.recipe.machine.memory_mib)
 
 
+def seconds_since_check(guest: Guest) -> float:
+    """Return how long ago a guest last answered one of these checks; 0 if it was never checked."""
+    return time.monotonic() - _answered[guest] if guest in _answered else 0.0
+
+
 def explain_loss(guest: Guest, lost: GuestError) -> Exception:
     """Return why a guest does not answer: a kernel complaint, its diagnosis, or `lost` itself."""
     found = read_sorted_complaints(guest.console.lines(guest.fence_position), guest.image.recipe.boot_noise).alarming
@@ -133,6 +141,7 @@ def _state(guest: Guest, before: str = "") -> tuple[GuestState, int]:
     found = complaints.alarming
     if found:
         raise KernelComplained(found, _files(guest))
+    _answered[guest] = time.monotonic()
     try:
         return GuestState.parse_listing(result.stdout), len(complaints.allowed)
     except ValueError as error:

@@ -26,12 +26,13 @@ from harness.images.prepare import prepare
 from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import check_after_cell, kernel_mutant_switch
 from harness.matrix.guests.freezer import FreezeFailed, Freezer
+from harness.matrix.guests.loss_before_cell import LostBeforeCell, report_loss_before_first_cell
 from harness.matrix.guests.make_once_per_key import Once
 from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
 # Errors that may not occur again with the row's next guest, and how many guests may be lost to them.
-_PASSING = (QemuKilled, FrozenGuestRefused, GuestDied)
+_PASSING = (QemuKilled, FrozenGuestRefused, GuestDied, LostBeforeCell)
 _MOST_LOST = 3
 
 
@@ -212,7 +213,7 @@ class Fleet:
         with self._starting:
             guest = self._thaw(image, f"{name}{self._suffix}")
             try:
-                with check_after_cell.replace_loss_by_explanation(guest):
+                with report_loss_before_first_cell(guest):
                     check_after_cell.record_state_before_first_cell(guest)
             except BaseException:
                 guest.stop()

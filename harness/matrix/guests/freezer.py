@@ -23,6 +23,7 @@ from harness.images.image import Image
 from harness.images.store import key_of
 from harness.landing import prove_recipe_traits, prove_traits_by_programs
 from harness.matrix.guests import check_after_cell
+from harness.matrix.guests.loss_before_cell import LostBeforeCell, report_loss_before_first_cell
 from harness.matrix.guests.make_once_per_key import Once
 from harness.verdict.cell_verdict_enum import Verdict
 
@@ -50,7 +51,7 @@ class Freezer:
         self._build_context = build_context
         self._bus = bus
         self._forced = forced_accelerator
-        self._made: Once[str, Path] = Once(passing=(QemuKilled,))
+        self._made: Once[str, Path] = Once(passing=(QemuKilled, LostBeforeCell))
         self._proved_keys: set[str] = set()
 
     def start_guest(self, image: Image, boot: Boot, options: StartOptions) -> Guest:
@@ -134,7 +135,7 @@ class Freezer:
     def _boot_proved(self, boot: Boot, keys: RunKeys) -> Guest:
         guest = boot(keys)
         try:
-            with self._bus.step(guest.name, "traits") as step, check_after_cell.replace_loss_by_explanation(guest):
+            with self._bus.step(guest.name, "traits") as step, report_loss_before_first_cell(guest):
                 allowed = check_after_cell.record_state_before_first_cell(guest)
                 prove_recipe_traits.prove_traits(guest)
                 check_after_cell.check_after_cell(guest)
