@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from itertools import pairwise
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.single_step_defect_types import Defect, Symptom
+from harness.core.worker_threads import WorkerThreads
 from harness.guest.write_guest_memory import bytes_replaced
 from harness.landing import past_end, probe_module
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
@@ -266,7 +267,7 @@ def checksum_with_nop(target: Target, shape: str, site: Site, times: int, nop: b
 
 def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, MostFrequentCpuAddress | None]:
     """The result of the call, or "" and where the CPU is if the call does not return."""
-    with ThreadPoolExecutor(1) as pool:
+    with WorkerThreads(1) as pool:
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
         stands = None if answer.done() else sample_most_frequent_cpu_address(layout, answer.done)

@@ -7,13 +7,14 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
 from harness.core.deadline import Deadline
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
+from harness.core.worker_threads import WorkerThreads
 from harness.guest.guest import Guest
 from harness.guest.result import Result, parsing_guest_text
 from harness.landing import probe_module
@@ -133,7 +134,7 @@ class SweepModule:
         Raises GuestError if the guest does not hold the probes for long enough to look.
         """
         self._write(specs, deadline)
-        with ThreadPoolExecutor(1) as pool:
+        with WorkerThreads(1) as pool:
             answer = pool.submit(self.guest.run_script, f"echo hold >{_DIRECTORY}/do && {_LOOK}", deadline)
             seen = self._while_held(look, answer)
             return self._batch(specs, answer.result().check().stdout), seen

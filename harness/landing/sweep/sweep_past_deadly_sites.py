@@ -6,11 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
 from harness.core.events import ProgressStep
+from harness.core.worker_threads import WorkerThreads
 from harness.guest.guest import Guest
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -53,7 +53,7 @@ class FreshGuests:
         self._todo.extend(batches)
         self._sites = sum(len(batch) for batch in self._todo)
         self._began = time.monotonic()
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="sweep") as pool:
+        with WorkerThreads(self._workers, thread_name_prefix="sweep") as pool:
             for worker in [pool.submit(self._work) for _ in range(self._workers)]:
                 worker.result()
         self.swept.seconds = time.monotonic() - self._began
