@@ -18,7 +18,7 @@ from harness.core.elf_symbols_and_relocations import ElfFormat, relocations
 from harness.core.errors import BuildError, UnmappedError
 from harness.guest.mips_page_table_walk import Mips64PageTables
 from harness.guest.page_table_memory import PageTableMemory
-from harness.images import mips_vmlinuz
+from harness.images import embedded_kernel, mips_vmlinuz
 from harness.landing.code import mips_ftrace_site
 from harness.landing.code.decode_mips import decode
 from harness.landing.code.instruction import Flow
@@ -51,7 +51,7 @@ def packed(*words: int) -> bytes:
 def test_the_kernel_in_a_vmlinuz_is_the_one_that_clears_its_bss() -> None:
     content = random.Random(3).randbytes(0x400) + packed(*CLEARS) + bytes(0x100)
     # The decompressor has the magic number among its constants.
-    image = HEADER + mips_vmlinuz._XZ + bytes(100) + lzma.compress(content, check=lzma.CHECK_CRC32) + bytes(64)
+    image = HEADER + embedded_kernel.XZ_MAGIC + bytes(100) + lzma.compress(content, check=lzma.CHECK_CRC32) + bytes(64)
     assert mips_vmlinuz.is_vmlinuz(image)
     found = mips_vmlinuz.unpack(image, "vmlinuz")
     assert (found.content, hex(found.bss_start), hex(found.bss_end)) == (
@@ -63,7 +63,7 @@ def test_the_kernel_in_a_vmlinuz_is_the_one_that_clears_its_bss() -> None:
 
 def test_any_other_file_is_no_vmlinuz() -> None:
     assert not mips_vmlinuz.is_vmlinuz(HEADER)
-    assert not mips_vmlinuz.is_vmlinuz(HEADER.replace(b"\x08\x00", b"\x3e\x00") + mips_vmlinuz._XZ)
+    assert not mips_vmlinuz.is_vmlinuz(HEADER.replace(b"\x08\x00", b"\x3e\x00") + embedded_kernel.XZ_MAGIC)
     assert not mips_vmlinuz.is_vmlinuz(b"")
     with pytest.raises(BuildError, match="no kernel compressed with xz"):
         mips_vmlinuz.unpack(HEADER + lzma.compress(bytes(100), check=lzma.CHECK_CRC32), "vmlinuz")

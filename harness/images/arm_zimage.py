@@ -6,14 +6,11 @@ The header has been at offset 0x24 since 2.x, the table that it points to since 
 
 from __future__ import annotations
 
-import lzma
-import re
 import struct
-import zlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 from harness.core.errors import BuildError
+from harness.images import embedded_kernel
 
 # Magic, start, end, endianness flag, second magic, offset of the table.
 _HEADER = struct.Struct("<6I")
@@ -22,7 +19,7 @@ _MAGIC, _LITTLE_ENDIAN, _SECOND_MAGIC = 0x016F2818, 0x04030201, 0x45454545
 # Number of words, magic (ZSLK), offset of the unpacked size, size of .bss, TEXT_OFFSET.
 _TABLE = struct.Struct("<5I")
 _TABLE_MAGIC = 0x5A534C4B
-_MEND = "see kernel.package in the recipe"
+_MAGICS = (embedded_kernel.XZ_MAGIC, embedded_kernel.GZIP_MAGIC)
 
 
 class FlatKernel(NamedTuple):
@@ -53,31 +50,12 @@ def unpack(image: bytes, name: str) -> FlatKernel:
     """
     table_at = _HEADER.unpack_from(image, _HEADER_AT)[5]
     if table_at + _TABLE.size > len(image):
-        raise BuildError("the zImage has no table", where=name, mend=_MEND)
+        raise BuildError("the zImage has no table", where=name, mend=embedded_kernel.MEND)
     _, magic, size_at, bss_size, text_offset = _TABLE.unpack_from(image, table_at)
     if magic != _TABLE_MAGIC or size_at + 4 > len(image):
-        raise BuildError("the zImage's table is damaged", where=name, mend=_MEND)
+        raise BuildError("the zImage's table is damaged", where=name, mend=embedded_kernel.MEND)
     size = int.from_bytes(image[size_at : size_at + 4], "little")
-    for start_bytes, expand in _DECOMPRESSORS:
-        for match in re.finditer(re.escape(start_bytes), image[:size_at]):
-            content = expand(image[match.start() : size_at + 4])
-            if len(content) == size:
-                return FlatKernel(content, text_offset, bss_size)
-    raise BuildError("no compressed kernel was found in the zImage", where=name, mend=_MEND)
-
-
-def _xz(payload: bytes) -> bytes:
-    try:
-        return lzma.LZMADecompressor().decompress(payload)
-    except lzma.LZMAError:
-        return b""
-
-
-def _gzip(payload: bytes) -> bytes:
-    try:
-        return zlib.decompressobj(wbits=31).decompress(payload)
-    except zlib.error:
-        return b""
-
-
-_DECOMPRESSORS: tuple[tuple[bytes, Callable[[bytes], bytes]], ...] = ((b"\xfd7zXZ\0", _xz), (b"\x1f\x8b\x08", _gzip))
+    for _, content in embedded_kernel.candidates(image[: size_at + 4], _MAGICS):
+        if len(content) == size:
+            return FlatKernel(content, text_offset, bss_size)
+    raise BuildError("no compressed kernel was found in the zImage", where=name, mend=embedded_kernel.MEND)

@@ -23,6 +23,7 @@ from harness.images import (
     deb,
     debian_suite_host_programs,
     drivers,
+    embedded_kernel,
     kallsyms,
     kernel_config,
     mips_vmlinuz,
@@ -45,7 +46,7 @@ _COMMON = ("-common", "-common-rt")
 _FETCHING = 900.0
 _MODULES = (
     *(deb, drivers, write_recovered_symbols_elf, kallsyms, debian_suite_host_programs),
-    *(vmlinux, arm64_image, arm_zimage, mips_vmlinuz, s390_bzimage),
+    *(vmlinux, arm64_image, arm_zimage, embedded_kernel, mips_vmlinuz, s390_bzimage),
 )
 _SCRIPTS = (Path(__file__), *(Path(str(module.__file__)) for module in _MODULES))
 

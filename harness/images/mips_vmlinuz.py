@@ -6,14 +6,13 @@ Sources: arch/mips/boot/compressed/Makefile (the kernel is `objcopy -O binary` o
 
 from __future__ import annotations
 
-import lzma
 import re
 from typing import NamedTuple
 
 from harness.core.errors import BuildError
+from harness.images import embedded_kernel
 
 _ELF, _MACHINE_AT, _MACHINE = b"\x7fELF", 18, 8
-_XZ = b"\xfd7zXZ\0"
 # kernel_entry: lui t4; daddiu t4; sd zero,(t4); lui t5; daddiu t5; daddiu t4,8; sd zero,(t4); bne t4,t5. The address in
 # t4 is __bss_start, that in t5 the last word of .bss.
 _CLEARS = re.compile(
@@ -23,7 +22,6 @@ _CLEARS = re.compile(
 )
 _WORD = 8
 _SIGNED = 0xFFFFFFFF00000000
-_MEND = "see kernel.package in the recipe"
 
 
 class FlatKernel(NamedTuple):
@@ -38,31 +36,19 @@ def is_vmlinuz(image: bytes) -> bool:
     """Return True for a 64-bit little-endian MIPS ELF with a kernel compressed by xz inside of it."""
     if image[:6] != _ELF + b"\x02\x01" or int.from_bytes(image[_MACHINE_AT : _MACHINE_AT + 2], "little") != _MACHINE:
         return False
-    return _XZ in image
+    return embedded_kernel.XZ_MAGIC in image
 
 
 def unpack(image: bytes, name: str) -> FlatKernel:
     """Return the kernel inside a vmlinuz. Raises BuildError if there is none that clears its .bss."""
-    start = image.find(_XZ)
-    while start >= 0:
-        content = _expanded(image[start:])
-        found = _CLEARS.search(content)
-        if found:
+    for _, content in embedded_kernel.candidates(image):
+        if found := _CLEARS.search(content):
             return FlatKernel(
                 content,
                 _address(found["start"], found["start_low"]),
                 _address(found["last"], found["last_low"]) + _WORD,
             )
-        start = image.find(_XZ, start + 1)
-    raise BuildError("no kernel compressed with xz was found in the vmlinuz", where=name, mend=_MEND)
-
-
-def _expanded(payload: bytes) -> bytes:
-    """Return the unpacked bytes; b"" where the magic number is only a constant of the decompressor."""
-    try:
-        return lzma.LZMADecompressor().decompress(payload)
-    except lzma.LZMAError:
-        return b""
+    raise BuildError("no kernel compressed with xz was found in the vmlinuz", where=name, mend=embedded_kernel.MEND)
 
 
 def _address(upper: bytes, lower: bytes) -> int:

@@ -7,24 +7,22 @@ with addresses are 0 in the file until startup_kernel() relocates them (arch/s39
 
 from __future__ import annotations
 
-import lzma
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from harness.core.errors import BuildError
+from harness.images import embedded_kernel
 
 # parmarea (arch/s390/boot/ipl_data.c and include/asm/setup.h, 6.1).
 _MAGIC_AT, _MAGIC = 0x10008, b"S390EP\x00\x01"
 # default_lma, entry, image_size, bss_size, bootdata_off and _size, bootdata_preserved_off and _size, dynsym_start,
 # rela_dyn_start, rela_dyn_end, amode31_size.
 _INFO = struct.Struct(">12Q")
-_XZ = b"\xfd7zXZ\0"
 _RELOCATION, _SYMBOL = struct.Struct(">QIIq"), struct.Struct(">IBBHQQ")
 # R_390_GLOB_DAT, RELATIVE and 64: the kernel has no others, because it is linked with -pie and compiled with -fPIE.
 _ADDRESSES = frozenset({10, 12, 22})
 _MASK = (1 << 64) - 1
-_MEND = "see kernel.package in the recipe"
 
 
 class RelocatedKernel(NamedTuple):
@@ -47,22 +45,12 @@ def is_bzimage(image: bytes) -> bool:
 
 def unpack(image: bytes, name: str) -> RelocatedKernel:
     """Return the kernel inside a bzImage. Raises BuildError if it is damaged, or not compressed with xz."""
-    start = image.find(_XZ)
-    while start >= 0:
-        content = _expanded(image[start:])
-        if content and (info := _table_before(image, start, len(content))):
+    for start, content in embedded_kernel.candidates(image):
+        if info := _table_before(image, start, len(content)):
             base, _, _, bss_size, *_, symbols, first, last, _ = info
             relocated = _relocated(content, base, symbols, range(first, last), name)
             return RelocatedKernel(relocated, base, bss_size, first, last)
-        start = image.find(_XZ, start + 1)
-    raise BuildError("no kernel compressed with xz was found in the bzImage", where=name, mend=_MEND)
-
-
-def _expanded(payload: bytes) -> bytes:
-    try:
-        return lzma.LZMADecompressor().decompress(payload)
-    except lzma.LZMAError:
-        return b""
+    raise BuildError("no kernel compressed with xz was found in the bzImage", where=name, mend=embedded_kernel.MEND)
 
 
 def _table_before(image: bytes, payload: int, size: int) -> tuple[int, ...] | None:
@@ -84,7 +72,7 @@ def _relocated(content: bytes, base: int, symbols: int, table: range, name: str)
     kernel = bytearray(content)
     for place, value, kind in _relocations(content, base, symbols, table):
         if kind not in _ADDRESSES or not 0 <= place - base <= len(kernel) - 8:
-            raise BuildError(f"unknown relocation {kind} at {place:#x}", where=name, mend=_MEND)
+            raise BuildError(f"unknown relocation {kind} at {place:#x}", where=name, mend=embedded_kernel.MEND)
         struct.pack_into(">Q", kernel, place - base, value & _MASK)
     return bytes(kernel)
 

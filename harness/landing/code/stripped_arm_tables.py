@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import ARM_PHYSICAL, ARM_PROCESSORS, FTRACE, JUMPS
 from harness.landing.code.recovered_kernel_text import recovered_text
-from harness.landing.code.table_row_search import RowRange, RowSearch
+from harness.landing.code.table_row_search import RowRange, RowSearch, longest_run_of_pointers
 
 # Fewer consecutive rows are not a table.
 _LEAST = 64
+_POINTER = struct.Struct("<I")
 _NOPS, _ALWAYS = frozenset({0xE320F000, 0xE1A00000}), 0xE
 _PUSH_LR = 0xE52DE004
 _JUMP_REACH = 1 << 25
@@ -42,25 +43,15 @@ class ArmTableFinder:
             ARM_PHYSICAL: (struct.Struct("<i"), self._is_physical),
             ARM_PROCESSORS: (struct.Struct("<iI"), self._is_alternative),
             JUMPS: (struct.Struct("<III"), self._is_jump),
-            FTRACE: (struct.Struct("<I"), self._is_traced),
+            FTRACE: (_POINTER, self._is_traced),
         }[table]
         found = RowSearch(self._image, self._base, self._texts[0][1], _LEAST).find(form, fits)
         return [max(found, key=lambda each: each.end - each.start)] if found else []
 
     def adjacent_pointers_including(self, address: int) -> list[int]:
         """The longest run of adjacent words that all point to text, where one is this address; often none."""
-        wanted, found = address.to_bytes(4, "little"), list[int]()
-        place = self._image.find(wanted, self._texts[0][1] - self._base)
-        while place >= 0:
-            if place % 4 == 0:
-                start = end = place
-                while self._code(self._word(start - 4)):
-                    start -= 4
-                while self._code(self._word(end)):
-                    end += 4
-                found = max(found, [self._word(each) for each in range(start, end, 4)], key=len)
-            place = self._image.find(wanted, place + 1)
-        return found
+        begin = self._texts[0][1] - self._base
+        return longest_run_of_pointers(self._image, _POINTER, begin, address, lambda each: self._code(each) != 0)
 
     def _word(self, place: int) -> int:
         """The word at a place in the image; 0 outside of it."""

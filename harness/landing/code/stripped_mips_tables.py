@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from harness.core.elf import Elf
 from harness.landing.code.patch_tables import FTRACE, JUMPS
 from harness.landing.code.recovered_kernel_text import recovered_text
-from harness.landing.code.table_row_search import RowRange, RowSearch
+from harness.landing.code.table_row_search import RowRange, RowSearch, longest_run_of_pointers
 
 # Fewer consecutive rows are not a table.
 _LEAST = 64
-_WORD = 8
 # beq $0,$0,.+8; the opcodes of j and jal.
 _STATIC_BRANCH, _J, _JAL = 0x10000001, 2, 3
 # .exit.text follows data that is freed after boot, and kallsyms has no symbol of it.
@@ -28,6 +27,7 @@ class MipsTableFinder:
 
     def __init__(self, elf: Elf) -> None:
         self._order = elf.struct_order
+        self._pointer = struct.Struct(f"{self._order}Q")
         self._texts, self._base, self._image = recovered_text(elf, _EXIT_TEXT)
         self.relative: Mapping[int, int] = {}
 
@@ -35,31 +35,15 @@ class MipsTableFinder:
         """The ranges of a table, named by the symbol that would be at its start; the longest run of fitting rows."""
         form, fits = {
             JUMPS: (struct.Struct(f"{self._order}QQQ"), self._is_jump),
-            FTRACE: (struct.Struct(f"{self._order}Q"), self._is_traced),
+            FTRACE: (self._pointer, self._is_traced),
         }[table]
         found = RowSearch(self._image, self._base, self._texts[0][1], _LEAST).find(form, fits)
         return [max(found, key=lambda each: each.end - each.start)] if found else []
 
     def adjacent_pointers_including(self, address: int) -> list[int]:
         """The longest run of adjacent words that all point to text, where one is this address; often none."""
-        wanted, found = struct.pack(f"{self._order}Q", address), list[int]()
-        place = self._image.find(wanted, self._texts[0][1] - self._base)
-        while place >= 0:
-            if place % _WORD == 0:
-                start = end = place
-                while self._in_text(self._pointer(start - _WORD)):
-                    start -= _WORD
-                while self._in_text(self._pointer(end)):
-                    end += _WORD
-                found = max(found, [self._pointer(each) for each in range(start, end, _WORD)], key=len)
-            place = self._image.find(wanted, place + 1)
-        return found
-
-    def _pointer(self, place: int) -> int:
-        """The pointer at a place in the image; 0 outside of it."""
-        if not 0 <= place <= len(self._image) - _WORD:
-            return 0
-        return int(struct.unpack_from(f"{self._order}Q", self._image, place)[0])
+        begin = self._texts[0][1] - self._base
+        return longest_run_of_pointers(self._image, self._pointer, begin, address, self._in_text)
 
     def _is_jump(self, _: int, row: tuple[int, ...]) -> bool:
         code, target, key = row

@@ -64,3 +64,32 @@ class RowSearch:
     def _fits(self, row: struct.Struct, fits: Fits, place: int) -> bool:
         inside = 0 <= place <= len(self.image) - row.size
         return inside and fits(self.base + place, row.unpack_from(self.image, place))
+
+
+def longest_run_of_pointers(
+    image: bytes, pointer: struct.Struct, begin: int, address: int, is_wanted: Callable[[int], bool]
+) -> list[int]:
+    """Return the longest run of adjacent pointers that are all wanted, where one is this address; often none.
+
+    It is searched from the place `begin` of the image on; pointers are at multiples of their size.
+    """
+
+    def at(place: int) -> int | None:
+        inside = 0 <= place <= len(image) - pointer.size
+        return int(pointer.unpack_from(image, place)[0]) if inside else None
+
+    def run(place: int, step: int) -> list[int]:
+        found = []
+        while (value := at(place)) is not None and is_wanted(value):
+            found.append(value)
+            place += step
+        return found
+
+    wanted, longest = pointer.pack(address), list[int]()
+    place = image.find(wanted, begin)
+    while place >= 0:
+        if place % pointer.size == 0:
+            before = run(place - pointer.size, -pointer.size)
+            longest = max(longest, [*reversed(before), *run(place, pointer.size)], key=len)
+        place = image.find(wanted, place + 1)
+    return longest
