@@ -6,7 +6,9 @@ import json
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pexpect
@@ -16,6 +18,7 @@ from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import Bus
 from harness.report import live_or_plain_progress_board as board_module
+from harness.report import run_dir
 from harness.report.html import write_report_of_run
 from harness.report.live_or_plain_progress_board import Board
 from harness.report.metrics_with_goals import Figures, meets_goal
@@ -66,6 +69,14 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     assert str((tmp_path / "latest").readlink()) == runs[-1].name
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     assert runs[0].console_logs_of_vm("parisc") == []
+
+
+def test_two_runs_that_draw_one_name_have_two_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["ab12", "ab12", "cd34"])
+    monkeypatch.setattr(run_dir.secrets, "token_hex", lambda _: next(drawn))
+    monkeypatch.setattr(run_dir, "datetime", SimpleNamespace(now=lambda _: datetime(2026, 11, 30, tzinfo=UTC)))
+    names = [RunDirectory.create(tmp_path).name for _ in range(2)]
+    assert names == ["20261130-000000-ab12", "20261130-000000-cd34"]
 
 
 def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, directory: RunDirectory) -> None:

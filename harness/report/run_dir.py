@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,19 +25,16 @@ class RunDirectory:
     @classmethod
     def create(cls, root: Path) -> RunDirectory:
         """Create the directory of a run that starts now, and point `latest` to it. Raises HostError."""
-        name = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-        path = root / name
         try:
             root.mkdir(parents=True, exist_ok=True)
-            # What guests print can be confidential. The command line's umask does not apply to a run of plain pytest.
-            path.mkdir(mode=0o700)
+            path = _make_directory(root)
             (path / "console").mkdir()
             cls(path).reserved_space_file.write_bytes(bytes(_RESERVED))
-            _point(root / LATEST, name)
+            _point(root / LATEST, path.name)
         except OSError as error:
             raise HostError(
                 f"no results can be written: {error.strerror}",
-                where=str(error.filename or path),
+                where=str(error.filename or root),
                 mend="set PINPOINT_RESULTS to a writable directory",
             ) from None
         return cls(path)
@@ -104,6 +102,16 @@ class RunDirectory:
         row = re.compile(rf"{re.escape(vm)}(?:\.\w+)?\.log")
         found = [log for log in (self.path / "console").glob("*.log") if row.fullmatch(log.name) and log.is_file()]
         return sorted(found, key=lambda log: log.stat().st_mtime)
+
+
+def _make_directory(root: Path) -> Path:
+    """Make a directory with a new name: of two runs that begin in one second, one in 65,536 draws the other's name."""
+    while True:
+        path = root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        with suppress(FileExistsError):
+            # What guests print can be confidential. The command line's umask does not apply to a run of plain pytest.
+            path.mkdir(mode=0o700)
+            return path
 
 
 def _point(link: Path, target: str) -> None:
