@@ -1,14 +1,22 @@
-"""Reports what the fuzz tests measured, in the summary and as figures of the run."""
+"""Empties sparse files, and reports what the fuzz tests measured, in the summary and as figures of the run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sparse_files
 from fuzzing import LONGEST_SECONDS, MOST_MIB, PROPERTY
 
 from harness.matrix.controller_run import ControllerRun
 from harness.plugin import RUN
+
+
+@pytest.fixture(autouse=True)
+def _sparse_files_end_with_the_test() -> Iterator[None]:
+    yield
+    sparse_files.empty_all()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -259,6 +259,25 @@ def test_skipped(guest): pass
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("emptied", [True, False])
+def test_a_run_reports_that_the_files_of_its_tests_were_removed(matrix: pytest.Pytester, emptied: bool) -> None:
+    """As by `rm -rf` of pytest's directory in TMPDIR while `./pinpoint check` runs: only the tests of then fail."""
+    case = f"""
+import shutil
+
+def test_a(tmp_path):
+    if {emptied}:
+        shutil.rmtree(tmp_path.parents[1])
+    (tmp_path / "file").touch()
+
+def test_b(tmp_path): pass
+"""
+    ended = run(matrix, case, "-n", "2")
+    assert ended.ret == int(emptied)
+    assert ("was emptied while tests used it" in ended.stderr.str()) == emptied
+
+
+@pytest.mark.slow
 def test_the_first_failure_ends_the_other_processes_too(matrix: pytest.Pytester) -> None:
     case = """
 import time

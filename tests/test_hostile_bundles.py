@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sparse_files
 from test_replay import FILE, ITEM, Runs, cell, repro
 
 from harness.core import paths
@@ -155,8 +156,7 @@ def _fifo(place: Path) -> None:
 
 
 def _sparse(place: Path) -> None:
-    with (place / "file").open("wb") as stream:
-        stream.truncate(1 << 40)
+    sparse_files.make_sparse(place / "file")
 
 
 def _link(target: str) -> Callable[[Path], None]:

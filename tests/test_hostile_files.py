@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sparse_files
 from test_replay import cell
 
 from harness import cli, user_config
@@ -35,12 +36,7 @@ def endless(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-def sparse(path: Path) -> None:
-    path.touch()
-    os.truncate(path, 1 << 40)
-
-
-KINDS = [fifo, endless, sparse]
+KINDS = [fifo, endless, sparse_files.make_sparse]
 Make = Callable[[Path], None]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sample_runs
+import sparse_files
 
 from harness import cli
 from harness.core import paths
@@ -320,7 +321,7 @@ def _link_console(run: RunDirectory, secret: Path) -> None:
 
 
 def _sparse_log(run: RunDirectory, _secret: Path) -> None:
-    os.truncate(run.path / "console" / "parisc.log", 1 << 40)
+    sparse_files.make_sparse(run.path / "console" / "parisc.log")
 
 
 def _fifo(run: RunDirectory, _secret: Path) -> None:

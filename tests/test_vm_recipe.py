@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import sparse_files
 
 from harness.core import paths
 from harness.core.architecture_table import ARCHITECTURES
@@ -160,7 +161,7 @@ def test_a_recipe_that_is_not_there(recipes: Path) -> None:
         (os.mkfifo, "is not a regular file"),
         (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
         (lambda path: path.mkdir(), "[Ii]s a directory"),
-        (lambda path: (path.touch(), os.truncate(path, 1 << 40)), "is larger than"),
+        (sparse_files.make_sparse, "is larger than"),
         (lambda path: path.write_bytes(b"\xff"), "not UTF-8 at byte 0"),
     ],
     ids=["fifo", "device", "directory", "sparse", "bytes"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from harness.matrix import run_loop
 from harness.matrix.cell_shards import division, shard_files
 from harness.matrix.cell_shards.division import CellShard
 from harness.matrix.cell_shards.engine import ShardEnd, ShardEngine, ShardNeeds, needs_of_row
+from harness.matrix.cell_shards.files_of_tests import FilesOfTests
 from harness.matrix.cell_shards.local_processes import LocalProcesses
 from harness.matrix.cell_shards.report_replay import ReportReplay
 from harness.matrix.cell_shards.shard_order import ShardOrder
@@ -67,6 +69,7 @@ class ShardedLoop:
         self._config = session.config
         self._controller = controller
         self._engine = engine
+        self._files = FilesOfTests(session.config)
         self._waiting = division.divide(
             session.items, session.config.option.shards, processes, controller.past_durations
         )
@@ -90,6 +93,8 @@ class ShardedLoop:
         finally:
             for name in self._engine.stop():
                 shard_files.take_files(self._controller.directory, self._running[name][2], keep_output=False)
+            if removal := self._files.describe_removal():
+                print(f"\npinpoint: {removal}", file=sys.stderr)
 
     def _stop_if_asked(self) -> None:
         """Raise if the run shall end, after -x for example, but not before the test that failed has ended."""
@@ -162,7 +167,7 @@ class ShardedLoop:
         plugins = dict.fromkeys([*option.plugins, "harness.plugin"])
         overrides = [*(option.override_ini or ())]
         settings = {name: value for name, value in vars(option).items() if name not in _OWN_OPTIONS}
-        own = {**_NEUTRAL, "basetemp": str(self._temporary_directory() / shard.name)}
+        own = {**_NEUTRAL, "basetemp": str(self._files.path / shard.name)}
         own |= {"vm": [shard.vm], "test_cells": False} if shard.vm else {}
         return ShardOrder(
             name=shard.name,
@@ -192,12 +197,6 @@ class ShardedLoop:
             survivors=tuple(shard.survivors),
             skipped_mutants=tuple(shard.skipped_mutants),
         )
-
-    def _temporary_directory(self) -> Path:
-        """Return this session's directory for the temporary files of tests, which pytest keeps for three sessions."""
-        factory: Any = self._config._tmp_path_factory  # type: ignore[attr-defined]
-        path: Path = factory.getbasetemp()
-        return path
 
 
 def _serializable(options: dict[str, Any]) -> dict[str, Any]:

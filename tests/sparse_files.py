@@ -1,0 +1,27 @@
+"""Files larger than any disk, for tests of limits; each is emptied when its test ends (conftest.py).
+
+They take no room, but a `grep -r` in TMPDIR that met one would use up the memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_SIZE = 1 << 40
+# Descriptors: a test may rename its file.
+_made: list[int] = []
+
+
+def make_sparse(path: Path) -> None:
+    """Make a file of 1 TiB without content, or extend one."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _made.append(descriptor)
+    os.ftruncate(descriptor, _SIZE)
+
+
+def empty_all() -> None:
+    while _made:
+        descriptor = _made.pop()
+        os.ftruncate(descriptor, 0)
+        os.close(descriptor)
