@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 
+from harness.core import process
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images import guest_packages_as_archive_or_disk, uprobe_struct_types
@@ -58,6 +59,8 @@ def guest(request: pytest.FixtureRequest, vm: str) -> Iterator[Guest]:
     run = request.config.stash[RUN]
     running = guest_of_cell.begin_in_guest(run.fleet, request.node.stash[WATCH], _asked_for(request))
     yield running
+    if process.is_stopping():
+        return
     try:
         with run.bus.timed(vm, time_accounts.CHECK_UP):
             undone = check_after_cell.check_after_cell(running)

@@ -89,6 +89,40 @@ def test_a_case_is_a_cell_a_vm_with_its_mutants_first(matrix: pytest.Pytester) -
     assert not (matrix.path / "results").exists()
 
 
+def test_an_interrupted_cell_is_no_error_of_the_harness(matrix: pytest.Pytester) -> None:
+    """Its guest is gone when its fixtures end: what they raise then is not what ended the run."""
+    case = """
+import os
+import signal
+import harness.matrix.guests.check_after_cell as checkup
+from harness.core import process
+from harness.core.errors import GuestLost
+
+
+def lost(guest):
+    assert process.is_stopping()
+    raise GuestLost("the guest stopped: SHUTDOWN host-signal")
+
+
+@pytest.fixture
+def uses(guest):
+    yield
+    lost(guest)
+
+
+def test_it(uses):
+    checkup.check_after_cell, checkup.explain_loss = lost, lambda _, error: error
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_after(guest): pass
+"""
+    ended = run(matrix, case, "--vm", "arm64-debian")
+    assert ended.ret == pytest.ExitCode.INTERRUPTED
+    assert not (matrix.path / "results/latest/results.jsonl").exists()
+    assert "SHUTDOWN" not in ended.stderr.str() + ended.stdout.str()
+
+
 def test_an_unknown_vm_is_one_line(matrix: pytest.Pytester) -> None:
     result = run(matrix, "def test_it(vm): pass", "--vm", "vax")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import paths, process
+from harness.core import paths
 from harness.core.events import Bus
 from harness.images import rootfs
 from harness.images.build_context import BuildContext
@@ -221,7 +221,9 @@ class ControllerRun(MatrixRun):
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, write the run's figures and report, and turn pytest's exit status into ours."""
-        self._close(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED)
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self._stop_interrupted_cell(session)
+        self._close()
         if process_count(self._config):
             cell_duration_cache.save_test_seconds(_durations(), self._test_durations.mean_by_file())
         if not self._asked:
@@ -245,10 +247,8 @@ class ControllerRun(MatrixRun):
             write_shard_record(self.directory, self._shard_record)
         session.exitstatus = exit_status(exitstatus, self._cells, complete=not self._missing())
 
-    def _close(self, *, interrupted: bool) -> None:
+    def _close(self) -> None:
         """Close what was opened."""
-        if self._fleet and interrupted:
-            process.stop_all()
         self._close_fleet()
         if self._opened_board:
             self._opened_board.close()

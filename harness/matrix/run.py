@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
+from contextlib import suppress
 from functools import cached_property
 
 import pytest
 
-from harness.core import deadline
+from harness.core import deadline, process
 from harness.core.events import Bus
 from harness.images.vm_recipe import select, with_debug_symbols
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch
@@ -119,6 +120,16 @@ class MatrixRun(ABC):
     @abstractmethod
     def _open_fleet(self) -> Fleet:
         """Create this process's fleet."""
+
+    def _stop_interrupted_cell(self, session: pytest.Session) -> None:
+        """End all children of an interrupted run with guests, and then the fixtures of the cell that was open.
+
+        These would fail, because their guests are gone; the run is reported as interrupted.
+        """
+        if self._fleet:
+            process.stop_all()
+            with suppress(Exception, BaseExceptionGroup):
+                session._setupstate.teardown_exact(None)
 
     def _close_fleet(self) -> None:
         """Stop this process's guests, if it has any."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import process
 from harness.core.events import Bus
 from harness.images.build_context import BuildContext
 from harness.matrix.cell_shards.shard_process import ShardReporter
@@ -74,9 +73,9 @@ class ShardRun(MatrixRun):
         )
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, exitstatus: int) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         """Stop the guests, then send this process's time accounts to the controller."""
-        if self._fleet and exitstatus == pytest.ExitCode.INTERRUPTED:
-            process.stop_all()
+        if exitstatus == pytest.ExitCode.INTERRUPTED:
+            self._stop_interrupted_cell(session)
         self._close_fleet()
         self._reporter.send({"spent": self._phases.row_time_accounts})
