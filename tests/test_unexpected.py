@@ -105,6 +105,14 @@ def test_a_damaged_environment_is_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr.decode()) == (3, expected)
 
 
+def test_a_plugin_that_is_not_there_is_wrong_use(tmp_path: Path) -> None:
+    done = started(tmp_path, "run", "--vm", "parisc", "-p", "frob")
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        b"pinpoint: -p: Error importing plugin \"frob\": No module named 'frob'; name a plugin"
+    )
+
+
 def test_without_a_temporary_directory_the_error_is_still_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise FileNotFoundError(2, "No usable temporary directory found")

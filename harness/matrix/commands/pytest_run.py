@@ -21,6 +21,8 @@ COMMON = (
     *("-p", "no:xdist"),
     *(("-o", f"cache_dir={paths.cache() / 'pytest'}") if paths.INSTALLED else ()),
 )
+# How pytest begins the error for a plugin of -p or PYTEST_ADDOPTS that cannot be imported.
+_NO_PLUGIN = "Error importing plugin"
 # These cases run only with the option, even when they are named.
 _LEFT_OUT = "; some cases run only with --crash-triggers all"
 
@@ -86,10 +88,15 @@ def run(arguments: Sequence[str], plugins: Sequence[object] = ()) -> int:
     """Run pytest and return the exit status.
 
     It is 0 if all cells passed, 1 if a cell failed, 2 for wrong use, 3 if the harness or the host failed, and 130 if a
-    person interrupted the run.
+    person interrupted the run. Raises UsageError for a plugin that cannot be imported.
     """
     interruption = _Interruption()
-    status = pytest.main([*COMMON, *arguments], plugins=[interruption, *plugins])
+    try:
+        status = pytest.main([*COMMON, *arguments], plugins=[interruption, *plugins])
+    except ImportError as error:
+        if not str(error).startswith(_NO_PLUGIN):
+            raise
+        raise UsageError(str(error), where="-p", mend="name a plugin that Pinpoint's environment has") from None
     match status:
         case pytest.ExitCode.OK | pytest.ExitCode.TESTS_FAILED:
             return int(status)
