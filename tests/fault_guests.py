@@ -7,7 +7,8 @@ from pathlib import Path
 
 from harness.guest.accelerator_canary_firmware import PSCI_SYSTEM_OFF, PSCI_SYSTEM_RESET, arm64_canary_program
 from harness.images.image import Image
-from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
+from harness.images.machine_options import MachineOptions
+from harness.images.vm_recipe import Kernel, Recipe
 
 PANIC = arm64_canary_program(b"Kernel panic - not syncing: no init\r\n", PSCI_SYSTEM_RESET)
 RESET = arm64_canary_program(b"booting\r\n", PSCI_SYSTEM_RESET)

@@ -16,8 +16,9 @@ from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu_process import FrozenGuestRefused
 from harness.images.image import Image
+from harness.images.machine_options import MachineOptions
 from harness.images.store import Store
-from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
+from harness.images.vm_recipe import Kernel, Recipe
 from harness.matrix.guests import freezer
 from harness.matrix.guests.make_once_per_key import Once
 

@@ -31,7 +31,8 @@ from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.start import StartOptions, boot
 from harness.images.image import Image
-from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
+from harness.images.machine_options import MachineOptions
+from harness.images.vm_recipe import Kernel, Recipe
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,8 @@ import pytest
 from harness.core.architecture_table import ARCHITECTURES
 from harness.guest.accelerator import Accelerator
 from harness.guest.qemu import QemuFiles, argv, kernel_arguments
-from harness.images.vm_recipe import Kernel, MachineOptions, Recipe
+from harness.images.machine_options import MachineOptions
+from harness.images.vm_recipe import Kernel, Recipe
 
 TCG = Accelerator("tcg", "a test")
 KVM = Accelerator("kvm", "a test")

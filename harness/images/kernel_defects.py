@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from harness.images.recipe_table import RecipeTable
 
 _Cause = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", max_length=2048)]
 
 
-class KernelDefects(BaseModel):
+class KernelDefects(RecipeTable):
     """The cause of each defect that the recipe's kernel has, with file, function and version; None for one it lacks.
 
     `gone_stays_on_ftrace`: ftrace's filter keeps the address of a kprobe whose module was unloaded, and calls the
@@ -23,8 +25,6 @@ class KernelDefects(BaseModel):
     `descriptors_blacklisted`: NOKPROBE_SYMBOL() in a module adds the addresses of descriptors to the blacklist, and the
     bytes from there on, instead of the functions.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     gone_stays_on_ftrace: _Cause | None = None
     stubs_out_of_reach: _Cause | None = None

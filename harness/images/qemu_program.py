@@ -11,7 +11,8 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.images import debian_suite_host_programs
 from harness.images.build_context import BuildContext
 from harness.images.debian_suite_host_programs import WantedSuitePrograms
-from harness.images.vm_recipe import Emulator, Recipe
+from harness.images.machine_options import Emulator
+from harness.images.vm_recipe import Recipe
 
 # Set by --host-qemu: use the host's QEMU even if a recipe needs or prefers a newer one.
 HOST_QEMU_VARIABLE = "PINPOINT_HOST_QEMU"

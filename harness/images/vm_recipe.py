@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from harness.core import bounded_toml, paths
 from harness.core.architecture import Architecture
@@ -18,12 +18,13 @@ from harness.core.architecture_with_programs import architecture_with_programs
 from harness.core.errors import RecipeError, UsageError
 from harness.core.files import read_regular_file
 from harness.images.kernel_defects import KernelDefects
+from harness.images.machine_options import Emulator, MachineOptions
 from harness.images.recipe_files import demand_fragment_or_patch, files_by_name, tree_of
 from harness.images.recipe_strings import CaseName, Compiler, FileName, Flags, Line, PackageName, PackageVersion
+from harness.images.recipe_table import RecipeTable
 
 # The code name of a release, or a suite that extends one. The name goes into an apt source list.
 _SUITE = re.compile(r"(?=.{1,40}$)[a-z]+(-[a-z]+)*")
-_NEED = re.compile(r">= ?([0-9]{1,4})(?:\.([0-9]{1,4}))?")
 
 Tier = Literal["core", "full"]
 
@@ -32,11 +33,7 @@ _LARGEST_BYTES = 32 << 10
 _REPLACEMENT, _OPTIONS = KERNEL_VARIABLES = ("PINPOINT_GIVEN_KERNEL", "PINPOINT_KERNEL_OPTIONS")
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Kernel(_Table):
+class Kernel(RecipeTable):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`. With
@@ -92,51 +89,7 @@ class Kernel(_Table):
         return self
 
 
-class Emulator(_Table):
-    """The QEMU that runs a recipe's guests: its path or name, and its version."""
-
-    program: str
-    version: tuple[int, int]
-
-
-class MachineOptions(_Table):
-    """The virtual machine of the guest.
-
-    `boot` is `image` (QEMU starts the kernel file like a boot loader, with KASLR) or `pvh` (x86_64 only: QEMU starts
-    the unpacked ELF at its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the time limit
-    from QEMU's start to the first SSH answer, without the time in which a busy host does not run the guest. `qemu` is
-    the required QEMU version, such as `>= 11`, and `preferred_qemu` one without which the VM runs too, such as a faster
-    one. `emulator` is not a key of a recipe; `with_required_qemu` sets it.
-    """
-
-    memory_mib: int = Field(default=512, ge=64, le=1 << 20)
-    cpus: int = Field(default=1, ge=1, le=255)
-    boot: Literal["image", "pvh"] = "image"
-    append: Line = ""
-    boot_seconds: int = Field(default=180, ge=1, le=86400)
-    qemu: str = ""
-    preferred_qemu: str = ""
-    emulator: Emulator | None = None
-
-    @model_validator(mode="after")
-    def _names_versions(self) -> MachineOptions:
-        for key, need in (("qemu", self.qemu), ("preferred_qemu", self.preferred_qemu)):
-            if need and not _NEED.fullmatch(need):
-                raise ValueError(f"{key} {need!r} is not a version such as '>= 11' or '>= 9.2'")
-        return self
-
-    @property
-    def oldest_qemu(self) -> tuple[int, int]:
-        """The oldest QEMU that the recipe allows, major and minor; (0, 0) if it allows any."""
-        return _version(self.qemu)
-
-    @property
-    def oldest_preferred_qemu(self) -> tuple[int, int]:
-        """The oldest QEMU for which none of a newer suite is taken; not older than `oldest_qemu`."""
-        return max(self.oldest_qemu, _version(self.preferred_qemu))
-
-
-class Traits(_Table):
+class Traits(RecipeTable):
     """Properties of a VM that cases may require; each is proved in the booted guest before the first case."""
 
     kprobes: bool = True
@@ -163,14 +116,14 @@ class Traits(_Table):
     programs_32bit: bool = False
 
 
-class BootNoise(_Table):
+class BootNoise(RecipeTable):
     """One complaint that this kernel prints at boot: `place` is the exact source location, `why` the explanation."""
 
     place: Line
     why: Line
 
 
-class Recipe(_Table):
+class Recipe(RecipeTable):
     """One VM; `tier` is `core` for a VM of every run, `full` for a VM that runs only on request.
 
     `test_cells` are the cases that `./pinpoint test` runs on a VM of the tier `full`, with their mutants: `FILE.py` for
@@ -207,11 +160,6 @@ class Recipe(_Table):
         """The entry of the architecture table for this VM, with its compiler and the QEMU that was found for it."""
         qemu = self.machine.emulator or Emulator(program="", version=(0, 0))
         return architecture_with_programs(self.arch, self.kernel.compiler, qemu.program, qemu.version)
-
-
-def _version(need: str) -> tuple[int, int]:
-    found = _NEED.fullmatch(need)
-    return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
 def with_debug_symbols(recipe: Recipe) -> Recipe:
