@@ -32,13 +32,13 @@ def empty(entry: Path, _step: ProgressStep) -> Mapping[str, Any]:
     return {}
 
 
-def parts(key: str = "an-image", accelerator: Accelerator = TCG, **machine: int) -> list[str]:
+def parts(key: str = "an-image", accelerator: Accelerator = TCG, cpu: str = "", **machine: int) -> list[str]:
     recipe = Recipe(
         name="a-vm",
         arch="arm64",
         describe="",
         kernel=Kernel(source="debian-binary", package="none"),
-        machine=MachineOptions(**machine),
+        machine=MachineOptions(cpu=cpu, **machine),
     )
     return freezer.frozen_guest_key_parts(cast(Image, SimpleNamespace(key=key, recipe=recipe, disk=None)), accelerator)
 
@@ -46,7 +46,7 @@ def parts(key: str = "an-image", accelerator: Accelerator = TCG, **machine: int)
 def test_one_guest_thaws_on_the_machine_it_was_frozen_on() -> None:
     assert parts() == parts()
     others = [parts("another"), parts(cpus=2), parts(memory_mib=256), parts(accelerator=Accelerator("kvm", ""))]
-    assert all(other != parts() for other in others)
+    assert all(other != parts() for other in [*others, parts(cpu="cortex-a76")])
 
 
 def test_another_qemu_never_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,12 @@ def test_only_a_card_that_can_have_a_boot_rom_is_told_to_have_none() -> None:
 
 def test_kvm_gets_the_hosts_cpu() -> None:
     assert value(argv(recipe("x86_64"), KVM, WIRING), "-cpu") == "host"
+    assert value(argv(recipe("arm64", MachineOptions(cpu="cortex-a76")), KVM, WIRING), "-cpu") == "host"
+
+
+def test_a_recipe_names_another_cpu_than_its_architecture() -> None:
+    assert value(argv(recipe("arm64"), TCG, WIRING), "-cpu") == "cortex-a57"
+    assert value(argv(recipe("arm64", MachineOptions(cpu="cortex-a76")), TCG, WIRING), "-cpu") == "cortex-a76"
 
 
 def test_a_machine_with_one_cpu_model_is_not_asked_for_another() -> None:

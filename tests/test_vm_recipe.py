@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -75,6 +76,15 @@ def test_a_kernel_may_come_from_another_suite(recipes: Path) -> None:
         assert load(written(recipes, GOOD.replace("[kernel]", f'[kernel]\nsuite = "{suite}"'))).kernel.suite == suite
 
 
+def test_a_recipe_may_name_the_cpu_and_only_the_cpu_of_its_architecture_changes(recipes: Path) -> None:
+    assert load(written(recipes, GOOD)).architecture is ARCHITECTURES["x86_64"]
+    for cpu in ("cortex-a76", "qemu64,+rdrand", "max,lpa2=off", "EPYC-Milan-v2", "Westmere,-avx,+x2apic"):
+        found = load(written(recipes, GOOD.replace("[machine]", f'[machine]\ncpu = "{cpu}"'))).architecture
+        assert found.qemu_machine.cpu == cpu
+        usual = ARCHITECTURES["x86_64"]
+        assert replace(found, qemu_machine=replace(found.qemu_machine, cpu=usual.qemu_machine.cpu)) == usual
+
+
 def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
     written(recipes, "not read", "other.toml")
     assert load(written(recipes, GOOD)).kernel.sibling == ""
@@ -118,6 +128,11 @@ def test_a_kernel_may_name_the_one_it_is_compared_with(recipes: Path) -> None:
         ("[kernel]", '[kernel]\nsibling = "vm"', "kernel.sibling is the VM itself"),
         ("[kernel]", '[kernel]\nsibling = "nonesuch"', "kernel.sibling names 'nonesuch'; one of: other"),
         ("[kernel]", "[kernel]\nsibling = true", "`kernel.sibling` should be a valid string; it is True now"),
+        ("[machine]", "[machine]\ncpu = 76", "`machine.cpu` should be a valid string; it is 76 now"),
+        *(
+            ("[machine]", f'[machine]\ncpu = "{value}"', f"`machine.cpu`: {value!r} is not named like a CPU model")
+            for value in ("-cpu", "a b", "max,", "max,,sve=off", "max,sve=", "a;b", "é")
+        ),
         *(
             ('cflags = "-ffunction-sections"', f'cflags = "-O2 {flag}"', f"{flag!r} is not an option of gcc")
             for flag in ("-fplugin=x.so", "-specs=x", "-B.", "@x", "-wrapper", "-Wl,-x", "-I/x", "-include")

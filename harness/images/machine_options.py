@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from harness.images.recipe_strings import Line
+from harness.images.recipe_strings import CpuModel, Line
 from harness.images.recipe_table import RecipeTable
 
 _NEED = re.compile(r">= ?([0-9]{1,4})(?:\.([0-9]{1,4}))?")
@@ -27,11 +27,14 @@ class MachineOptions(RecipeTable):
     the unpacked ELF at its PVH entry, without the decompressor and so without KASLR). `boot_seconds` is the time limit
     from QEMU's start to the first SSH answer, without the time in which a busy host does not run the guest. `qemu` is
     the required QEMU version, such as `>= 11`, and `preferred_qemu` one without which the VM runs too, such as a faster
-    one. `emulator` is not a key of a recipe; `with_required_qemu` sets it.
+    one. `cpu` is the CPU model of QEMU, with features as in `qemu64,+rdrand`, for a kernel that does not run on the
+    architecture's; empty for that one. Under KVM the guest has the host's CPU instead. `emulator` is not a key of a
+    recipe; `with_required_qemu` sets it.
     """
 
     memory_mib: int = Field(default=512, ge=64, le=1 << 20)
     cpus: int = Field(default=1, ge=1, le=255)
+    cpu: CpuModel = ""
     boot: Literal["image", "pvh"] = "image"
     append: Line = ""
     boot_seconds: int = Field(default=180, ge=1, le=86400)

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, Field
 # read its options from a file.
 _FLAG = re.compile(r"-(?:f(?!plugin)|[mOgDU]|W(?![alp],)|std=)[A-Za-z0-9_=+.,:%^-]*")
 
+# A model, and features that are added, removed or set.
+_CPU_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(?:,[+-]?[A-Za-z0-9][\w.-]*(?:=[\w.-]+)?)*", re.ASCII)
+
 
 def _demand_safe_flags(flags: str) -> str:
     for flag in flags.split(" "):
@@ -20,11 +23,18 @@ def _demand_safe_flags(flags: str) -> str:
     return flags
 
 
+def _demand_cpu_model(model: str) -> str:
+    if model and not _CPU_MODEL.fullmatch(model):
+        raise ValueError(f"{model[:40]!r} is not named like a CPU model of QEMU: cortex-a76, qemu64,+rdrand")
+    return model
+
+
 Flags = Annotated[str, Field(max_length=1024), AfterValidator(_demand_safe_flags)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 PackageName = Annotated[str, Field(pattern=r"^(?:[a-z0-9][a-z0-9.+-]+)?$", max_length=100)]
 PackageVersion = Annotated[str, Field(pattern=r"^(?:[0-9][A-Za-z0-9.+~:-]*)?$", max_length=100)]
 Compiler = Annotated[str, Field(pattern=r"^(?:(?:gcc|clang)-[0-9]{1,4})?$")]
+CpuModel = Annotated[str, Field(max_length=200), AfterValidator(_demand_cpu_model)]
 Line = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=2048)]
 CaseName = Annotated[
     str, Field(pattern=r"^test_\w+\.py(?:::test_\w+(?:\[[^\x00-\x20\x7f-\x9f]+\])?)?$", max_length=200)

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from harness.core import bounded_toml, paths
 from harness.core.architecture import Architecture
+from harness.core.architecture_for_recipe import architecture_for_recipe
 from harness.core.architecture_table import ARCHITECTURES
-from harness.core.architecture_with_programs import architecture_with_programs
 from harness.core.errors import RecipeError, UsageError
 from harness.core.files import read_regular_file
 from harness.images.kernel_defects import KernelDefects
@@ -157,9 +157,15 @@ class Recipe(RecipeTable):
 
     @property
     def architecture(self) -> Architecture:
-        """The entry of the architecture table for this VM, with its compiler and the QEMU that was found for it."""
+        """The entry of the architecture table for this VM, with its compiler, its CPU, and the QEMU that was found."""
         qemu = self.machine.emulator or Emulator(program="", version=(0, 0))
-        return architecture_with_programs(self.arch, self.kernel.compiler, qemu.program, qemu.version)
+        return architecture_for_recipe(
+            self.arch,
+            compiler=self.kernel.compiler,
+            cpu=self.machine.cpu,
+            qemu_program=qemu.program,
+            qemu_version=qemu.version,
+        )
 
 
 def with_debug_symbols(recipe: Recipe) -> Recipe:
