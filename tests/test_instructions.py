@@ -13,7 +13,7 @@ import pytest
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.core.errors import PinpointError
-from harness.landing.code import decode_parisc
+from harness.landing.code import decode_capstone, decode_parisc
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import (
     addresses_of_words_read,
@@ -152,6 +152,32 @@ X86 = """
     movabs $0x1122334455667788,%rax
     cmp $3,%ebx
 """
+
+
+# What capstone 5 does not know. objdump 2.40 does not know the last three either: RMPREAD, LKGS, UDB.
+_MISSING = ("0f01e8", "0f01fe", "0f01ff", "660f01cc", "f20f01fe", "f20f01ff", "f30f01fe", "f30f01ff", "c4e27849c0")
+_IN_NO_OBJDUMP = ("f20f01fd", "f20f00f7", "d6")
+
+
+@pytest.mark.parametrize("code", [*_MISSING, *_IN_NO_OBJDUMP])
+def test_x86_instructions_missing_in_capstone(tmp_path: Path, code: str) -> None:
+    """Each is one instruction, alone and between others; nothing is known at a part of one."""
+    whole = bytes.fromhex(code)
+    around = b"\x55" + whole + b"\xc3"
+    assert [each.offset for each in decode_capstone.decode_x86_64(around)] == [0, 1, 1 + len(whole)]
+    assert decode_capstone.instruction_starts_x86_64(around) == [0, 1, 1 + len(whole)]
+    flow = Flow.ENDS if code == "d6" else Flow.PLAIN
+    assert [(each.size, each.flow) for each in decode_capstone.decode_x86_64(whole)] == [(len(whole), flow)]
+    assert not whole[:-1] or decode_capstone.decode_x86_64(whole[:-1])[0].flow is Flow.UNKNOWN
+    if code in _MISSING:
+        words = ",".join(f"0x{byte:02x}" for byte in around)
+        function = _assembled(tmp_path, "x86_64", f".byte {words}")
+        assert [offset for offset, *_ in _objdump(tmp_path / "it.o", "x86_64")] == list(function.boundaries)
+
+
+def test_x86_bytes_of_no_instruction_are_unknown_one_by_one() -> None:
+    assert [each.flow for each in decode_capstone.decode_x86_64(bytes.fromhex("0f0a"))] == [Flow.UNKNOWN] * 2
+    assert decode_capstone.instruction_starts_x86_32(bytes.fromhex("0f0a90")) == [0, 1, 2]
 
 
 def test_x86_variable_width(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import capstone
 from capstone import arm64_const, x86_const
 
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+from harness.landing.code.x86_instructions_missing_in_capstone import bytes_to_skip, missing_instruction_flow
 
 _X86_TRAPS = frozenset({x86_const.X86_INS_UD0, x86_const.X86_INS_UD1, x86_const.X86_INS_UD2, x86_const.X86_INS_INT3})
 _X86_LEAVES = frozenset(
@@ -39,9 +40,15 @@ _ADRP_X16, _ADD_X16, _BR_X16 = 0x90000010, 0x91000210, 0xD61F0200
 def _disassembler(architecture: int, mode: int) -> capstone.Cs:
     found = capstone.Cs(architecture, mode)
     found.detail = True
-    # Makes bytes that capstone cannot decode a pseudo-instruction with id 0. Without this it stops there, silently.
-    found.skipdata = True
+    _skip_unknown(found)
     return found
+
+
+def _skip_unknown(disassembler: capstone.Cs) -> None:
+    """Make bytes that capstone cannot decode a pseudo-instruction with id 0. Without this it stops there, silently."""
+    disassembler.skipdata = True
+    if disassembler.arch == capstone.CS_ARCH_X86:
+        disassembler.skipdata_setup = (".byte", bytes_to_skip, None)
 
 
 def decode_x86_64(code: bytes) -> list[Instruction]:
@@ -67,13 +74,13 @@ def instruction_starts_x86_32(code: bytes) -> list[int]:
 @lru_cache
 def _fast_disassembler(mode: int) -> capstone.Cs:
     found = capstone.Cs(capstone.CS_ARCH_X86, mode)
-    found.skipdata = True
+    _skip_unknown(found)
     return found
 
 
 def _x86(found: capstone.CsInsn) -> Instruction:
     if found.id == 0:
-        return Instruction(found.address, found.size, Flow.UNKNOWN)
+        return Instruction(found.address, found.size, missing_instruction_flow(bytes(found.bytes)))
     if found.id == x86_const.X86_INS_NOP:
         return Instruction(found.address, found.size, Flow.NOP, is_padding=True)
     if found.id in _X86_TRAPS:
