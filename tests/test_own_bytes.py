@@ -9,6 +9,7 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
+from harness.core.errors import PinpointError
 from harness.landing import five_address_witnesses, own_bytes
 from harness.landing.code.patch_sites import LINKED, patch_sites
 from harness.landing.five_address_witnesses import Window
@@ -154,6 +155,22 @@ def test_a_module_is_masked_by_relocations_and_by_its_tables(module: Elf) -> Non
     assert len(loaded.code) == 16, "it ends with the section"
     assert loaded.masked_offsets == {*range(5), *range(7, 11), *range(11, 16)}
     assert loaded.comparable_count == 2
+
+
+# Up to 5.17 a row of this table ends with two bytes for clobbered registers.
+@pytest.mark.parametrize("clobbers", ["", ".short 3"])
+def test_the_last_row_of_a_module_may_lack_its_padding(tmp_path: Path, clobbers: str) -> None:
+    rows = "".join(f".balign 8; .quad f + {place}; .byte 1, 4; {clobbers}\n" for place in (1, 7))
+    elf = Elf.read(assembled(tmp_path, "paravirt", f'{MODULE}.section .parainstructions,"a"\n{rows}'))
+    size = elf.sections_by_name[".parainstructions"].size
+    assert size == 16 + 10 + 2 * bool(clobbers)
+    assert patch_sites(elf, ftrace=False).patched_offsets(".text", 0, 11) == {*range(1, 5), *range(7, 11)}
+
+
+def test_a_last_row_without_all_of_its_fields_is_damaged(tmp_path: Path) -> None:
+    elf = Elf.read(assembled(tmp_path, "paravirt", f'{MODULE}.section .parainstructions,"a"\n.quad f\n.byte 1\n'))
+    with pytest.raises(PinpointError, match=r"\.parainstructions has no 10 bytes at 0x0"):
+        patch_sites(elf)
 
 
 def test_a_kernel_without_tables_is_not_compared(tmp_path: Path) -> None:

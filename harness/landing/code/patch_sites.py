@@ -7,6 +7,7 @@ named by a table, by a relocation, or by a kprobe that the kernel lists.
 
 from __future__ import annotations
 
+import re
 import struct
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
@@ -334,7 +335,10 @@ def _is_moved_by(relocations: Sequence[Relocation], size: int, form: struct.Stru
 
 
 def _row(elf: Elf, table: PatchTableFormat, form: struct.Struct, offset: int) -> tuple[int, ...]:
-    return form.unpack(elf.section_bytes(table.section, offset, form.size))
+    """A row of a module's table; the last one may lack the padding at its end."""
+    fields = struct.calcsize(re.sub("[0-9]*x$", "", form.format))
+    size = min(form.size, max(fields, elf.sections_by_name[table.section].size - offset))
+    return form.unpack(elf.section_bytes(table.section, offset, size).ljust(form.size, b"\0"))
 
 
 def _start(elf: Elf, section: str, place: int, longest: int = _LONGEST) -> bytes:
