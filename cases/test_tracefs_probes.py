@@ -97,13 +97,13 @@ def test_cold_half(guest: Guest, target: Target, mutant: str) -> None:
 
 
 @pytest.mark.requires("traced_entry_kprobes")
-@pytest.mark.mutants("default-instances")
+@pytest.mark.mutants("instance-per-level")
 def test_missed_returns(guest: Guest, target: Target, mutant: str) -> None:
     """A return probe with one instance sees one return of a recursion, and each other level counts as missed.
 
     pre_handler_kretprobe() counts them in nmissed (kernel/kprobes.c, 6.1), and kprobe_profile shows the sum.
     """
-    kind = "r" if mutant_or_honest(mutant).default_instances else "r1"
+    kind = f"r{LEVELS if mutant_or_honest(mutant).has_instance_per_level else 1}"
     place = target.shape_site("recursive", plain=True).spec
     with defined(guest, kind, place) as refusal:
         if refusal:

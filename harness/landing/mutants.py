@@ -123,7 +123,7 @@ class Mutant:
     - `stale_list` is a defect of the harness: it uses the list from before registration as the list during it.
     - `unlists_second` is a defect of the list: it lacks a probe that was registered besides those of the sites.
     - `relocation` requests a module and addresses of its own instead of those that the case requests.
-    - `default_instances` registers a return probe with the kernel's number of instances, not with one.
+    - `has_instance_per_level` registers a return probe with an instance for each level of a recursion, not with one.
     - `converted_offset_error` adds this number of bytes to the offset of a converted address.
     - `compute_datum_address` computes an address for a datum that differs from the ELF files.
     - `explains_all` is a defect of the harness: it has a reason for each refused site of a sweep.
@@ -140,7 +140,7 @@ class Mutant:
     replaces_last_spec_only: bool = False
     stays_loaded: bool = False
     drops_case_parameters: bool = False
-    default_instances: bool = False
+    has_instance_per_level: bool = False
     converted_offset_error: int = 0
     compute_datum_address: Callable[[Layout, Datum], int] | None = None
     reads_after_datum: bool = False
@@ -182,7 +182,7 @@ MUTANTS: dict[str, Mutant] = {
     "unknown-name": Mutant(replace_refused_spec=lambda _: "pinpoint_unknown"),
     "stays-registered": Mutant(stays_loaded=True),
     "arms-anyway": Mutant(drops_case_parameters=True),
-    "default-instances": Mutant(default_instances=True),
+    "instance-per-level": Mutant(has_instance_per_level=True),
     # More than the size of any landing pad: an offset within a landing pad would still land at the right place.
     "converts-too-far": Mutant(converted_offset_error=8),
     "next-data-symbol": Mutant(compute_datum_address=data_symbol_address.address_of_next_symbol),
