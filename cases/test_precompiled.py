@@ -158,13 +158,31 @@ def test_kernel_without_symbol_names(guest: Guest, fresh: Fresh, mutant: str) ->
             prove_landing(loaders, targets, in_memory=False)
 
 
+def is_cold_code_apart(guest: Guest) -> bool:
+    """Return True if the targets' `__cold` functions are in another section than the others.
+
+    The attribute is empty if functions are aligned by a gcc that does not align cold ones, as gcc 12
+    (include/linux/compiler_types.h, 6.12). A section for each function keeps them apart in any case.
+    """
+    config = guest.image.config
+    aligned = config.get("CONFIG_FUNCTION_ALIGNMENT", "0") != "0"
+    is_empty = aligned and config.get("CONFIG_CC_HAS_SANE_FUNCTION_ALIGNMENT") != "y"
+    return guest.traits.module_function_sections or not is_empty
+
+
 @pytest.mark.requires("kprobes", "module_text_sections")
 @pytest.mark.mutants("one-base")
 @pytest.mark.own_loader("the claim is about a probe that was compiled for its targets")
 def test_two_sections_of_each(guest: Guest, probe_loaders: Loaders) -> None:
-    """The module has sites in two sections of each target; with one base for both it is refused or misses."""
+    """The module has sites in two sections of each target; with one base for both it is refused or misses.
+
+    In one section of each target they are where the kernel's headers make `__cold` empty.
+    """
+    apart = is_cold_code_apart(guest)
     for site in precompiled_probe_run.site_sections_by_target(guest).values():
-        assert len(set(site)) == 2, f"the sites are in {site}"
+        assert len(set(site)) == 1 + apart, f"the sites are in {site}"
+    if not apart:
+        pytest.skip(f"{guest.name}: __cold is empty, so each target has one section of text")
     with loaded(guest, *PLACES) as targets:
         prove_landing(probe_loaders, targets, in_memory=False)
 
