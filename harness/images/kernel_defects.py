@@ -22,6 +22,8 @@ class KernelDefects(RecipeTable):
     reads the copy of the instruction that was freed when the module went.
     `signal_before_uprobe`: a thread that gets a signal while the copy of an instruction under a uprobe is stepped
     handles the signal first, for which uprobe_deny_signal() prints a WARNING.
+    `symbol_sections_unchecked`: a module with a symbol in a section that its file does not have is loaded; the kernel
+    reads the address of that section past the end of the table of sections.
     `descriptors_blacklisted`: NOKPROBE_SYMBOL() in a module adds the addresses of descriptors to the blacklist, and the
     bytes from there on, instead of the functions.
     """
@@ -30,4 +32,5 @@ class KernelDefects(RecipeTable):
     stubs_out_of_reach: _Cause | None = None
     gone_probe_has_no_copy: _Cause | None = None
     signal_before_uprobe: _Cause | None = None
+    symbol_sections_unchecked: _Cause | None = None
     descriptors_blacklisted: _Cause | None = None

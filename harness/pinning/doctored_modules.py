@@ -97,14 +97,13 @@ def with_larger_sections(elf: Elf, names: Collection[str], more: int) -> bytes:
     return bytes(content)
 
 
-def with_a_symbol_of_no_section(elf: Elf) -> bytes:
-    """A module with a function whose section number is larger than that of the last section."""
+def with_a_symbol_of_no_section(elf: Elf, function: str) -> bytes:
+    """A module with a function of this name whose section number is larger than that of the last section."""
     content = bytearray(elf.path.read_bytes())
     with elf.path.open("rb") as stream:
         parsed = ELFFile(stream)
         table = next(part for part in parsed.iter_sections() if isinstance(part, SymbolTableSection))
-        kinds = [symbol["st_info"]["type"] for symbol in table.iter_symbols()]
-        number = kinds.index("STT_FUNC")
+        number = [symbol.name for symbol in table.iter_symbols()].index(function)
         # In 64-bit files the section number precedes value and size; in 32-bit files it is the last field.
         within = 6 if parsed.elfclass == 64 else 14
         place = table["sh_offset"] + number * table["sh_entsize"] + within
