@@ -11,7 +11,7 @@ import pytest
 from harness.images.image import Image
 from harness.landing.checks.evenly_spread_accepted_entries import sample_entries
 from harness.landing.code.function_selection import PREAMBLES, functions_with_new_predecessor
-from harness.landing.code.instructions import size_of_data_before_function
+from harness.landing.code.instructions import size_before_function
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
 from harness.landing.probe_run import Kprobes
@@ -30,14 +30,14 @@ def test_module_sections(layout: Layout, target_with_function_sections: Target, 
     """In a module built with -ffunction-sections, f+0 lands at the address that sysfs shows for `.text.f`.
 
     If the function begins with a landing pad, the probe is after it. A preamble has its own symbol, and the probe is
-    after it, too. So is a function after data of its own (ppc64le).
+    after it, too. So is a function after data of its own (ppc64le), or after nops (arm64 since 6.4).
     """
     elf = target_with_function_sections.elf
     preambles = {each.section: each.size for each in elf.symbols if each.name.startswith(PREAMBLES)}
     own = {
         symbol.name: target_with_function_sections.sections[symbol.section]
         + preambles.get(symbol.section, 0)
-        + size_of_data_before_function(elf, symbol, layout.decoder)
+        + size_before_function(elf, symbol, layout.decoder)
         for symbol in target_with_function_sections.functions_named_once
         if symbol.section == f".text.{symbol.name}"
     }

@@ -22,6 +22,7 @@ from harness.landing.code.instructions import (
     instruction_boundaries,
     offsets_inside_instructions,
     once_per_call_boundaries,
+    size_before_function,
 )
 
 
@@ -320,6 +321,15 @@ def test_arm64_patchable_entry(tmp_path: Path) -> None:
     assert function.ftrace_site == 4
     assert function.straight[:3] == (0, 8, 12)
     assert function.boundaries[:4] == (0, 4, 8, 12)
+
+
+@pytest.mark.parametrize(("before", "size"), [("", 0), ("nop", 0), ("nop; nop", 8), ("nop; ret", 0)])
+def test_arm64_nops_before_a_function_are_those_of_its_patchable_entry(tmp_path: Path, before: str, size: int) -> None:
+    source, made = tmp_path / "it.s", tmp_path / "it.o"
+    source.write_text(f".text\n{before}\n.type it, %function\nit: nop; nop; ret\n.size it, .-it\n")
+    _run(_tool("arm64", "gcc"), "-c", "-o", made, source)
+    elf = Elf.read(made)
+    assert size_before_function(elf, elf.function("it"), ARCHITECTURES["arm64"].kprobe_traits.decoder) == size
 
 
 def test_arm64_landing_pad_before_the_patchable_entry(tmp_path: Path) -> None:

@@ -185,9 +185,17 @@ def addresses_of_words_read(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> s
     return decoder_machines()[decoder].loads(elf.function_bytes(symbol), symbol.address)
 
 
-def size_of_data_before_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int:
-    """The size of the data that the compiler put before a function, in its section; 0 for most architectures."""
-    return decoder_machines()[decoder].data_before(elf.function_bytes(symbol))
+def size_before_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> int:
+    """The size of what the compiler put before the first function of a section; 0 for most architectures.
+
+    It is data of the function (ppc64le), or nops of -fpatchable-function-entry=4,2 (arm64 since 6.4).
+    """
+    machine = decoder_machines()[decoder]
+    before = elf.section_bytes(symbol.section, 0, elf.offset_in_section(symbol))
+    nops = machine.decode(before)
+    if before and len(nops) == machine.entry_nops and all(each.flow is Flow.NOP and each.is_padding for each in nops):
+        return len(before)
+    return machine.data_before(elf.function_bytes(symbol))
 
 
 def longest_instruction_size(decoder: DecoderKind) -> int:
