@@ -57,7 +57,7 @@ def under_probe_or_defect(
     if not defect.fatal:
         found = single_step.call_probed(target, shape, site, TIMES, kprobes.mutant, nested=nested)
         if defect.nop:
-            skipped = single_step.checksum_with_nop(target, shape, site, TIMES, defect.nop)
+            skipped = single_step.checksum_with_nops(target, shape, site, TIMES, defect)
             found = replace(found, skipped_checksum=skipped)
         found.demand_symptom(defect)
     else:
@@ -65,7 +65,8 @@ def under_probe_or_defect(
             own = Target(guest, target.module)
             own.load()
             found = single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested)
-            if found.error:
+            # On SPARC the task faults again while it dies, and its shell never answers.
+            if found.error or found.cpu_address:
                 printed = guest.read_output_since_fence(guest.scaled_deadline(FENCE_SECONDS))
                 complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise).alarming
                 found = replace(found, oops="; ".join(each.headline for each in complaints))
@@ -102,6 +103,9 @@ def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> 
         pytest.param(InstructionKind.RETURN, "leaf", id="return"),
         pytest.param(InstructionKind.LONE_RETURN, "loop", id="return-without-delay-slot"),
         pytest.param(InstructionKind.SKIP, "picks", id="nullifying"),
+        pytest.param(InstructionKind.ANNULLING, "emulated", id="annulling-branch"),
+        pytest.param(InstructionKind.LONE_JUMP, "emulated", id="jump-without-delay-slot"),
+        pytest.param(InstructionKind.CONDITIONAL_ON_REGISTER, "emulated", id="branch-on-register"),
     ],
 )
 def test_leaving_the_line(
@@ -177,12 +181,15 @@ def test_before_a_nop(target: Target, layout: Layout, kprobes: Kprobes, fresh: F
 
 @pytest.mark.requires("kprobes")
 @pytest.mark.mutants("only-reported")
-def test_delay_slot(target: Target, layout: Layout, kprobes: Kprobes) -> None:
-    """With a probe in the delay slot of a call, the call still reaches its target; or the kernel refuses that probe."""
+def test_delay_slot(target: Target, layout: Layout, kprobes: Kprobes, fresh: Fresh) -> None:
+    """With a probe in the delay slot of a call, the call still reaches its target; or the kernel refuses that probe.
+
+    If the kernel is known to step it incorrectly, it must show exactly the documented symptom.
+    """
     slot = single_step.delay_slot_site(layout, target.shape_site("calls"))
     if slot is None:
         pytest.skip(f"{layout.guest.name} has no delay slots")
     if kprobes.mutant is HONEST and single_step.is_refused(layout, slot):
         expect_specs_refused(kprobes, slot.spec, wanted=errno.EINVAL)
         return
-    single_step.call_probed(target, "calls", slot, TIMES, kprobes.mutant).demand_exact()
+    under_probe_or_defect(InstructionKind.DELAY_SLOT.value, target, "calls", slot, kprobes, fresh)

@@ -96,10 +96,16 @@ _MIPS_CONDITIONAL = frozenset({"beq", "beqz", "bne", "bnez", "bgez", "bgtz", "bl
 _MIPS_TAKEN_FOR_BRANCHES = frozenset({"cfc1", "ctc1", "mfc1", "mtc1", "dmfc1", "dmtc1", "mfhc1", "mthc1"})
 
 
+# Likely branches annul their delay slot if they are not taken; those that link do, too, but are calls.
+_MIPS_ANNULLING = frozenset({"beql", "beqzl", "bnel", "bnezl", "bgezl", "bgtzl", "blezl", "bltzl", "bc1fl", "bc1tl"})
+
+
 def _mips(mnemonic: str, operands: str, _: bytes) -> Effect:
     last = operands.split(", ")[-1]
     if mnemonic in _MIPS_CONDITIONAL:
         return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16))
+    if mnemonic in _MIPS_ANNULLING:
+        return Effect(Flow.ENDS, InstructionKind.ANNULLING, int(last, 16))
     if mnemonic in ("b", "bal"):
         return Effect(Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, int(last, 16))
     if mnemonic in ("j", "jal", "jalr"):  # The target of the first two depends on the address.
@@ -118,8 +124,14 @@ def _own_mips(found: Instruction) -> Effect:
     if found.flow is Flow.NOP:
         return Effect(Flow.ENDS, InstructionKind.JUMP, found.target)
     depends = found.flow in (Flow.REFUSED, Flow.EXCLUSIVE, Flow.UNKNOWN)
-    alone = Flow.PLAIN if found.kind is InstructionKind.OTHER else Flow.ENDS
-    return Effect(alone if depends else found.flow, found.kind, found.target)
+    kind = _without_slot(found)
+    alone = Flow.PLAIN if kind is InstructionKind.OTHER else Flow.ENDS
+    return Effect(alone if depends else found.flow, kind, found.target)
+
+
+def _without_slot(found: Instruction) -> InstructionKind:
+    """What the instruction is, wherever it is: capstone does not mark delay slots."""
+    return InstructionKind.OTHER if found.kind is InstructionKind.DELAY_SLOT else found.kind
 
 
 REFERENCES: Mapping[DecoderKind, Reference] = {

@@ -33,7 +33,10 @@ def packed(*words: int, order: str = "<") -> bytes:
         (0x1000FFFE, Flow.ENDS, InstructionKind.JUMP, -4),
         (0x1060FFFC, Flow.ENDS, InstructionKind.CONDITIONAL, -12),  # beqz v1
         (0x14400002, Flow.ENDS, InstructionKind.CONDITIONAL, 12),  # bnez v0
-        (0x50400002, Flow.ENDS, InstructionKind.CONDITIONAL, 12),  # beqzl v0
+        (0x50400002, Flow.ENDS, InstructionKind.ANNULLING, 12),  # beqzl v0
+        (0x04420002, Flow.ENDS, InstructionKind.ANNULLING, 12),  # bltzl v0
+        (0x45030002, Flow.ENDS, InstructionKind.ANNULLING, 12),  # bc1tl
+        (0x041C0002, Flow.ENDS, InstructionKind.CONDITIONAL, 12),  # bposge32
         (0x04400002, Flow.ENDS, InstructionKind.CONDITIONAL, 12),  # bltz v0
         (0x04110002, Flow.ENDS, InstructionKind.CALL, 12),  # bal
         (0x18000002, Flow.ENDS, InstructionKind.JUMP, 12),  # blez $0

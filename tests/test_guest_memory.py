@@ -19,6 +19,7 @@ from harness.guest.monitor import Json, Monitor
 from harness.guest.page_table_memory import PageTableMemory
 from harness.guest.parisc_page_table_walk import SHAPES, PariscPageTables
 from harness.guest.read_guest_memory import Memory, SharedFile
+from harness.guest.sparc64_page_table_walk import Sparc64PageTables
 
 BASE = 0xFFFFFFFF81000000
 SIZE = 1 << 20
@@ -181,6 +182,57 @@ def test_parisc_module_memory_goes_through_the_tables(parisc: Parisc) -> None:
 def test_parisc_unmapped_memory_is_an_error(parisc: Parisc, address: int) -> None:
     with pytest.raises(UnmappedError, match=f"{address:#x}"):
         parisc.tables().read_span((address, 4))
+
+
+class Sparc64:
+    """Physical memory of a sparc64: a kernel image, two module pages, and a huge page of the linear mapping."""
+
+    directory, image_end = 0x402000, 0x800000
+    module, linear = 0x10000000, 0xFFFFF80000000000
+    valid = 1 << 63
+
+    def __init__(self) -> None:
+        self.ram = bytearray(32 << 20)
+        self.word(self.directory, self.module >> 43, 0xA00000)
+        self.word(0xA00000, self.module >> 33, 0xA02000)
+        self.word(0xA02000, self.module >> 23, 0xA04000)
+        for number, physical in enumerate((0x900000, 0x1500000)):
+            self.word(0xA04000, (self.module >> 13) + number, self.valid | physical | 0x3A)
+            self.ram[physical : physical + 0x2000] = bytes([number + 1]) * 0x2000
+        self.word(self.directory, self.linear >> 43, 0xA06000)
+        self.word(0xA06000, self.linear >> 33, 0xA08000)
+        self.word(0xA08000, (self.linear >> 23) + 1, self.valid | 1 << 56 | 0x1000000)
+
+    def word(self, table: int, index: int, value: int) -> None:
+        struct.pack_into(">Q", self.ram, table + 8 * (index & 0x3FF), value)
+
+    def memory(self) -> PageTableMemory:
+        tables = Sparc64PageTables(self.directory, self.image_end)
+        return PageTableMemory(tables, lambda address, size: bytes(self.ram[address : address + size]))
+
+
+def test_sparc64_kernel_image_is_locked_in_the_tlb() -> None:
+    sparc64 = Sparc64()
+    sparc64.ram[0x404000:0x404004] = b"\x91\xd0\x20\x70"
+    assert sparc64.memory().read_span((0x404000, 4)) == b"\x91\xd0\x20\x70"
+
+
+def test_sparc64_module_memory_goes_through_the_tables() -> None:
+    sparc64 = Sparc64()
+    assert sparc64.memory().read_span((sparc64.module + 0x1FFE, 4)) == b"\x01\x01\x02\x02"
+    assert sparc64.memory().physical_address(sparc64.module + 0x2008) == 0x1500008
+
+
+def test_sparc64_huge_page() -> None:
+    sparc64 = Sparc64()
+    address = sparc64.linear + (8 << 20) + 0x412345
+    assert sparc64.memory().physical_address(address) == 0x1412345
+
+
+@pytest.mark.parametrize("address", [Sparc64.module + 0x4000, Sparc64.module + (1 << 23), 1 << 44])
+def test_sparc64_unmapped_memory_is_an_error(address: int) -> None:
+    with pytest.raises(GuestError, match=f"{address:#x}"):
+        Sparc64().memory().read_span((address, 4))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

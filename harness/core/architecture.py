@@ -25,6 +25,7 @@ class DecoderKind(Enum):
     PARISC = "parisc"
     S390 = "s390"
     PPC64 = "ppc64"
+    SPARC = "sparc"
 
 
 class PatchPattern(NamedTuple):
@@ -57,6 +58,8 @@ class AddressTranslation(Enum):
     """The same for 64-bit MIPS (arch/mips/include/asm/pgtable-64.h, 6.1)."""
     PARISC64_TABLES = "parisc64-tables"
     """The same with the three levels of a 64-bit kernel."""
+    SPARC64_TABLES = "sparc64-tables"
+    """The same, with other tables (KERN_PGTABLE_WALK(), arch/sparc/include/asm/tsb.h, 6.1)."""
 
 
 class FtraceCallInstruction(Enum):

@@ -1,7 +1,4 @@
-"""The one table of architecture differences: names, QEMU machines, kprobes. No other file tests the architecture.
-
-It is in core because images (cross compilers, kernel files) and landings (breakpoints, instructions) need it too.
-"""
+"""The one table of architecture differences: names, QEMU machines, kprobes. No other file tests the architecture."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from harness.core.architecture_mips import MIPS64EL
 from harness.core.architecture_parisc import PARISC
 from harness.core.architecture_parisc64 import PARISC64
 from harness.core.architecture_ppc64le import PPC64LE
+from harness.core.architecture_sparc64 import SPARC64
 from harness.core.kprobe_patch_patterns import (
     ARM64_BREAKPOINT,
     ARM_BRANCH,
@@ -310,6 +308,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         ),
         MIPS64EL,
         PPC64LE,
+        SPARC64,
     )
 }
 

@@ -36,6 +36,7 @@ _WIDTHS: dict[str, dict[int, int]] = {
         **{38: 8, 44: 8, 51: 8, 118: 8},
         **dict.fromkeys((3, 4, 5, 6, 39, 40, 41, 42, 47, 48, 49, 50, 56, 57, 63, 64, 249, 250, 251, 252), 2),
     },
+    "EM_SPARCV9": {32: 8, 54: 8, 46: 8},  # R_SPARC_64, UA64, DISP64
     # R_RISCV_64, CALL, CALL_PLT (two instructions); ADD8, 16, 64; SUB8, 16, 64; ALIGN, RVC_BRANCH, RVC_JUMP, RELAX,
     # SUB6, SET6, SET8, SET16 (the psABI's elf.adoc)
     "EM_RISCV": {
@@ -54,6 +55,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_RISCV": {2: 8, 1: 4, 54: 1, 55: 2, 56: 4},  # R_RISCV_64, 32, SET8, SET16, SET32
     "EM_PARISC": {1: 4, 41: 4, 80: 8},  # R_PARISC_DIR32, SECREL32, DIR64
     "EM_MIPS": {18: 8, 2: 4},  # R_MIPS_64, 32
+    "EM_SPARCV9": {32: 8, 54: 8, 3: 4, 23: 4},  # R_SPARC_64, UA64, 32, UA32
     "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
     "EM_PPC64": {38: 8, 1: 4},  # R_PPC64_ADDR64, ADDR32
     "EM_386": {1: 4},  # R_386_32

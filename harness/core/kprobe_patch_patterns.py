@@ -27,3 +27,5 @@ PPC_CALL = PatchPattern(bytes.fromhex("01000048"), 4, mask=bytes.fromhex("030000
 # BREAK with the code BRK_KPROBE_BP (breakpoint_insn, arch/mips/kernel/kprobes.c; uapi/asm/break.h; 6.1), and a uprobe's
 # with UPROBE_BRK_UPROBE (arch/mips/include/asm/uprobes.h).
 MIPS_BREAKPOINT, MIPS_UPROBE_BREAKPOINT = 0x000080CD, 0x000D000D
+# BREAKPOINT_INSTRUCTION, `ta 0x70` (arch/sparc/include/asm/kprobes.h, 6.1).
+SPARC_TRAP = PatchPattern(bytes.fromhex("91d02070"), 4)

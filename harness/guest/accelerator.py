@@ -31,6 +31,7 @@ _PACKAGES = {
     "qemu-system-s390x": "qemu-system-misc",
     "qemu-system-riscv64": "qemu-system-misc",
     "qemu-system-ppc64": "qemu-system-ppc",
+    "qemu-system-sparc64": "qemu-system-sparc",
 }
 # Content of the cached answer of a canary that passed.
 _PASSED = "sings"

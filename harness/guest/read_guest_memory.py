@@ -15,8 +15,9 @@ from harness.core.elf import Elf
 from harness.core.errors import GuestError, UnmappedError
 from harness.guest.mips_page_table_walk import Mips64PageTables
 from harness.guest.monitor import Monitor
-from harness.guest.page_table_memory import PageTableMemory
+from harness.guest.page_table_memory import PageTableMemory, PageTables
 from harness.guest.parisc_page_table_walk import SHAPES, PariscPageTables
+from harness.guest.sparc64_page_table_walk import Sparc64PageTables
 
 # Spans with a smaller gap are read as one: copying this many bytes costs QEMU less than another command.
 _GAP = 64 << 10
@@ -135,6 +136,7 @@ class Memory:
             AddressTranslation.MIPS64_TABLES: self._through_mips_tables,
             AddressTranslation.PARISC_TABLES: self._through_parisc_tables,
             AddressTranslation.PARISC64_TABLES: self._through_parisc_tables,
+            AddressTranslation.SPARC64_TABLES: self._through_sparc64_tables,
         }
         return makers[self._translation]()
 
@@ -147,13 +149,26 @@ class Memory:
         sections = Elf.read_cached(self._vmlinux).sections_by_name
         if ".bss" not in sections:
             raise GuestError("its vmlinux has no section .bss", where=self._name)
-        return PageTableMemory(Mips64PageTables(sections[".bss"].address), self.read_physical)
+        return self._through_tables(Mips64PageTables(sections[".bss"].address))
 
     def _through_parisc_tables(self) -> _Space:
-        directory = Elf.read_cached(self._vmlinux).symbols_named("swapper_pg_dir")
-        if len(directory) != 1:
-            raise GuestError(f"its vmlinux has {len(directory)} symbols swapper_pg_dir, not one", where=self._name)
-        return PageTableMemory(PariscPageTables(SHAPES[self._translation], directory[0].address), self.read_physical)
+        shape = SHAPES[self._translation]
+        return self._through_tables(PariscPageTables(shape, self._symbol_address("swapper_pg_dir")))
+
+    def _through_sparc64_tables(self) -> _Space:
+        return self._through_tables(
+            Sparc64PageTables(self._symbol_address("swapper_pg_dir"), self._symbol_address("_end"))
+        )
+
+    def _through_tables(self, tables: PageTables) -> _Space:
+        return PageTableMemory(tables, self.read_physical)
+
+    def _symbol_address(self, name: str) -> int:
+        """Return the link address of a symbol of the kernel that has one place only."""
+        found = Elf.read_cached(self._vmlinux).symbols_named(name)
+        if len(found) != 1:
+            raise GuestError(f"its vmlinux has {len(found)} symbols {name}, not one", where=self._name)
+        return found[0].address
 
 
 def _groups(spans: Sequence[Span]) -> list[list[Span]]:

@@ -15,10 +15,11 @@ from typing import Any
 from harness.core import paths
 from harness.core.errors import HostError
 from harness.core.events import ProgressStep
-from harness.core.files import code_sha256, sha256_of_matching_files
+from harness.core.files import code_sha256, sha256, sha256_of_matching_files
 from harness.core.process import spawn, stop
 from harness.images import userland_debian, userland_source
 from harness.images.build_context import BuildContext
+from harness.images.cross_c_library import files_of_cross_c_library
 from harness.images.image_part_protocols import ImagePartBuilder
 from harness.images.kernel import KernelBuild
 from harness.images.store import Entry, key_of
@@ -41,6 +42,7 @@ def key_parts(recipe: Recipe, kernel_key: str, build_context: BuildContext) -> l
         key_of(_userland(recipe).key_parts(recipe, _context_of_userland(recipe, build_context))),
         sha256_of_matching_files(_OVERLAY),
         code_sha256(Path(__file__)),
+        *(f"{name} {sha256(path)}" for name, path in files_of_cross_c_library(recipe).items()),
     ]
 
 
@@ -84,6 +86,9 @@ class _Job:
             shutil.copytree(userland.path / "root", root, symlinks=True)
             for name in _DIRECTORIES:
                 (root / name).mkdir(parents=True, exist_ok=True)
+            for name, file in files_of_cross_c_library(self.recipe).items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, root / name)
             for driver in self.drivers:
                 shutil.copy(driver, root / "lib/drivers")
             shutil.copytree(_OVERLAY, root, symlinks=True, dirs_exist_ok=True)

@@ -148,6 +148,15 @@ OPENINGS = (
     Opening(ComplaintKind.FAULT, r".{1,20} \(pid \d+\): .{1,80} \(code -?\d+\)$", _CRASHING, required_literal=" (pid "),
     Opening(ComplaintKind.FAULT, r"die_if_kernel\(\) recursion detected", _CRASHING),
     Opening(ComplaintKind.FAULT, r"\s*< Your System ate a SPARC! Gah! >", _CRASHING, unspecific=True),
+    # die_if_kernel(), arch/sparc/kernel/traps_64.c: a picture, then `insmod(42): Kernel illegal instruction [#1]`
+    Opening(
+        ComplaintKind.FAULT,
+        r".{1,20}\(\d+\): .{1,60} \[#\d+\]$",
+        _CRASHING | {ComplaintKind.TRACE},
+        required_literal=" [#",
+    ),
+    Opening(ComplaintKind.FAULT, r"\s*\\\|/ ____ \\\|/", _CRASHING, unspecific=True),
+    Opening(ComplaintKind.FAULT, r"OOPS: Bogus kernel PC ", _CRASHING),  # bad_kernel_pc(), arch/sparc/mm/fault_64.c
     # A register dump alone: address space 0 is the kernel's; user space's faults print the same dump.
     Opening(ComplaintKind.FAULT, r"IASQ: 0+ 0+ IAOQ: ", _ANY, unspecific=True),
     # lib/bug.c, include/asm-generic/bug.h, the many `BUG: ` of mm, sched and locking; mm/slub.c: `BUG kmalloc-64 (...`

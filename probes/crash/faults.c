@@ -83,6 +83,9 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #elif defined(CONFIG_PPC)
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"trap"
+#elif defined(CONFIG_SPARC)
+#define PINPOINT_ILLEGAL	"illtrap 0"
+#define PINPOINT_BREAKPOINT	"ta 0x70"
 #else
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"brk #7"
@@ -152,6 +155,10 @@ static noinline void pinpoint_recursion(unsigned int seconds)
 /* On s390 the first two pages are the CPU's lowcore, which can be read. */
 #define PINPOINT_NULL_READ	!IS_ENABLED(CONFIG_S390)
 
+/* Whether a division by zero is an exception. */
+#define PINPOINT_DIVIDES \
+	(IS_ENABLED(CONFIG_X86) || IS_ENABLED(CONFIG_PARISC) || IS_ENABLED(CONFIG_SPARC))
+
 const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "warn", pinpoint_warn, true },
 	{ "warn_on", pinpoint_warn_on, true },
@@ -163,7 +170,7 @@ const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "constant_write", pinpoint_constant_write, PINPOINT_READ_ONLY },
 	{ "illegal", pinpoint_illegal, true },
 	{ "breakpoint", pinpoint_breakpoint, true },
-	{ "divide", pinpoint_divide, IS_ENABLED(CONFIG_X86) || IS_ENABLED(CONFIG_PARISC) },
+	{ "divide", pinpoint_divide, PINPOINT_DIVIDES },
 	{ "recursion", pinpoint_recursion, IS_ENABLED(CONFIG_VMAP_STACK) },
 	{ "panic", pinpoint_panic, true },
 	{ "reset", pinpoint_reset, true },

@@ -174,6 +174,67 @@ static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(
 	return right(x);
 }
 
+#elif defined(CONFIG_SPARC64)
+
+/* By bgu, whose delay slot runs only if it is taken. */
+static __always_inline u32 pinpoint_above(u32 a, u32 b)
+{
+	u32 result = 0;
+
+	asm volatile("cmp %1, %2\n\t"
+		     "bgu,a,pt %%icc, 1f\n\t"
+		     " mov 1, %0\n"
+		     "1:" : "+r" (result) : "r" (a), "r" (b) : "cc");
+	return result;
+}
+
+/* By ba, whose delay slot never runs. */
+static __always_inline u32 pinpoint_greater(u32 a, u32 b)
+{
+	u32 result = (s32)a > (s32)b;
+
+	asm volatile("ba,a,pt %%xcc, 1f\n\t"
+		     " add %0, 1, %0\n\t"
+		     "add %0, 2, %0\n"
+		     "1:" : "+r" (result));
+	return result;
+}
+
+/* By brnz of a register. */
+static __always_inline u32 pinpoint_not_zero(u32 a)
+{
+	u64 wide = a;
+	u32 result = 1;
+
+	asm volatile("brnz,pt %1, 1f\n\t"
+		     " nop\n\t"
+		     "clr %0\n"
+		     "1:" : "+r" (result) : "r" (wide));
+	return result;
+}
+
+static __always_inline u32 pinpoint_odd(u32 a)
+{
+	return a & 1;
+}
+
+static __always_inline u32 pinpoint_carried(u32 a)
+{
+	return a & 1;
+}
+
+static __always_inline u32 pinpoint_three(void)
+{
+	return 3;
+}
+
+#define pinpoint_in_front()	barrier()
+
+static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(u32), u32 x)
+{
+	return right(x);
+}
+
 #else
 
 static __always_inline u32 pinpoint_above(u32 a, u32 b)

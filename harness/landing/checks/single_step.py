@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import wait
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -123,7 +124,8 @@ class SingleStepResult:
                     self.calls - 1,
                 )
             case Symptom.KILLED_BY_OOPS:
-                return bool(self.error and defect.oops) and defect.oops in self.oops
+                ended = bool(self.error or self.cpu_address)
+                return ended and bool(defect.oops) and defect.oops in self.oops
             case Symptom.TRAPS_FOR_EVER:
                 return self.cpu_address is not None and self.cpu_address.is_stuck_outside_functions
 
@@ -253,15 +255,19 @@ def call_probed(
     )
 
 
-def checksum_with_nop(target: Target, shape: str, site: Site, times: int, nop: bytes) -> str:
-    """Call the shape without a probe and with a nop in the place of the site's instruction; return the checksum.
+def checksum_with_nops(target: Target, shape: str, site: Site, times: int, defect: Defect) -> str:
+    """Call the shape without a probe and with nops where the defect skips instructions; return the checksum.
 
-    The nop is written into the guest's memory from outside. Raises GuestError if its size is not the instruction's.
+    The nops are written into the guest's memory from outside. Raises GuestError if one has not the instruction's size.
     """
     layout = Layout(target.guest, [target])
-    if layout.next_instruction_site(site).offset - site.offset != len(nop):
-        raise GuestError(f"the instruction at {site} is not {len(nop)} bytes long", where=target.guest.name)
-    with bytes_replaced(target.guest, layout.probe_address(site), nop):
+    with ExitStack() as replaced:
+        for distance in defect.skips:
+            skipped = site.at_offset(site.offset + distance)
+            if layout.next_instruction_site(skipped).offset - skipped.offset != len(defect.nop):
+                size = len(defect.nop)
+                raise GuestError(f"the instruction at {skipped} is not {size} bytes long", where=target.guest.name)
+            replaced.enter_context(bytes_replaced(target.guest, layout.probe_address(skipped), defect.nop))
         return target.call_for_checksum(shape, times)
 
 

@@ -19,6 +19,8 @@ _NOP = 0
 _SPECIAL, _REGIMM, _J, _JAL, _BEQ, _COPROCESSOR_1 = 0, 1, 2, 3, 4, 0x11
 _BLEZ = frozenset({6, 22})
 _SHORT_BRANCHES = frozenset({4, 5, 6, 7, 20, 21, 22, 23})
+# Branches that annul their delay slot if they are not taken ("likely" ones), by opcode, and by rt of REGIMM and of BC1.
+_ANNULLING, _REGIMM_ANNULLING, _COPROCESSOR_ANNULLING = 0x10, 0x02, 0x02
 
 _RETURN_POINTER = 31
 _LINKS = 0x10  # The bit of a branch's rt field that stores the return address.
@@ -45,7 +47,7 @@ def decode(code: bytes, order: Order) -> list[Instruction]:
         if before == _STATIC_BRANCH and word == _NOP:
             found[number] = found[number]._replace(flow=Flow.UNKNOWN)
         elif has_delay_slot(before):
-            found[number] = found[number]._replace(flow=Flow.REFUSED)
+            found[number] = _in_delay_slot(found[number])
     for first, last in _exclusive_ranges(words):
         for number in range(first + 1, last):
             if found[number].flow is Flow.PLAIN:
@@ -106,6 +108,11 @@ def _exclusive_ranges(words: Sequence[int]) -> Iterator[tuple[int, int]]:
             start = None
 
 
+def _in_delay_slot(found: Instruction) -> Instruction:
+    kind = InstructionKind.DELAY_SLOT if found.kind is InstructionKind.OTHER else found.kind
+    return found._replace(flow=Flow.REFUSED, kind=kind)
+
+
 def _instruction(offset: int, word: int) -> Instruction:
     if word == _STATIC_BRANCH:
         return Instruction(offset, _WORD, Flow.NOP, offset + 2 * _WORD)
@@ -125,16 +132,21 @@ def _leaving(offset: int, word: int) -> tuple[Flow, int | None, InstructionKind]
     target = offset + _WORD + _WORD * ((word & 0xFFFF) - (word >> 15 & 1) * 0x10000)
     if opcode in _SHORT_BRANCHES:
         always = (opcode == _BEQ and source == other) or (opcode in _BLEZ and not source)
-        return Flow.ENDS, target, InstructionKind.JUMP if always else InstructionKind.CONDITIONAL
+        return Flow.ENDS, target, InstructionKind.JUMP if always else _conditional(opcode & _ANNULLING)
     if opcode == _REGIMM and has_delay_slot(word):
-        return Flow.ENDS, target, InstructionKind.CALL if other & _LINKS and other < 28 else InstructionKind.CONDITIONAL
+        calls = other & _LINKS and other < 28
+        return Flow.ENDS, target, InstructionKind.CALL if calls else _conditional(other & _REGIMM_ANNULLING)
     if opcode == _COPROCESSOR_1:
-        # The kernel takes any other one for a branch, too.
-        known = target if source == _COPROCESSOR_BRANCH else None
-        return Flow.ENDS, known, InstructionKind.CONDITIONAL
+        if source == _COPROCESSOR_BRANCH:
+            return Flow.ENDS, target, _conditional(other & _COPROCESSOR_ANNULLING)
+        return Flow.ENDS, None, InstructionKind.CONDITIONAL  # The kernel takes any other one for a branch, too.
     if word in (_ERET, _DERET):
         return Flow.ENDS, None, InstructionKind.OTHER
     return None
+
+
+def _conditional(annuls: int) -> InstructionKind:
+    return InstructionKind.ANNULLING if annuls else InstructionKind.CONDITIONAL
 
 
 def _special(word: int, source: int) -> tuple[Flow, int | None, InstructionKind] | None:

@@ -7,7 +7,15 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 from harness.core.architecture import DecoderKind
-from harness.landing.code import decode_arm, decode_mips, decode_parisc, decode_ppc64, decode_riscv, decode_s390
+from harness.landing.code import (
+    decode_arm,
+    decode_mips,
+    decode_parisc,
+    decode_ppc64,
+    decode_riscv,
+    decode_s390,
+    decode_sparc,
+)
 from harness.landing.code.instruction import Instruction
 
 
@@ -158,4 +166,5 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             tracer="_mcount",
             tracer_called_at_entry=False,
         ),
+        DecoderKind.SPARC: DecoderMachine(decode_sparc.decode, delay_slots=True),
     }

@@ -14,6 +14,10 @@ from harness.guest.guest import Guest
 
 _Any = TypeVar("_Any")
 
+# Symbols around code that a CPU runs while it takes another trap. The kernel accepts a probe there, but cannot handle
+# the trap of its breakpoint: the CPU hangs (SPARC, arch/sparc/kernel/head_64.S and what it includes, 6.1).
+_TRAP_CODE = {"EM_SPARCV9": ("_stext", "swapper_tsb")}
+
 BLACKLIST = "/sys/kernel/debug/kprobes/blacklist"
 # Symbols that precede a function (objtool --prefix, since 6.2; clang's kernel CFI). The kernel refuses a probe there.
 PREAMBLES = ("__cfi_", "__pfx_")
@@ -66,8 +70,24 @@ def functions_named_once(elf: Elf) -> list[Symbol]:
 
 @lru_cache(maxsize=8)
 def text_functions_named_once(elf: Elf) -> Sequence[Symbol]:
-    """The functions of `.text` whose names occur once in the whole file, in the order of their addresses."""
-    return tuple(symbol for symbol in functions_named_once(elf) if symbol.address in elf.text_range)
+    """The functions of `.text` whose names occur once in the whole file, in the order of their addresses.
+
+    Functions in _TRAP_CODE are left out.
+    """
+    left_out = _trap_code(elf)
+    return tuple(
+        symbol
+        for symbol in functions_named_once(elf)
+        if symbol.address in elf.text_range and not any(symbol.address in each for each in left_out)
+    )
+
+
+def _trap_code(elf: Elf) -> list[range]:
+    begin, end = _TRAP_CODE.get(elf.machine, ("", ""))
+    return [
+        range(first.address, last.address)
+        for first, last in zip(elf.symbols_named(begin), elf.symbols_named(end), strict=False)
+    ]
 
 
 def functions_with_new_predecessor(kernel: Elf, other: Path) -> list[Symbol]:

@@ -46,6 +46,15 @@ class InstructionKind(Enum):
     """A call or a jump to an address that is read from memory; x86 does not step it (EOPNOTSUPP)."""
     SKIP = "skip"
     """It may nullify the next instruction."""
+    ANNULLING = "annulling"
+    """A branch whose delay slot runs only if it is taken (SPARC; MIPS: a likely branch)."""
+    LONE_JUMP = "lone-jump"
+    """A jump that annuls its delay slot (SPARC)."""
+    DELAY_SLOT = "delay-slot"
+    """It runs before the branch that precedes it takes effect (SPARC; MIPS, which refuses a probe on it). PA-RISC steps
+    it as any other instruction, and there it is OTHER."""
+    CONDITIONAL_ON_REGISTER = "conditional-on-register"
+    """A branch that compares a register with zero (SPARC), taken or not."""
 
 
 class Instruction(NamedTuple):

@@ -18,7 +18,8 @@ from typing import NamedTuple
 from harness.core.elf import BROKEN_FILE_ERRORS, Elf
 from harness.core.elf_symbols_and_relocations import Relocation, subtracts_address
 from harness.core.errors import PinpointError
-from harness.landing.code.patch_tables import FTRACE, PatchTableFormat, PatchTables, patch_tables_of
+from harness.landing.code.patch_table_format import PatchTableFormat, PatchTables
+from harness.landing.code.patch_tables import FTRACE, patch_tables_of
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.table_row_search import RowRange
 

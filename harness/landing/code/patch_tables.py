@@ -7,68 +7,10 @@ scripts/recordmcount.h.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 from harness.landing.code.loader_filled_section import JumpForm, LoaderFilledSection
-
-CodeReader = Callable[[], bytes]
-PatchSizeFunction = Callable[[Sequence[int], CodeReader], int]
-SkipFunction = Callable[[bytes], int]
-
-
-class PatchTableFormat(NamedTuple):
-    """The format of one table.
-
-    `begin_symbol` and `end_symbol` are the symbols around it in a vmlinux, `section` is its section in a module,
-    `row_format` the format of a row for struct.Struct. A row begins with the patched place: its distance from the row,
-    or its address if `holds_addresses` is set. `patch_size` computes the number of patched bytes from the row and from
-    six bytes of code at the place. `other_row_formats` are the formats of other kernel versions. The right format
-    divides the table's length, and all its rows are `is_sound_row`. `place_at` is the offset of the patched place in a
-    row that begins with other fields, which `row_format` skips, and `end_at` the offset of its end; both are distances
-    from the start of the row. `skip` computes the distance from the place to the patched code if a pointer is before
-    it, from the code at the place; the table is of that kind if it returns no 0 for any row. `W` in a format is a word
-    of the kernel.
-    """
-
-    begin_symbol: str
-    end_symbol: str
-    section: str
-    row_format: str
-    patch_size: PatchSizeFunction
-    holds_addresses: bool = False
-    other_row_formats: tuple[str, ...] = ()
-    is_sound_row: Callable[[Sequence[int]], bool] = lambda _: True
-    place_at: int = 0
-    end_at: int = 0
-    skip: SkipFunction | None = None
-
-    def fitting_row_format(self, order: str, word: str, fits: Callable[[struct.Struct], bool]) -> struct.Struct:
-        """The row format that fits this kernel's table.
-
-        `order` is the byte order character of struct, `word` the character of the kernel's word, `I` or `Q`.
-        """
-        rows = (row.replace("W", word) for row in (self.row_format, *self.other_row_formats))
-        forms = [struct.Struct(f"{order}{row}") for row in rows]
-        return next((form for form in forms if len(forms) > 1 and fits(form)), forms[0])
-
-
-class PatchTables(NamedTuple):
-    """All tables that patch text on one machine.
-
-    The first of `tables` is one that every kernel of the machine has. `loader_filled_sections` are the sections that a
-    module's loader fills, by name. `relocation_distance_bias` is what
-    the relocation of a distance takes off it; `is_patched_whole` selects symbols that are patched whole;
-    `table_families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
-    """
-
-    tables: tuple[PatchTableFormat, ...]
-    table_families: tuple[PatchTableFormat, ...] = ()
-    relocation_distance_bias: int = 0
-    is_patched_whole: Callable[[str], bool] = lambda _: False
-    loader_filled_sections: Mapping[str, LoaderFilledSection] = MappingProxyType({})
+from harness.landing.code.patch_table_format import CodeReader, PatchSizeFunction, PatchTableFormat, PatchTables
 
 
 def _always(size: int) -> PatchSizeFunction:
@@ -192,6 +134,17 @@ _PPC_FLUSHES = {
     "scv_entry_flush": 3,
     "rfi_flush": 3,
     "barrier_nospec": 1,
+}
+
+
+# Instructions that depend on the processor: rows and patched bytes (arch/sparc/include/asm/trap_block.h, tsb.h, 6.1).
+_SPARC_PATCHES = {
+    **dict.fromkeys(("sun4v_1insn", "fast_win_ctrl_1insn", "sun_m7_1insn", "tsb_phys"), ("I4x", _always(4))),
+    **dict.fromkeys(("sun4v_2insn", "sun_m7_2insn"), ("I8x", _always(8))),
+    **dict.fromkeys(("popc_3insn", "pause_3insn"), ("I12x", _always(12))),
+    **dict.fromkeys(("swapper_tsb_phys", "swapper_4m_tsb_phys"), ("I", _always(16))),
+    **{"tsb_ldquad_phys": ("I8x", _always(4)), "get_tick": ("I104x", _always(52))},
+    **{"cpuid": ("I64x", _always(16)), "popc_6insn": ("I24x", _always(24)), "pud_huge": ("I4x", _always(4))},
 }
 
 
@@ -327,6 +280,16 @@ MACHINES: Mapping[str, PatchTables] = {
         # R_PARISC_PCREL32, arch/parisc/kernel/module.c.
         relocation_distance_bias=8,
         is_patched_whole=_WRITTEN_AT_BOOT.__contains__,
+    ),
+    "EM_SPARCV9": PatchTables(
+        tables=(
+            PatchTableFormat(*_JUMPS, "III", _always(4), holds_addresses=True),
+            *(
+                PatchTableFormat(f"__{n}_patch", f"__{n}_patch_end", f".{n}_patch", row, size, holds_addresses=True)
+                for n, (row, size) in _SPARC_PATCHES.items()
+            ),
+        ),
+        is_patched_whole="kvmap_linear_patch".__eq__,  # by paging_init(), arch/sparc/mm/init_64.c, 6.1
     ),
 }
 _PARISC64 = MACHINES["EM_PARISC"]._replace(

@@ -13,5 +13,4 @@ VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
     "ppc64": f"{_NO_ARCHITECTURE}; big endian with function descriptors, built from source",
     "sh4": f"{_NO_ARCHITECTURE}; kernel and userland from source",
-    "sparc64": f"{_NO_ARCHITECTURE}; annulled delay slots and a software TLB, kernel and userland from source",
 }

@@ -1,0 +1,77 @@
+"""The entry of 64-bit SPARC; a part of the table of architectures."""
+
+from __future__ import annotations
+
+import errno
+
+from harness.core.architecture import AddressTranslation, Architecture, DecoderKind, KprobeTraits, QemuMachine
+from harness.core.kprobe_patch_patterns import SPARC_TRAP
+from harness.core.qemu_registers import RegisterParser
+from harness.core.single_step_defect_types import Defect, Symptom
+
+# arch/sparc/kernel/kprobes.c single-steps a copy of the instruction with a second trap after it. Execution continues
+# where the handler of that trap decides. All line numbers and functions are those of 6.1; 7.3 has the same code.
+_NOP = bytes.fromhex("01000000")
+_ILLEGAL = "Kernel illegal instruction"
+_NO_TRAP = (
+    "arch/sparc/kernel/kprobes.c:58 (6.1): the second trap is in the delay slot of the copied branch, which is annulled"
+)
+_DEFECTS = {
+    "annulling": Defect(
+        Symptom.KILLED_BY_OOPS, f"{_NO_TRAP} if it is not taken: the CPU runs what follows the copy", oops=_ILLEGAL
+    ),
+    "lone-jump": Defect(Symptom.KILLED_BY_OOPS, f"{_NO_TRAP}: the CPU jumps from the copy", oops=_ILLEGAL),
+    "conditional-on-register": Defect(
+        Symptom.KILLED_BY_OOPS,
+        "arch/sparc/kernel/kprobes.c:213 (6.1): relbranch_fixup() does not know branches on a register, so a taken one "
+        "goes to its distance from the copy",
+        oops=_ILLEGAL,
+    ),
+    "delay-slot": Defect(
+        Symptom.WRONG_RESULT,
+        "arch/sparc/kernel/kprobes.c:207 (6.1): relbranch_fixup() takes the instruction of a delay slot for a branch "
+        "that is not taken: the first instruction of the target runs, and then the second one after the delay slot",
+        _NOP,
+        skips=(-4, 4),
+    ),
+}
+
+SPARC64 = Architecture(
+    name="sparc64",
+    elf_machine="EM_SPARCV9",
+    debian=None,
+    kernel_arch="sparc64",
+    byte_order="big",
+    gnu_triplet="sparc64-linux-gnu",
+    kernel_target="vmlinux",
+    kernel_file="vmlinux",
+    word_bytes=8,
+    qemu_machine=QemuMachine(
+        qemu="qemu-system-sparc64",
+        machine="sun4u,graphics=off",  # so that the firmware, too, writes to the serial port
+        cpu="",
+        console="ttyS0",
+        nic="virtio-net-pci,bus=pciB",  # the root bus has no room (slot_reserved_mask, hw/sparc64/sun4u.c, QEMU 7.2)
+        nic_modules=(),
+        # 7.2 divides by zero when it saves a guest whose pages (8 KiB) are larger than the host's. A guest that 11.1
+        # has saved and loaded does not respond at its console.
+        cannot_save_because="QEMU 7.2 ends with SIGFPE, and a guest that 11.1 has loaded does not respond",
+    ),
+    kprobe_traits=KprobeTraits(
+        breakpoints=(SPARC_TRAP,),
+        patches=(SPARC_TRAP,),
+        trap_offset=0,  # kprobe_handler(), arch/sparc/kernel/kprobes.c:119: tpc is at the trap
+        mid_instruction_errno=errno.EILSEQ,  # arch_prepare_kprobe(), kprobes.c:52
+        instruction_alignment=4,
+        decoder=DecoderKind.SPARC,
+        address_translation=AddressTranslation.SPARC64_TABLES,
+        first_argument_pt_regs_offset=8 * 8,  # u_regs[8], %i0 (arch/sparc/include/uapi/asm/ptrace.h)
+        second_argument_pt_regs_offset=9 * 8,
+        # Linux disables interrupts by their level, PIL (arch/sparc/include/asm/irqflags_64.h).
+        register_parser=RegisterParser(r"\bpc: ([0-9a-f]+)", r"\bpil: ([0-9a-f]+)", 0xF, flag_disables_interrupts=True),
+        defects=_DEFECTS,
+        uprobe_breakpoint=bytes.fromhex("91d02073"),  # UPROBE_SWBP_INSN, arch/sparc/include/asm/uprobes.h
+        uprobe_mid_instruction_errno=errno.EINVAL,  # __uprobe_register(): the alignment of the breakpoint
+    ),
+    static_program_flags=("-static",),
+)

@@ -1,0 +1,47 @@
+"""The dynamic linker and the C library of Debian's cross compiler, for guests of an architecture without a Debian port.
+
+The userland of such a guest is static (userland_source.py). Programs with uprobes are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+
+from harness.core.architecture import Architecture
+from harness.core.deadline import Deadline
+from harness.core.errors import HostError
+from harness.core.process import run
+from harness.images.dynamic_linking import interpreter_path
+from harness.images.vm_recipe import Recipe
+
+_LIBRARY = "libc.so.6"
+_COMPILER_S = 30.0
+
+
+def files_of_cross_c_library(recipe: Recipe) -> Mapping[str, Path]:
+    """Return the host's files by their paths in the guest; none if the userland has them or no program needs them.
+
+    Raises HostError when the host's cross C library lacks one.
+    """
+    architecture = recipe.architecture
+    if architecture.debian is not None or not recipe.traits.uprobes:
+        return {}
+    library = _library(architecture)
+    with library.open("rb") as stream:
+        linker = interpreter_path(ELFFile(stream))
+    # gcc's directory of libraries and that of the dynamic linker, `lib64` for example, are next to each other.
+    found = {linker.lstrip("/"): library.parents[1] / linker.lstrip("/"), f"lib/{_LIBRARY}": library}
+    missing = next((path for path in found.values() if not path.is_file()), None)
+    if missing:
+        raise HostError("the C library of the cross compiler lacks this file", where=str(missing))
+    return found
+
+
+def _library(architecture: Architecture) -> Path:
+    printed = run(
+        [f"{architecture.cross_prefix}gcc", f"-print-file-name={_LIBRARY}"], deadline=Deadline.after(_COMPILER_S)
+    )
+    return Path(printed.output.strip()).resolve()
