@@ -24,6 +24,7 @@ from harness.landing.code.decoder_machines import decoder_machines
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 _SECONDS = 300.0
+_UNSIGNED = (1 << 64) - 1
 
 
 class Effect(NamedTuple):
@@ -119,6 +120,39 @@ def _mips(mnemonic: str, operands: str, _: bytes) -> Effect:
     return ENDS if mnemonic in ("break", "syscall", "eret", "deret") else PLAIN
 
 
+_SPARC_TRAP = re.compile(r"t(?:a|n|n?e|[gl]e?|gu|leu|c[cs]|pos|neg|v[cs])")
+
+
+def _sparc(mnemonic: str, operands: str, _: bytes) -> Effect:
+    name, *completers = mnemonic.split(",")
+    last = operands.split(", ")[-1]
+    target = int(last, 16) & _UNSIGNED if re.fullmatch(r"-?0x[0-9a-f]+", last) else None
+    if name == "nop":
+        return Effect(Flow.NOP, InstructionKind.OTHER, None)
+    if name == "call":
+        return Effect(Flow.ENDS, InstructionKind.CALL, None if "%" in operands else target)
+    if name in ("ret", "retl", "rett", "return"):
+        return Effect(Flow.ENDS, InstructionKind.RETURN, None)
+    if name in ("jmp", "jmpl"):
+        return Effect(Flow.COMPUTED, InstructionKind.JUMP, None)
+    if name.startswith(("b", "fb")) and target is not None:
+        return Effect(Flow.ENDS, _sparc_branch(name, annuls="a" in completers), target)
+    return ENDS if name in ("done", "retry", "unimp", "illtrap") or _SPARC_TRAP.fullmatch(name) else PLAIN
+
+
+def _sparc_branch(name: str, *, annuls: bool) -> InstructionKind:
+    if name.removeprefix("f") in ("b", "ba", "bn"):
+        return InstructionKind.LONE_JUMP if annuls else InstructionKind.JUMP
+    if annuls:
+        return InstructionKind.ANNULLING
+    on_register = re.fullmatch(r"br(?:n?z|[gl]e?z)", name)
+    return InstructionKind.CONDITIONAL_ON_REGISTER if on_register else InstructionKind.CONDITIONAL
+
+
+def _own_sparc(found: Instruction) -> Effect:
+    return Effect(found.flow, _without_slot(found), found.target)
+
+
 def _own_mips(found: Instruction) -> Effect:
     """The instruction alone: delay slots, atomics and static branches are what the kernel makes of it."""
     if found.flow is Flow.NOP:
@@ -137,6 +171,7 @@ def _without_slot(found: Instruction) -> InstructionKind:
 REFERENCES: Mapping[DecoderKind, Reference] = {
     DecoderKind.MIPS_LITTLE: Reference("MIPS", "MIPS64R2", 4, _mips, _own_mips),
     DecoderKind.PARISC: Reference("HPPA", "HPPA_20+BIG_ENDIAN", 4, _parisc),
+    DecoderKind.SPARC: Reference("SPARC", "V9+BIG_ENDIAN", 4, _sparc, _own_sparc),
 }
 
 
@@ -170,7 +205,7 @@ def _effect(found: Instruction, reference: Reference) -> Effect:
     assert found.size == reference.word_bytes
     own = reference.own(found)
     # capstone prints a target before the start of the code as an unsigned number.
-    return own._replace(target=None if own.target is None else own.target & 0xFFFFFFFFFFFFFFFF)
+    return own._replace(target=None if own.target is None else own.target & _UNSIGNED)
 
 
 def _listing(reference: Reference, code: bytes) -> list[tuple[str, str]]:
