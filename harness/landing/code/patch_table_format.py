@@ -56,6 +56,7 @@ class PatchTables(NamedTuple):
     The first of `tables` is one that every kernel of the machine has. `loader_filled_sections` are the sections that a
     module's loader fills, by name. `relocation_distance_bias` is what
     the relocation of a distance takes off it; `is_patched_whole` selects symbols that are patched whole;
+    `written_ranges` are the symbols at which data in text that the kernel writes at any time begins and ends;
     `table_families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.
     """
 
@@ -63,4 +64,5 @@ class PatchTables(NamedTuple):
     table_families: tuple[PatchTableFormat, ...] = ()
     relocation_distance_bias: int = 0
     is_patched_whole: Callable[[str], bool] = lambda _: False
+    written_ranges: tuple[tuple[str, str], ...] = ()
     loader_filled_sections: Mapping[str, LoaderFilledSection] = MappingProxyType({})

@@ -290,6 +290,8 @@ MACHINES: Mapping[str, PatchTables] = {
             ),
         ),
         is_patched_whole="kvmap_linear_patch".__eq__,  # by paging_init(), arch/sparc/mm/init_64.c, 6.1
+        # swapper_tsb and swapper_4m_tsb: what the handlers of TLB misses have found (arch/sparc/kernel/head_64.S).
+        written_ranges=(("swapper_tsb", "sparc64_ttable_tl0"),),
     ),
 }
 _PARISC64 = MACHINES["EM_PARISC"]._replace(

@@ -1,0 +1,58 @@
+"""The text that SPARC's kernel patches or writes by itself is known from its tables and symbols."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.core.architecture_table import ARCHITECTURES
+from harness.core.elf import Elf
+from harness.landing.code.patch_sites import LINKED, patch_sites
+
+PREFIX = ARCHITECTURES["sparc64"].cross_prefix
+KERNEL = """
+.text
+.globl _stext, swapper_tsb, sparc64_ttable_tl0, kvmap_linear_patch, _etext
+_stext:
+nop
+swapper_tsb:
+.skip 64
+sparc64_ttable_tl0:
+one: nop
+two: nop
+nop
+ticks: .skip 52
+kvmap_linear_patch: nop
+nop
+_etext:
+.data
+.globl __start___jump_table, __stop___jump_table, __sun4v_1insn_patch, __sun4v_1insn_patch_end
+.globl __get_tick_patch, __get_tick_patch_end
+__start___jump_table:
+.word one, 0, 0
+__stop___jump_table:
+__sun4v_1insn_patch:
+.word two, 0x01000000
+__sun4v_1insn_patch_end:
+__get_tick_patch:
+.word ticks
+.skip 104
+__get_tick_patch_end:
+"""
+
+
+def test_patched_and_written_text(tmp_path: Path) -> None:
+    if shutil.which(f"{PREFIX}gcc") is None:
+        pytest.skip(f"{PREFIX}gcc is not installed")
+    source, made = tmp_path / "kernel.s", tmp_path / "vmlinux"
+    source.write_text(KERNEL)
+    options = ["-nostdlib", "-static", "-Wl,-e,_stext,-Ttext=0x404000,-Tdata=0x504000"]
+    subprocess.run([f"{PREFIX}gcc", *options, "-o", made, source], check=True)
+    sites = patch_sites(Elf.read(made))
+    assert sites.known
+    # Two words after the translations, 4 bytes each; 13 instructions; and the whole of kvmap_linear_patch, a word.
+    written, ticks = range(4, 4 + 64 + 8), range(80, 80 + 52)
+    assert set(sites.patched_offsets(LINKED, 0x404000, 200)) == {*written, *ticks, *range(132, 140)}
