@@ -263,6 +263,67 @@ oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),task_memcg=/,task=tail,pid=1
 Out of memory: Killed process 140 (tail) total-vm:409600kB, anon-rss:400000kB, file-rss:0kB, shmem-rss:0kB
 """
 
+# An illegal instruction in a copy that a kprobe steps, and the fault of the task while it dies (6.1.192).
+SPARC_ILLEGAL = """\
+              \\|/ ____ \\|/
+              "@'/ .. \\`@"
+              /_| \\__/ |_\\
+                 \\__U_/
+sh(38): Kernel illegal instruction [#1]
+CPU: 0 PID: 38 Comm: sh Tainted: G           O       6.1.192-pinpoint #1
+TSTATE: 0000009911f01607 TPC: fffff8000242a474 TNPC: fffff8000242a478 Y: 00000000    Tainted: G           O
+TPC: <0xfffff8000242a474>
+g0: 0000000000000000 g1: 000000000000e301 g2: 0000000000000003 g3: 000000000000001c
+RPC: <pinpoint_call_write+0x10c/0x1a0 [pinpoint_target]>
+I7: <full_proxy_write+0x44/0x80>
+Call Trace:
+[<00000000005e9f64>] full_proxy_write+0x44/0x80
+[<0000000000570d30>] vfs_write+0x90/0x320
+[<000000000057110c>] ksys_write+0x4c/0xe0
+[<0000000000406174>] linux_sparc_syscall+0x34/0x44
+Disabling lock debugging due to kernel taint
+Caller[00000000005e9f64]: full_proxy_write+0x44/0x80
+Caller[0000000000570d30]: vfs_write+0x90/0x320
+Caller[000000000057110c]: ksys_write+0x4c/0xe0
+Caller[0000000000406174]: linux_sparc_syscall+0x34/0x44
+Caller[0000000000000000]: 0x0
+Instruction DUMP:
+ 38480002
+ 38480002
+ 91d02071
+<00000000>
+"""
+
+SPARC_FAULT = """\
+Unable to handle kernel paging request at virtual address 0000400000000000
+tsk->{mm,active_mm}->context = 0000000000000022
+tsk->{mm,active_mm}->pgd = fffff80002534000
+              \\|/ ____ \\|/
+              "@'/ .. \\`@"
+              /_| \\__/ |_\\
+                 \\__U_/
+sh(38): Oops [#2]
+CPU: 0 PID: 38 Comm: sh Tainted: G      D    O       6.1.192-pinpoint #1
+TSTATE: 0000009080001607 TPC: 0000000010000854 TNPC: 0000000010000858 Y: 00001668    Tainted: G      D    O
+TPC: <pinpoint_emulated+0x34/0xc0 [pinpoint_target]>
+g0: 0000000000000008 g1: 0000400000000000 g2: 0000000000000000 g3: fffff800022b1930
+RPC: <handle_softirqs+0xe0/0x320>
+I7: <futex_exit_release+0x60/0x100>
+Call Trace:
+[<00000000004b6d00>] futex_exit_release+0x60/0x100
+[<00000000004559e4>] exit_mm_release+0x4/0x20
+[<000000000045a678>] do_exit+0x198/0x900
+[<000000000045ae60>] make_task_dead+0x80/0x160
+[<0000000000807244>] die_if_kernel+0x264/0x270
+[<000000000042aa10>] do_illegal_instruction+0x150/0x160
+[<0000000000420210>] tl0_ill+0x10/0x20
+[<fffff8000242a474>] 0xfffff8000242a474
+[<00000000005e9f64>] full_proxy_write+0x44/0x80
+[<0000000000570d30>] vfs_write+0x90/0x320
+[<000000000057110c>] ksys_write+0x4c/0xe0
+[<0000000000406174>] linux_sparc_syscall+0x34/0x44
+"""
+
 # Each log, and the kind and place of each complaint that must be read from it, in order.
 LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "parisc warning at boot": (SLUB_WARNING, [(ComplaintKind.WARNING, "mm/slub.c:5134")]),
@@ -273,6 +334,8 @@ LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "x86 BUG_ON": (X86_BUG_ON, [(ComplaintKind.BUG, "mm/vmalloc.c:2702")]),
     "list corruption": (LIST_CORRUPTION, [(ComplaintKind.BUG, "lib/list_debug.c:53")]),
     "arm64 oops": (ARM64_OOPS, [(ComplaintKind.FAULT, "__unregister_kprobe_bottom")]),
+    "SPARC illegal instruction": (SPARC_ILLEGAL, [(ComplaintKind.FAULT, "")]),
+    "SPARC fault": (SPARC_FAULT, [(ComplaintKind.FAULT, "pinpoint_emulated")]),
     "KASAN": (KASAN, [(ComplaintKind.KASAN, "pinpoint_read")]),
     "KASAN null pointer": (KASAN_NULL, [(ComplaintKind.FAULT, "pinpoint_read")]),
     "circular locking": (CIRCULAR, [(ComplaintKind.LOCKDEP, "register_kprobe")]),
@@ -295,6 +358,8 @@ LINES: list[tuple[ComplaintKind, str]] = [
     (ComplaintKind.FAULT, "Oops [#1]"),
     (ComplaintKind.FAULT, "Oops - illegal instruction [#1]"),
     (ComplaintKind.FAULT, "Oops[#1]:"),
+    (ComplaintKind.FAULT, "sh(38): Kernel illegal instruction [#1]"),
+    (ComplaintKind.FAULT, "OOPS: Bogus kernel PC [0000000000000000] in fault handler"),
     (ComplaintKind.FAULT, "Kernel bug detected[#1]:"),
     (ComplaintKind.FAULT, "Oops: Kernel access of bad area, sig: 11 [#1]"),
     (ComplaintKind.FAULT, "BUG: Unable to handle kernel data access on read at 0xc00c000000000000"),

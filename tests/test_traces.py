@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from kernel_logs import SPARC_FAULT, SPARC_ILLEGAL
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
@@ -118,6 +119,20 @@ def test_a_mips_trace_begins_at_its_exception_program_counter() -> None:
     assert [str(frame) for frame in frames(MIPS_OOPS.splitlines(), {})] == [
         "pinpoint_null_read+0xc [pinpoint_crash]",
         "param_attr_store+0x90",
+    ]
+
+
+def test_a_trace_of_sparc_begins_at_its_trap_program_counter_and_repeats_no_frame() -> None:
+    assert [str(frame) for frame in frames(SPARC_FAULT.splitlines(), {})][:3] == [
+        "pinpoint_emulated+0x34 [pinpoint_target]",
+        "futex_exit_release+0x60",
+        "exit_mm_release+0x4",
+    ]
+    assert [str(frame) for frame in frames(SPARC_ILLEGAL.splitlines(), {})] == [
+        "full_proxy_write+0x44",
+        "vfs_write+0x90",
+        "ksys_write+0x4c",
+        "linux_sparc_syscall+0x34",
     ]
 
 
