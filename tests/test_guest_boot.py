@@ -55,6 +55,7 @@ def test_canary_whose_breakpoint_is_not_taken_is_no_canary(monkeypatch: pytest.M
         "x86_64": (b"\x31\xdb\xcc", b"\x31\xdb\x90"),
         "i386": (b"\x31\xdb\xcc", b"\x31\xdb\x90"),
         "ppc64le": (b"\x7f\xe0\x00\x08", b"\x60\x00\x00\x00"),
+        "sparc64": (b"\x91\xd0\x20\x70", b"\x01\x00\x00\x00"),
     }
     for architecture, (trap, nop) in deaf.items():
         assert CANARIES[architecture].rom.count(trap) == 1

@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from harness.guest.mips_canary_firmware import mips_canary_program
+from harness.guest.sparc64_canary_firmware import sparc64_canary_program
 
 GREETING = b"pinpoint: canary\n"
 
@@ -320,4 +321,5 @@ CANARIES = {
     "ppc64": Canary(_pseries(), rc=0, memory_mib=256),
     "ppc64le": Canary(_pseries(), rc=0, memory_mib=256),
     "s390x": Canary(_s390x(), rc=0),
+    "sparc64": Canary(sparc64_canary_program(GREETING), rc=0),
 }
