@@ -64,10 +64,15 @@ def under_probe_or_defect(
         with fresh(may_die=True) as guest:
             own = Target(guest, target.module)
             own.load()
-            found = single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested)
-            # On SPARC the task faults again while it dies, and its shell never answers.
+            began = guest.console.position
+            found = single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested, oops=defect.oops)
             if found.error or found.cpu_address:
-                printed = guest.read_output_since_fence(guest.scaled_deadline(FENCE_SECONDS))
+                # On SPARC the task faults again while it dies, and its shell never answers. That guest is stopped.
+                printed = (
+                    guest.console.text(since=began)
+                    if found.cpu_address
+                    else guest.read_output_since_fence(guest.scaled_deadline(FENCE_SECONDS))
+                )
                 complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise).alarming
                 found = replace(found, oops="; ".join(each.headline for each in complaints))
             found.demand_symptom(defect)

@@ -62,6 +62,51 @@ def test_an_endless_trap_is_ended_though_its_handler_is_seen_more_often() -> Non
     assert (probed, stands and stands.is_stuck_outside_functions, scene.stopped.is_set()) == ("", True, True)
 
 
+class Console:
+    """A console on which the kernel prints an oops when the call has begun; what was printed before does not count."""
+
+    position = 4
+
+    def text(self, since: int) -> str:
+        return "oops and another oops"[since:]
+
+
+def _with_console(scene: Scene, console: Console) -> Any:  # noqa: ANN401 - stands in
+    layout = scene.layout
+    layout.guest.console = console
+    return layout
+
+
+def test_a_call_that_does_not_come_back_after_its_oops_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_step, "_PATIENCE_AFTER_OOPS", 0.05)
+    scene = Scene(FUNCTION)
+    returned, stands = single_step._called(_with_console(scene, Console()), scene.hang, "another oops")
+    assert (returned, stands and stands.symbol_offset) == ("", hex(FUNCTION))
+    assert scene.stopped.is_set()
+
+
+def test_a_call_that_comes_back_after_its_oops_is_its_answer() -> None:
+    scene = Scene(FUNCTION)
+
+    def late() -> str:
+        assert not scene.stopped.wait(0.2)
+        return "0xfeed"
+
+    assert single_step._called(_with_console(scene, Console()), late, "another oops") == ("0xfeed", None)
+    assert not scene.stopped.is_set()
+
+
+def test_an_oops_before_the_call_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(single_step, "_PATIENCE_AFTER_OOPS", 0.01)
+    scene = Scene(FUNCTION)
+
+    def late() -> str:
+        assert not scene.stopped.wait(0.5)
+        return "0xfeed"
+
+    assert single_step._called(_with_console(scene, Console()), late, "oops and") == ("0xfeed", None)
+
+
 def test_one_that_is_only_slow_is_waited_for() -> None:
     scene = Scene(FUNCTION)
     threading.Timer(0.5, scene.stopped.set).start()

@@ -33,6 +33,8 @@ from harness.landing.target import Target
 _CALL_SECONDS = 8.0
 # If a call takes longer, the CPU is looked at while the call lasts.
 _PATIENCE = 1.5
+# If the kernel has printed the documented oops, the call has this long to return; its task may have died.
+_PATIENCE_AFTER_OOPS = 5.0
 _LOOKS = 400
 _LOOK_PAUSE = 0.02
 # A CPU in an endless trap returns to its instruction after each trap. Half of 140 looks found it there, the others in
@@ -225,11 +227,19 @@ def count_hits_of_conditional_branch(target: Target, shape: str, site: Site, tim
 
 
 def call_probed(
-    target: Target, shape: str, site: Site, times: int, mutant: Mutant = HONEST, *, nested: Site | None = None
+    target: Target,
+    shape: str,
+    site: Site,
+    times: int,
+    mutant: Mutant = HONEST,
+    *,
+    nested: Site | None = None,
+    oops: str = "",
 ) -> SingleStepResult:
     """Probe one site, call the shape, and return the result. A guest in an endless trap is stopped.
 
-    `nested` is a second site to probe; the handler of the first probe runs it (probes/probe/main.c, parameter nests).
+    So is a guest whose console has the text `oops` and whose call does not return. `nested` is a second site to probe;
+    the handler of the first probe runs it (probes/probe/main.c, parameter nests).
     """
     layout = Layout(target.guest, [target])
     _ = layout.slide  # Read while the guest still responds; looking from outside needs it.
@@ -240,7 +250,7 @@ def call_probed(
     probe_module.load_probe_module(target.guest, [each.spec for each in sites], wrongs)
     try:
         probed, stands = _called(
-            layout, lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS))
+            layout, lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS)), oops
         )
     except GuestError as error:
         return SingleStepResult(site, times, unprobed, "", error=error.what)
@@ -271,13 +281,25 @@ def checksum_with_nops(target: Target, shape: str, site: Site, times: int, defec
         return target.call_for_checksum(shape, times)
 
 
-def _called(layout: Layout, call: Callable[[], str]) -> tuple[str, MostFrequentCpuAddress | None]:
+def _called(layout: Layout, call: Callable[[], str], oops: str = "") -> tuple[str, MostFrequentCpuAddress | None]:
     """The result of the call, or "" and where the CPU is if the call does not return."""
+    console = layout.guest.console if oops else None
+    began = console.position if console else 0
+
+    def over() -> bool:
+        return answer.done() or (console is not None and oops in console.text(since=began))
+
     with WorkerThreads(1) as pool:
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
-        stands = None if answer.done() else sample_most_frequent_cpu_address(layout, answer.done)
+        stands = None if over() else sample_most_frequent_cpu_address(layout, over)
         if stands and stands.is_stuck_outside_functions:
+            layout.guest.stop()
+            return "", stands
+        while oops and not over():
+            wait([answer], _PATIENCE)
+        if oops and not answer.done() and not wait([answer], _PATIENCE_AFTER_OOPS).done:
+            stands = sample_most_frequent_cpu_address(layout)
             layout.guest.stop()
             return "", stands
     try:
