@@ -5,12 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
 from harness.landing.code.patch_sites import LINKED, patch_sites
+from harness.landing.code.patch_tables import jump_label_address_bytes
+from harness.landing.layout import Layout
+from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
 
 PREFIX = ARCHITECTURES["sparc64"].cross_prefix
 KERNEL = """
@@ -44,14 +49,28 @@ __get_tick_patch_end:
 """
 
 
-def test_patched_and_written_text(tmp_path: Path) -> None:
+@pytest.fixture
+def vmlinux(tmp_path: Path) -> Elf:
     if shutil.which(f"{PREFIX}gcc") is None:
         pytest.skip(f"{PREFIX}gcc is not installed")
     source, made = tmp_path / "kernel.s", tmp_path / "vmlinux"
     source.write_text(KERNEL)
     options = ["-nostdlib", "-static", "-Wl,-e,_stext,-Ttext=0x404000,-Tdata=0x504000"]
     subprocess.run([f"{PREFIX}gcc", *options, "-o", made, source], check=True)
-    sites = patch_sites(Elf.read(made))
+    return Elf.read(made)
+
+
+def test_jump_labels_have_addresses_of_four_bytes(vmlinux: Elf) -> None:
+    """The kernel refuses a probe on each."""
+    image = SimpleNamespace(config={})
+    layout = SimpleNamespace(kernel=vmlinux, slide=0, guest=SimpleNamespace(image=image))
+    assert RefusalReasonFinder(cast("Layout", layout))._tables["jump label"] == {0x404044}
+    assert jump_label_address_bytes("EM_ARM", 4) == 4
+    assert jump_label_address_bytes("EM_MIPS", 8) == 8
+
+
+def test_patched_and_written_text(vmlinux: Elf) -> None:
+    sites = patch_sites(vmlinux)
     assert sites.known
     # Two words after the translations, 4 bytes each; 13 instructions; and the whole of kvmap_linear_patch, a word.
     written, ticks = range(4, 4 + 64 + 8), range(80, 80 + 52)

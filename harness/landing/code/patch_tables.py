@@ -306,3 +306,9 @@ _PARISC64 = MACHINES["EM_PARISC"]._replace(
 def patch_tables_of(machine: str, word_bytes: int) -> PatchTables:
     """Return the tables of an ELF machine with words of this size. Raises KeyError for an unknown machine."""
     return {("EM_PARISC", 8): _PARISC64}.get((machine, word_bytes)) or MACHINES[machine]
+
+
+def jump_label_address_bytes(machine: str, word_bytes: int) -> int:
+    """Return the size of an address in the table of jump labels: 4 in SPARC's 64-bit kernel, else a word."""
+    row = next(table.row_format for table in patch_tables_of(machine, word_bytes).tables if table.begin_symbol == JUMPS)
+    return 4 if row.startswith("I") else word_bytes

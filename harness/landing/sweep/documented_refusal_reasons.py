@@ -19,7 +19,7 @@ from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ra
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decode_first_instruction, longest_instruction_size
 from harness.landing.code.patch_sites import Range, merge_ranges
-from harness.landing.code.patch_tables import JUMPS
+from harness.landing.code.patch_tables import JUMPS, jump_label_address_bytes
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.layout import Layout
 from harness.landing.lookup.find_addresses_refusing_kprobes import module_jump_label_addresses
@@ -34,13 +34,15 @@ _LONGEST = 16
 class _Table(NamedTuple):
     """A table whose rows begin with a place in code: its distance from the row, or its address if `absolute` is set.
 
-    `first` and `last` are the symbols around the table, `size` is the size of a row in bytes.
+    `first` and `last` are the symbols around the table, `size` is the size of a row in bytes. `address_bytes` is the
+    size of an address, if it is not the kernel's word.
     """
 
     first: str
     last: str
     size: int
     absolute: bool = False
+    address_bytes: int = 0
 
 
 # Instructions with flow ENDS that are no branches: traps, returns from exceptions, exclusive loads.
@@ -122,10 +124,15 @@ class RefusalReasonFinder:
         verbose = "CONFIG_DEBUG_BUGVERBOSE" in config
         pointer = 4 if relative else word
         jumps_relative = "CONFIG_HAVE_ARCH_JUMP_LABEL_RELATIVE" in config
+        jump_address = jump_label_address_bytes(self.layout.kernel.machine, word)
         # struct jump_entry with 32-bit distances or three addresses, struct static_call_site, struct bug_entry.
         tables = {
             "jump label": _Table(
-                JUMPS, "__stop___jump_table", 8 + word if jumps_relative else 3 * word, not jumps_relative
+                JUMPS,
+                "__stop___jump_table",
+                8 + word if jumps_relative else 3 * jump_address,
+                not jumps_relative,
+                jump_address,
             ),
             "static call": _Table("__start_static_call_sites", "__stop_static_call_sites", 8),
             "BUG or WARN": _Table(*_BUGS, 2 * pointer + 4 if verbose else -(-(pointer + 2) // 4) * 4, not relative),
@@ -140,7 +147,7 @@ class RefusalReasonFinder:
     def _places(self, table: _Table) -> Iterator[int]:
         """The load addresses of the code places at the start of a table's rows."""
         kernel = self.layout.kernel
-        field = {4: "I", 8: "Q"}[kernel.word_bytes] if table.absolute else "i"
+        field = {4: "I", 8: "Q"}[table.address_bytes or kernel.word_bytes] if table.absolute else "i"
         for start, end in self._stretches(table):
             content = kernel.bytes_at(start, end - start)
             for place in range(0, len(content) - table.size + 1, table.size):
