@@ -1,5 +1,6 @@
 """Witnesses make the right statements, a landing needs their agreement, and the witness table shows both."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -218,6 +219,15 @@ def test_report_lines_are_read() -> None:
         "index=0 spec=hex2bin+0x5 errno=0 address=0xffffffff81000005 hits=3 missed=0 ip=0xffffffff81000006\n"
     )
     assert report == SiteReport("hex2bin+0x5", 0, 0xFFFFFFFF81000005, 3, 0xFFFFFFFF81000006)
+
+
+def test_an_error_has_the_number_of_the_host() -> None:
+    """SPARC's EILSEQ is EDQUOT elsewhere."""
+    errnos = ARCHITECTURES["sparc64"].errnos
+    lines = [f"index=0 spec=f errno={number} address=0x0 hits=0 missed=0 ip=0x0" for number in (122, 22, 45)]
+    reports = parse_report("\n".join(lines), errnos)
+    assert [each.errno for each in reports] == [errno.EILSEQ, errno.EINVAL, errno.EOPNOTSUPP]
+    assert parse_report(lines[0])[0].errno == errno.EDQUOT
 
 
 def test_list_lines_are_read() -> None:

@@ -231,7 +231,8 @@ class Architecture:
     address of a flat kernel image if its own code does not show that address; `byte_order` is that of its kernels.
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
     dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
-    32-bit programs that its kernels may run, None for an architecture that has none. `llvm_suffix` is no entry of the
+    32-bit programs that its kernels may run, None for an architecture that has none. `errnos` maps the kernel's numbers
+    of errors that a probe may have to the host's, where they differ. `llvm_suffix` is no entry of the
     table: a recipe that names a clang sets it, to the end of the names of LLVM's programs (`-19`).
     """
 
@@ -253,6 +254,7 @@ class Architecture:
     program_flags: tuple[str, ...] = ()
     static_program_flags: tuple[str, ...] = ("-fPIE", "-static-pie")
     compat_programs: CompatPrograms | None = None
+    errnos: Mapping[int, int] = field(default_factory=dict, hash=False)
     llvm_suffix: str = ""
 
     @property

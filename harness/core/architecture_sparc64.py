@@ -74,4 +74,5 @@ SPARC64 = Architecture(
         uprobe_mid_instruction_errno=errno.EINVAL,  # __uprobe_register(): the alignment of the breakpoint
     ),
     static_program_flags=("-static",),
+    errnos={45: errno.EOPNOTSUPP, 122: errno.EILSEQ},  # arch/sparc/include/uapi/asm/errno.h
 )

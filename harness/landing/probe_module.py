@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -130,19 +131,23 @@ def _view(guest: Guest, script: str) -> ProbeView:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
     with parsing_guest_text("the probe module's report"):
         *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
-    return ProbeView(parse_report(reports), parse_kprobe_list(listing), parse_kprobe_list("".join(before)))
+    errnos = guest.architecture.errnos
+    return ProbeView(parse_report(reports, errnos), parse_kprobe_list(listing), parse_kprobe_list("".join(before)))
 
 
 @parsing_guest_text("the probe module's report")
-def parse_report(text: str) -> tuple[SiteReport, ...]:
-    """Parse the lines of a report, which have words `key=value` and are in the order of the sites."""
+def parse_report(text: str, errnos: Mapping[int, int] = MappingProxyType({})) -> tuple[SiteReport, ...]:
+    """Parse the lines of a report, which have words `key=value` and are in the order of the sites.
+
+    `errnos` maps the kernel's numbers of errors to the host's, where they differ (`Architecture.errnos`).
+    """
     reports = []
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split())
         reports.append(
             SiteReport(
                 spec=fields["spec"],
-                errno=int(fields["errno"]),
+                errno=errnos.get(int(fields["errno"]), int(fields["errno"])),
                 address=int(fields["address"], 16),
                 hits=int(fields["hits"]),
                 ip=int(fields["ip"], 16),
