@@ -13,6 +13,7 @@ from harness.core.errors import BootError, DeadlineExceeded, GuestLost, HostErro
 from harness.core.events import Bus, ProgressStep
 from harness.guest import booted_kernel_check, save_and_load_state
 from harness.guest.accelerator import Accelerator, choose
+from harness.guest.boot_clock_check import GuestClockWrong, check_boot_clock
 from harness.guest.guest import Guest
 from harness.guest.guest_run_time_limit import GuestRunTimeLimit
 from harness.guest.keys import RunKeys
@@ -24,6 +25,8 @@ _PANIC = r"Kernel panic - not syncing[^\r\n]{0,1024}"
 # A panicking kernel prints a trace after this line and then resets; the error shows the trace too.
 _PANIC_TAIL_SECONDS = 3.0
 _SHOWN_LINES = 15
+# How often a guest is booted if its clock is too fast each time.
+_MOST_BOOTS = 4
 # Name of the CPU seconds of a guest's QEMU in a run's time accounts.
 GUEST_CPU = "guest cpu"
 
@@ -57,9 +60,15 @@ class StartOptions:
 def boot(image: Image, beginning: StartOptions) -> Guest:
     """Start a guest, wait until it answers, and check that it runs the image's kernel.
 
+    A guest whose clock is too fast is stopped, and another one is booted.
+
     Raises BootError with the console's last lines when the guest panics, stops, or is not ready in time; GuestError
-    when another kernel runs; HostError when QEMU is not installed, does not answer, or is not run by the host.
+    when another kernel runs; HostError when QEMU is not installed, does not answer, or is not run by the host;
+    GuestClockWrong when the clocks of several guests are too fast.
     """
+    for _ in range(_MOST_BOOTS - 1):
+        with suppress(GuestClockWrong):
+            return _begin(image, beginning, "boot", None)
     return _begin(image, beginning, "boot", None)
 
 
@@ -112,6 +121,8 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
                 if not frozen:
                     _hear(guest, WAITING, limit.deadline)
                 _become_ready(guest, beginning.keys, step, limit.deadline)
+                if not frozen:
+                    check_boot_clock(partial(guest.run_script, deadline=limit.deadline))
         except (BootError, DeadlineExceeded, GuestLost) as failure:
             raise _stopped(guest, limit.explain(failure), "did not boot") from None
         except BaseException:
