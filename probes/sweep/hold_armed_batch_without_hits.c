@@ -8,6 +8,7 @@
  * needs, and disarmed. While breakpoints are in place, only enable_kprobe(),
  * disable_kprobe() and the functions that these call run.
  */
+#include <linux/cpumask.h>
 #include <linux/delay.h>
 #include <linux/errno.h>
 #include <linux/irqflags.h>
@@ -64,7 +65,7 @@ int pinpoint_hold_batch(void)
 {
 	struct pinpoint_batch *batch = &pinpoint_batch;
 
-	if (IS_ENABLED(CONFIG_SMP))
+	if (num_online_cpus() > 1)
 		return -EOPNOTSUPP;
 	pinpoint_register_batch(false);
 	pinpoint_arm_and_wait(batch->registered + batch->count - batch->standing, batch->standing);
