@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 
@@ -246,6 +246,22 @@ def test_refusals_have_the_reasons_of_the_kernel(
     monkeypatch: pytest.MonkeyPatch, symbol: str, address: int, number: int, reason: str
 ) -> None:
     assert refusals(monkeypatch).reason(Site(symbol), address, number) == reason
+
+
+@pytest.mark.parametrize(
+    ("decoder", "order", "before", "reason"),
+    [
+        (DecoderKind.MIPS_LITTLE, "little", 0x10C00003, "delay slot of a branch"),  # beqz a2
+        (DecoderKind.MIPS_BIG, "big", 0x00400008, "delay slot of a branch"),  # jr v0
+        (DecoderKind.MIPS_LITTLE, "little", 0x00A4402B, ""),  # sltu t0, a1, a0
+        (DecoderKind.PARISC, "big", 0xE840C002, ""),  # bv,n r0(rp): parisc reads no other instruction
+    ],
+)
+def test_a_function_in_the_delay_slot_of_another_is_refused_on_mips(
+    monkeypatch: pytest.MonkeyPatch, decoder: DecoderKind, order: Literal["little", "big"], before: int, reason: str
+) -> None:
+    code = b"".join(word.to_bytes(4, order) for word in (before, 0x00A4402B))
+    assert refusals(monkeypatch, code, decoder).reason(Site("f"), 0x100900, errno.EINVAL) == reason
 
 
 @pytest.mark.parametrize("code", [b"\xcc", b"\x0f\x0b"])

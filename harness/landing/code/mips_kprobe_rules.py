@@ -12,6 +12,8 @@ _JR, _JALR = 8, 9
 _REGIMM_BRANCHES = frozenset({0, 1, 2, 3, 16, 17, 18, 19, 28})
 # j, jal, beq, bne, blez, bgtz; beql, bnel, blezl, bgtzl.
 _BRANCHES = frozenset({2, 3, 4, 5, 6, 7, 20, 21, 22, 23})
+# The reason for a probe behind such an instruction.
+DELAY_SLOT = "delay slot of a branch"
 _LOADS_LINKED, _STORES_CONDITIONAL = frozenset({0x30, 0x34}), frozenset({0x38, 0x3C})
 
 
@@ -39,4 +41,4 @@ def refusal_reason(word: int, before: int | None) -> str:
     """The reason why a probe on a word after another word is refused with EINVAL; "" if it is accepted."""
     if loads_linked(word) or stores_conditionally(word):
         return "ll or sc"
-    return "delay slot of a branch" if before is not None and has_delay_slot(before) else ""
+    return DELAY_SLOT if before is not None and has_delay_slot(before) else ""

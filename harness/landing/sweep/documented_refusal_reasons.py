@@ -18,6 +18,7 @@ from harness.core.errors import PinpointError
 from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decode_first_instruction, longest_instruction_size
+from harness.landing.code.mips_kprobe_rules import DELAY_SLOT
 from harness.landing.code.patch_sites import Range, merge_ranges
 from harness.landing.code.patch_tables import JUMPS, jump_label_address_bytes
 from harness.landing.code.select_stripped_table_finder import select_table_finder
@@ -26,6 +27,7 @@ from harness.landing.lookup.find_addresses_refusing_kprobes import module_jump_l
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
+from harness.landing.sites import rules_mips
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
 _LONGEST = 16
@@ -51,6 +53,13 @@ _BUGS = ("__start___bug_table", "__stop___bug_table")
 # The decoders whose flow UNKNOWN is what the kernel itself does not know (probe_is_prohibited_opcode(),
 # arch/s390/lib/probes.c:14, 6.1). Others have it for what capstone cannot decode, which is no reason.
 _KNOWING_AS_THE_KERNEL = frozenset({DecoderKind.S390})
+# The rules of kernels that also read the instruction before a probe, and its size in bytes. A function can begin in the
+# delay slot of the function before it (__rmemcpy of arch/mips/lib/memcpy.S, 6.1).
+_DELAY_SLOT_RULES = {
+    DecoderKind.MIPS_LITTLE: rules_mips.refusal_little_endian,
+    DecoderKind.MIPS_BIG: rules_mips.refusal_big_endian,
+}
+_BRANCH_SIZE = 4
 
 
 class RefusalReasonFinder:
@@ -102,6 +111,7 @@ class RefusalReasonFinder:
         yield "jump label", address in self._module_jump_labels
         yield "instruction that is not stepped", self._unsteppable(address)
         yield "bytes that are no instruction", self._no_instruction(address)
+        yield DELAY_SLOT, self._in_delay_slot(address)
 
     def _blacklisted(self, address: int) -> bool:
         index = bisect_right(self._ranges, address, key=lambda each: each.start) - 1
@@ -184,10 +194,24 @@ class RefusalReasonFinder:
         decoder = self.layout.guest.architecture.kprobe_traits.decoder
         return decoder in _KNOWING_AS_THE_KERNEL and found is not None and found.flow is Flow.UNKNOWN
 
+    def _in_delay_slot(self, address: int) -> bool:
+        """True if the kernel takes the instruction before the address for a branch with a delay slot."""
+        rule = _DELAY_SLOT_RULES.get(self.layout.guest.architecture.kprobe_traits.decoder)
+        code = self._memory(address - _BRANCH_SIZE, 2 * _BRANCH_SIZE) if rule else None
+        return rule is not None and code is not None and rule(code, _BRANCH_SIZE, (0, 0))[1] == DELAY_SLOT
+
     def _instruction(self, address: int) -> Instruction | None:
         """The instruction that is in memory now; None if memory cannot be read."""
+        code = self._memory(address, _LONGEST)
+        return (
+            None
+            if code is None
+            else decode_first_instruction(code, self.layout.guest.architecture.kprobe_traits.decoder)
+        )
+
+    def _memory(self, address: int, size: int) -> bytes | None:
+        """The bytes that are in memory now; None if memory cannot be read."""
         try:
-            code = self.layout.guest.memory.read(address, _LONGEST)
+            return self.layout.guest.memory.read(address, size)
         except PinpointError:
             return None
-        return decode_first_instruction(code, self.layout.guest.architecture.kprobe_traits.decoder)
