@@ -5,7 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.core.architecture import AddressTranslation
+from harness.core.architecture_defects import PARISC_DEFECTS
 from harness.core.architecture_parisc import PARISC
+
+# Vectors and TLB handlers of PA-RISC 2.0 (arch/parisc/kernel/entry.S), where 32-bit kernels run those of 1.1.
+_TRAP_ENTRY = replace(
+    PARISC_DEFECTS["trap-entry"],
+    hangs_in=(
+        "handle_interruption",
+        "fault_vector_20",
+        "intr_save",
+        "intr_save2",
+        "skip_save_ior",
+        "dtlb_miss_20w",
+        "dtlb_check_alias_20w",
+    ),
+)
 
 PARISC64 = replace(
     PARISC,
@@ -29,5 +44,6 @@ PARISC64 = replace(
         address_translation=AddressTranslation.PARISC64_TABLES,
         first_argument_pt_regs_offset=26 * 8,  # gr[26] (arch/parisc/include/uapi/asm/ptrace.h)
         second_argument_pt_regs_offset=25 * 8,  # gr[25]
+        defects=PARISC_DEFECTS | {"trap-entry": _TRAP_ENTRY},
     ),
 )
