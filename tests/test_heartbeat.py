@@ -109,6 +109,16 @@ def test_where_each_cpu_is_and_whether_it_takes_interrupts(name: str) -> None:
     assert parse_cpu_register_samples(REGISTERS[name], ARCHITECTURES[name].kprobe_traits.register_parser) == LOOKS[name]
 
 
+def test_interrupted_status_word_of_parisc_is_no_cpu() -> None:
+    text = (
+        "CPU#0\nIA_F 00000000:0000000000157580 (0x157580)\nIA_B 00000000:0000000000157584 (0x157584)\n"
+        "PSW  0000000008000000 CB   0000000000000000 W-----------------\n"
+        "ISR  0000000000000002 IOR  000000001f375648 IPSW 000000000804000f EIRR a000000000000000\n"
+    )
+    looks = parse_cpu_register_samples(text, ARCHITECTURES["parisc64"].kprobe_traits.register_parser)
+    assert looks == [CpuRegisterSample(0, 0x157580, False)]
+
+
 def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     # The time that this process waits between two checks does not count; the checks are an eighth of a beat apart.
     monkeypatch.setattr(GuestTime, "seconds_since_last_call", lambda _: BEAT / heart_module._LAPS_A_BEAT)

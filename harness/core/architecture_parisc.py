@@ -39,7 +39,7 @@ PARISC = Architecture(
         address_translation=AddressTranslation.PARISC_TABLES,
         first_argument_pt_regs_offset=26 * 4,  # gr[26]
         second_argument_pt_regs_offset=25 * 4,  # gr[25]
-        register_parser=RegisterParser(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"PSW +([0-9a-f]+)", 0x1),
+        register_parser=RegisterParser(r"IA_F (?:[0-9a-f]+:)?([0-9a-f]+)", r"\bPSW +([0-9a-f]+)", 0x1),
         defects=PARISC_DEFECTS,
     ),
 )
