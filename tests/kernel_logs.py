@@ -360,7 +360,7 @@ LINES: list[tuple[ComplaintKind, str]] = [
     (ComplaintKind.FAULT, "Oops[#1]:"),
     (ComplaintKind.FAULT, "sh(38): Kernel illegal instruction [#1]"),
     (ComplaintKind.FAULT, "OOPS: Bogus kernel PC [0000000000000000] in fault handler"),
-    (ComplaintKind.FAULT, "Kernel bug detected[#1]:"),
+    (ComplaintKind.BUG, "Kernel bug detected[#1]:"),
     (ComplaintKind.FAULT, "Oops: Kernel access of bad area, sig: 11 [#1]"),
     (ComplaintKind.FAULT, "BUG: Unable to handle kernel data access on read at 0xc00c000000000000"),
     (ComplaintKind.FAULT, "CPU 0 Unable to handle kernel paging request at virtual address 0000000000000000, epc == 8"),

@@ -124,11 +124,11 @@ OPENINGS = (
     Opening(
         ComplaintKind.FAULT, r"[A-Za-z][\w .,:()/+-]{1,120}: [0-9a-f]{4,16} \[#\d+\]", _CRASHING, required_literal=" [#"
     ),
-    # die() of riscv (`Oops [#1]`, `Oops - BUG [#1]`), mips and loongarch (`Oops[#1]:`, `Kernel bug detected[#1]:`),
+    # mips and loongarch, for BUG(): do_trap_or_bp(), arch/mips/kernel/traps.c. No line names the file.
+    Opening(ComplaintKind.BUG, r"Kernel bug detected ?\[#\d+\]", _CRASHING),
+    # die() of riscv (`Oops [#1]`, `Oops - BUG [#1]`), mips and loongarch (`Oops[#1]:`),
     # powerpc (`Oops: Kernel access of bad area, sig: 11 [#1]`) and s390 (`illegal operation: 0001 ilc:1 [#1]`).
-    Opening(
-        ComplaintKind.FAULT, r"(?:Oops|Kernel BUG|Kernel bug detected)(?: - .{1,60}|: .{1,80})? ?\[#\d+\]", _CRASHING
-    ),
+    Opening(ComplaintKind.FAULT, r"(?:Oops|Kernel BUG)(?: - .{1,60}|: .{1,80})? ?\[#\d+\]", _CRASHING),
     Opening(
         ComplaintKind.FAULT, r"[a-z][\w -]{1,80}: [0-9a-f]{4} ilc:\d \[#\d+\]", _CRASHING, required_literal=" ilc:"
     ),

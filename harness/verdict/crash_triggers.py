@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.core.errors import DeadlineExceeded, GuestLost, PinpointError
 from harness.guest.guest import Guest
@@ -28,7 +28,8 @@ class CrashTrigger:
 
     `commands_before` and `commands_after` are shell commands that make the kernel detect it soon. `stall_seconds` is
     how long a stall lasts. After a trigger that `ruins_kernel`, the kernel is unusable: its further complaints are
-    genuine, and no other trigger is fired in that guest.
+    genuine, and no other trigger is fired in that guest. `function_of_bug` is the place on a kernel without a table of
+    BUGs (CONFIG_GENERIC_BUG; MIPS), which prints no file: the function in which the CPU stopped.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CrashTrigger:
     commands_after: str = ""
     stall_seconds: int = 0
     ruins_kernel: bool = False
+    function_of_bug: str = ""
 
     @property
     def fire_commands(self) -> str:
@@ -54,8 +56,9 @@ def _trigger(
     after: str = "",
     seconds: int = 0,
     ruins: bool = False,
+    function: str = "",
 ) -> CrashTrigger:
-    return CrashTrigger(name, frozenset(kinds), place, before, after, seconds, ruins)
+    return CrashTrigger(name, frozenset(kinds), place, before, after, seconds, ruins, function)
 
 
 _WATCHDOG = "echo 1 >/proc/sys/kernel/watchdog_thresh"
@@ -77,8 +80,8 @@ QUICK = (
     _trigger("use_after_free", ComplaintKind.KASAN, place="pinpoint_use_after_free"),
     _trigger("past_the_end", ComplaintKind.KASAN, place="pinpoint_past_the_end"),
     # A warning without CONFIG_BUG_ON_DATA_CORRUPTION.
-    _trigger("list", ComplaintKind.BUG, ComplaintKind.WARNING, place="lib/list_debug.c"),
-    _trigger("bug", ComplaintKind.BUG, place="probes/crash/faults.c"),
+    _trigger("list", ComplaintKind.BUG, ComplaintKind.WARNING, place="lib/list_debug.c", function="BUG"),
+    _trigger("bug", ComplaintKind.BUG, place="probes/crash/faults.c", function="pinpoint_bug"),
     _trigger("null_read", ComplaintKind.FAULT, ComplaintKind.KASAN, place="pinpoint_null_read"),
     _trigger("panic", ComplaintKind.PANIC),
 )
@@ -168,8 +171,11 @@ class CrashModule:
         guest.read_output_since_fence(guest.scaled_deadline(_FENCE_SECONDS))
 
     def detectable_triggers(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
-        """Return the triggers that this kernel can detect."""
-        return [trigger for trigger in triggers if trigger.name in self._possible]
+        """Return the triggers that this kernel can detect, with the places that it reports."""
+        possible = [trigger for trigger in triggers if trigger.name in self._possible]
+        if "CONFIG_GENERIC_BUG" in self.guest.image.config:
+            return possible
+        return [replace(each, expected_place=each.function_of_bug or each.expected_place) for each in possible]
 
     def fire(self, trigger: CrashTrigger) -> TriggerResult:
         """Fire one trigger and return its result. The shell that fires it may be killed."""
