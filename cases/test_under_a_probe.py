@@ -26,11 +26,14 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 from harness.verdict.complaints import read_sorted_complaints
+from harness.verdict.stack_store_warning import is_stack_store_warning
 
 Fresh = Callable[..., AbstractContextManager[Guest]]
 
 # Enough that every branch of every shape goes both ways.
 TIMES = 8
+# Enough that some interrupts of the timer wait for the return from a probe's trap.
+MANY = 5_000
 FENCE_SECONDS = 60.0
 
 
@@ -160,6 +163,45 @@ def test_probe_in_a_handler(layout: Layout, target: Target, kprobes: Kprobes, fr
     """
     outer, inner = map(layout.site_behind_entry, (target.shape_site("leaf"), Site("clock_t_to_jiffies")))
     under_probe_or_defect("nested", target, "leaf", outer, kprobes, fresh, nested=inner)
+
+
+@pytest.mark.deep
+@pytest.mark.requires("kprobes")
+@pytest.mark.mutants("only-reported")
+def test_stack_frames_in_task_and_timer(
+    layout: Layout, target: Target, kprobes_in: Callable[..., Kprobes], fresh: Fresh
+) -> None:
+    """Probes on the store of a stack frame do no harm in a function that a task calls and in one of the timer.
+
+    PowerPC's kernel emulates the instruction, and does its store when it returns from the trap. A kernel with the
+    documented defect handles the timer's interrupt in between, and prints a WARNING if it hits a second such probe.
+    """
+    sites = [target.shape_site("calls"), Site("update_process_times")]
+    stores = [single_step.first_site_of_kind(layout, each, InstructionKind.STACK_STORE) for each in sites]
+    outer, inner = stores
+    if outer is None or inner is None:
+        pytest.skip(f"no instruction of {layout.guest.name} is emulated in part")
+    unprobed = target.call_for_checksum("calls", MANY)
+    with fresh(may_die=True) as guest, Target(guest, target.module) as own:
+        guest.read_output_since_fence(guest.scaled_deadline(FENCE_SECONDS))
+        with kprobes_in(guest, own).on(outer, inner) as probes:
+            probed = own.call_for_checksum("calls", MANY)
+        probes.prove()
+        printed = guest.read_output_since_fence(guest.scaled_deadline(FENCE_SECONDS))
+        complaints = read_sorted_complaints(printed, guest.image.recipe.boot_noise).alarming
+    hits = [report.hits for report in probes.final_reports]
+    if probed != unprobed or hits[0] != MANY or not hits[1]:
+        raise Missed(f"{MANY} calls returned {probed}, not {unprobed}; hits of {outer} and {inner}: {hits}")
+    places = ((outer.symbol, outer.offset), (inner.symbol, inner.offset))
+    documented = [is_stack_store_warning(each, *places) for each in complaints]
+    cause = layout.guest.image.recipe.defects.stack_store_waits
+    if cause and not (complaints and all(documented)):
+        found = "; ".join(map(str, complaints)) or "no complaint"
+        raise Missed(f"documented defect absent; fixed? {hits[1]} hits of {inner}; {found}")
+    if cause:
+        end_as_known_fail(cause)
+    if complaints:
+        raise Missed("; ".join(map(str, complaints)))
 
 
 @pytest.mark.requires("kprobes")

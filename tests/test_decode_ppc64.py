@@ -28,6 +28,10 @@ def packed(*words: int) -> bytes:
         (0x38630001, Flow.PLAIN, InstructionKind.OTHER, None),  # addi r3,r3,1
         (MFLR, Flow.PLAIN, InstructionKind.OTHER, None),
         (0xF8010010, Flow.PLAIN, InstructionKind.OTHER, None),  # std r0,16(r1)
+        (0xF821FFC1, Flow.PLAIN, InstructionKind.STACK_STORE, None),  # stdu r1,-64(r1)
+        (0xF821FFC0, Flow.PLAIN, InstructionKind.OTHER, None),  # std r1,-64(r1)
+        (0xF87EFFC1, Flow.PLAIN, InstructionKind.OTHER, None),  # stdu r3,-64(r30)
+        (0x7C21496A, Flow.PLAIN, InstructionKind.STACK_STORE, None),  # stdux r1,r1,r9
         (NOP, Flow.NOP, InstructionKind.OTHER, None),
         (ALIGNING_NOP, Flow.PLAIN, InstructionKind.OTHER, None),
         (0x48000010, Flow.ENDS, InstructionKind.JUMP, 16),  # b .+16

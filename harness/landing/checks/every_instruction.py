@@ -21,7 +21,7 @@ from harness.landing.site import Site
 from harness.landing.target import Target
 
 # Instructions that may change the flow of control. Every architecture steps a probe on any other correctly.
-_LEAVES_THE_LINE = frozenset(InstructionKind) - {InstructionKind.OTHER}
+_LEAVES_THE_LINE = frozenset(InstructionKind) - {InstructionKind.OTHER, InstructionKind.STACK_STORE}
 _OF_A_MUTANT = ("pinpoint_leaf", "pinpoint_branches")
 # On x86 a static call goes through a trampoline with this prefix (include/linux/static_call_types.h). With this option,
 # which 32-bit x86 lacks (arch/x86/Kconfig, 6.1), the kernel patches the calls themselves, otherwise the trampoline.

@@ -15,6 +15,9 @@ _WORD = 4
 # ori r0,r0,0; ori r2,r2,0, with which the compiler aligns code and which nothing patches; zeros between functions.
 _NOP, _ALIGNING_NOP, _ZEROS = 0x60000000, 0x60420000, 0
 _TRAPS_ALWAYS = frozenset({0x7FE00008, 0x0FE00000})  # tw 31,0,0; twi 31,0,0
+# stdu r1,d(r1); stdux r1,r1,rb. The kernel does their stores at the return from the trap (emulate_loadstore(),
+# handle_stack_update(), arch/powerpc/lib/sstep.c, 6.1).
+_STACK_STORES = ((0xFFFF0003, 0xF8210001), (0xFFFF07FE, 0x7C21016A))
 # Opcodes, and extended opcodes of opcodes 19 and 31.
 _CONDITIONAL_BRANCH, _SYSTEM_CALL, _BRANCH, _REGISTER_BRANCHES, _EXTENDED = 16, 17, 18, 19, 31
 _TO_LINK, _TO_COUNT, _TO_TARGET = 16, 528, 560
@@ -125,7 +128,9 @@ def _instruction(offset: int, word: int, size: int) -> Instruction:
     flow, target, kind = _leaving(offset, word) or (
         Flow.REFUSED if refusal_reason(word) else Flow.PLAIN,
         None,
-        InstructionKind.OTHER,
+        InstructionKind.STACK_STORE
+        if any(word & mask == own for mask, own in _STACK_STORES)
+        else InstructionKind.OTHER,
     )
     return Instruction(offset, size, flow, target, kind=kind, is_padding=word == _ALIGNING_NOP)
 

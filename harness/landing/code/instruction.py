@@ -55,6 +55,8 @@ class InstructionKind(Enum):
     it as any other instruction, and there it is OTHER."""
     CONDITIONAL_ON_REGISTER = "conditional-on-register"
     """A branch that compares a register with zero (SPARC), taken or not."""
+    STACK_STORE = "stack-store"
+    """It makes a stack frame and stores the old stack pointer there, which the kernel of PowerPC emulates in part."""
 
 
 class Instruction(NamedTuple):

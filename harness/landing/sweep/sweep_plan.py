@@ -10,7 +10,7 @@ from harness.core.architecture import KprobeTraits
 from harness.core.elf import Symbol
 from harness.landing.code.decoder_machines import decoder_machines
 from harness.landing.code.function_selection import evenly_spread, text_functions_named_once
-from harness.landing.code.instruction import Flow, Instruction
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import (
     decode_first_instruction,
     first_accepted_offset,
@@ -41,6 +41,20 @@ def entry_sites_with_unique_names(layout: Layout) -> list[Site]:
     For a name that occurs twice kallsyms finds only the first function, so symbol + offset cannot name the others.
     """
     return [*_kernel(layout), *target_entry_sites(layout)]
+
+
+def without_waiting_stack_stores(layout: Layout, sites: Sequence[Site]) -> list[Site]:
+    """Leave out entries that make a stack frame, if the kernel has the documented defect of their emulation."""
+    if not layout.guest.image.recipe.defects.stack_store_waits:
+        return list(sites)
+    return [site for site in sites if not _makes_stack_frame(layout, site)]
+
+
+def _makes_stack_frame(layout: Layout, entry: Site) -> bool:
+    elf, symbol = layout.elf_and_symbol(entry)
+    pad = layout.entry_shift_of(elf, symbol)
+    probed = instruction_at_function_start(elf, symbol, layout.decoder, landing_pad=pad)
+    return probed is not None and probed.kind is InstructionKind.STACK_STORE
 
 
 class Depth(Enum):
