@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import random
 import struct
+from collections.abc import Callable
 
 import capstone
 import pytest
 
 from harness.landing.code import decode_ppc64
-from harness.landing.code.instruction import Flow, InstructionKind
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.sites.rules_ppc64 import refusal_errno_and_reason
 
 ALIGNING_NOP = 0x60420000
@@ -18,8 +19,8 @@ NOP, BLR, MFLR, LWARX, STWCX = 0x60000000, 0x4E800020, 0x7C0802A6, 0x7D201828, 0
 TOC = (0x3C4C0001, 0x38428000)  # addis r2,r12,1; addi r2,r2,-32768
 
 
-def packed(*words: int) -> bytes:
-    return struct.pack(f"<{len(words)}I", *words)
+def packed(*words: int, order: str = "<") -> bytes:
+    return struct.pack(f"{order}{len(words)}I", *words)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +111,26 @@ def test_stubs_of_a_module() -> None:
     assert decode_ppc64.stub_ranges(packed(*[MFLR] * 12)) == []
 
 
-def test_branches_are_capstones() -> None:
+@pytest.mark.parametrize(
+    ("order", "mode", "decode"),
+    [
+        ("<", capstone.CS_MODE_LITTLE_ENDIAN, decode_ppc64.decode),
+        (">", capstone.CS_MODE_BIG_ENDIAN, decode_ppc64.decode_big_endian),
+    ],
+    ids=["little", "big"],
+)
+def test_branches_are_capstones(order: str, mode: int, decode: Callable[[bytes], list[Instruction]]) -> None:
     """Of any word that capstone knows, what it calls a branch, and the branch's target, agree."""
     noise = random.Random(4)
-    capstones = capstone.Cs(capstone.CS_ARCH_PPC, capstone.CS_MODE_64 | capstone.CS_MODE_LITTLE_ENDIAN)
+    capstones = capstone.Cs(capstone.CS_ARCH_PPC, capstone.CS_MODE_64 | mode)
     capstones.detail = True
     checked = 0
     for _ in range(20000):
         # Relative branches of opcodes 16 and 18, and those of opcode 19, as often as all others.
         opcode = noise.choice((16, 18, 19, noise.randrange(2, 64)))
         word = opcode << 26 | noise.getrandbits(26) & ~2
-        for each in capstones.disasm(packed(word), 0x10000000):
-            (found,) = decode_ppc64.decode(packed(word))
+        for each in capstones.disasm(packed(word, order=order), 0x10000000):
+            (found,) = decode(packed(word, order=order))
             leaves = opcode in (16, 18) or (opcode == 19 and each.mnemonic.startswith("b"))
             if not leaves:
                 continue

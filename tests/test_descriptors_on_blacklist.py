@@ -28,11 +28,14 @@ SITE = Site("pinpoint_leaf", module="pinpoint_target")
 class Scene:
     """A guest whose kernel has these ranges on its blacklist and answers a registration with this errno."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, ranges: list[tuple[int, int]], number: int) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, ranges: list[tuple[int, int]], number: int, *, in_data: bool = False
+    ) -> None:
         self.loaded = 0
-        pointers = [SimpleNamespace(name=f"_kbl_addr_{name}") for name in ("one", "two")]
+        elf = SimpleNamespace(sections_by_name={".opd": None} if in_data else {}, symbols=[])
+        elf.symbols = [SimpleNamespace(name=f"_kbl_addr_{name}") for name in ("one", "two")]
         monkeypatch.setattr(descriptors_on_blacklist, "read_blacklist_ranges", lambda _: [(0x40100000, 1), *ranges])
-        monkeypatch.setattr(descriptors_on_blacklist.Elf, "read_cached", lambda _: SimpleNamespace(symbols=pointers))
+        monkeypatch.setattr(descriptors_on_blacklist.Elf, "read_cached", lambda _: elf)
         monkeypatch.setattr(probe_module, "load_probe_module", self._load)
         monkeypatch.setattr(probe_module, "unload_probe_module", self._unload)
         self._number = number
@@ -75,6 +78,20 @@ def test_a_site_elsewhere_is_judged_by_the_case(monkeypatch: pytest.MonkeyPatch)
 def test_another_symptom_fails(monkeypatch: pytest.MonkeyPatch, ranges: list[tuple[int, int]], number: int) -> None:
     with pytest.raises(Missed, match=r"documented defect absent; fixed\?"):
         Scene(monkeypatch, ranges, number).judge()
+
+
+def test_descriptors_in_data_are_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Scene(monkeypatch, [], 0, in_data=True).judge() == ""
+
+
+@pytest.mark.parametrize(
+    ("ranges", "number"), [(FUNCTIONS, 0), (COVERS, 0), ([], errno.EINVAL)], ids=["fixed", "added", "refused"]
+)
+def test_another_symptom_of_descriptors_in_data_fails(
+    monkeypatch: pytest.MonkeyPatch, ranges: list[tuple[int, int]], number: int
+) -> None:
+    with pytest.raises(Missed, match=r"documented defect absent; fixed\?"):
+        Scene(monkeypatch, ranges, number, in_data=True).judge()
 
 
 def test_only_honest_cells_with_a_module_end_so(monkeypatch: pytest.MonkeyPatch) -> None:

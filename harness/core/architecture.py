@@ -25,6 +25,7 @@ class DecoderKind(Enum):
     PARISC = "parisc"
     S390 = "s390"
     PPC64 = "ppc64"
+    PPC64_BIG = "ppc64-big"
     SPARC = "sparc"
 
 

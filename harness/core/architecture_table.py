@@ -19,7 +19,7 @@ from harness.core.architecture_defects import S390_DEFECTS
 from harness.core.architecture_mips import MIPS64EL
 from harness.core.architecture_parisc import PARISC
 from harness.core.architecture_parisc64 import PARISC64
-from harness.core.architecture_ppc64le import PPC64LE
+from harness.core.architecture_ppc64 import POWERPC
 from harness.core.architecture_sparc64 import SPARC64
 from harness.core.kprobe_patch_patterns import (
     ARM64_BREAKPOINT,
@@ -307,7 +307,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)
         ),
         MIPS64EL,
-        PPC64LE,
+        *POWERPC,
         SPARC64,
     )
 }

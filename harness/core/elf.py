@@ -183,8 +183,8 @@ class Elf:
         names = {number: section.name for number, section in enumerate(self._sections)}
         names |= {0: "", elf_symbols_and_relocations.SHN_ABS: "*ABS*"}
         try:
-            strings = self._whole(self._sections[self._headers[index].link])
-            return elf_symbols_and_relocations.symbols(self._layout, self._whole(self._sections[index]), strings, names)
+            content, strings = (self._whole(self._sections[each]) for each in (index, self._headers[index].link))
+            return elf_symbols_and_relocations.symbols(self._layout, content, strings, names, self.machine)
         except BROKEN_FILE_ERRORS as error:
             raise _not_whole(self.path, error) from None
 

@@ -91,6 +91,10 @@ _IN_PLACE: dict[str, frozenset[int]] = {
 }
 
 
+# The section of function descriptors, and the machine where `f` is the descriptor of the function `.f` (ELFv1).
+_DOTTED, DESCRIPTORS = "EM_PPC64", ".opd"
+
+
 class ElfFormat(NamedTuple):
     """Word size and byte order of an ELF file."""
 
@@ -170,10 +174,12 @@ class Relocation(NamedTuple):
     addend: int
 
 
-def symbols(layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int, str]) -> list[Symbol]:
+def symbols(
+    layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int, str], machine: str = ""
+) -> list[Symbol]:
     """Return every symbol of a table, including the empty first; `sections` maps section indexes to names."""
     # One call for each of 100,000 symbols: the fields are positional, because keywords take a third longer.
-    return [
+    found = [
         Symbol(
             names[name : names.find(b"\0", name)].decode(errors="replace"),
             value,
@@ -184,6 +190,7 @@ def symbols(layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int
         )
         for name, value, size, info, index in _entries(layout, table)
     ]
+    return _without_dots(found) if machine == _DOTTED else found
 
 
 def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, int, int]]:
@@ -196,11 +203,28 @@ def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, i
             yield name, value, size, info, index
 
 
+def _without_dots(table: Sequence[Symbol]) -> list[Symbol]:
+    """Name functions as their source does, `f` and not `.f`, if the file has descriptors; `.TOC.` is no function.
+
+    kprobe_lookup_name() (arch/powerpc/kernel/kprobes.c, 6.1) finds `.f` by either name.
+    """
+    described = {symbol.name for symbol in table if symbol.section == DESCRIPTORS}
+    return [
+        symbol._replace(name=symbol.name[1:])
+        if described and symbol.name.startswith(".") and (symbol.name[1:] in described or not symbol.section)
+        else symbol
+        for symbol in table
+    ]
+
+
 def with_sizes(table: Sequence[Symbol], ends: Mapping[str, int]) -> list[Symbol]:
     """Return the symbols; each function without a size gets the distance to the next symbol or to its section's end.
 
-    `ends` maps section names to end addresses.
+    `ends` maps section names to end addresses. A descriptor that has its function's name is left out.
     """
+    if any(symbol.section == DESCRIPTORS for symbol in table):
+        functions = {symbol.name for symbol in table if symbol.kind == "func"}
+        table = [symbol for symbol in table if symbol.section != DESCRIPTORS or symbol.name not in functions]
     starts: defaultdict[str, set[int]] = defaultdict(set)
     for symbol in table:
         starts[symbol.section].add(symbol.address)

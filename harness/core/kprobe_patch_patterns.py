@@ -24,6 +24,8 @@ RISCV_EBREAK, RISCV_C_EBREAK = PatchPattern(bytes.fromhex("73001000"), 4), Patch
 PPC_TRAP = PatchPattern(bytes.fromhex("0800e07f"), 4)
 PPC_BRANCH = PatchPattern(bytes.fromhex("00000048"), 4, mask=bytes.fromhex("030000fc"))
 PPC_CALL = PatchPattern(bytes.fromhex("01000048"), 4, mask=bytes.fromhex("030000fc"))
+PPC_TRAP_BIG = PatchPattern(bytes.fromhex("7fe00008"), 4)
+PPC_BRANCH_BIG = PatchPattern(bytes.fromhex("48000000"), 4, mask=bytes.fromhex("fc000003"))
 # BREAK with the code BRK_KPROBE_BP (breakpoint_insn, arch/mips/kernel/kprobes.c; uapi/asm/break.h; 6.1), and a uprobe's
 # with UPROBE_BRK_UPROBE (arch/mips/include/asm/uprobes.h).
 MIPS_BREAKPOINT, MIPS_UPROBE_BREAKPOINT = 0x000080CD, 0x000D000D

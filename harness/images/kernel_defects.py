@@ -27,7 +27,7 @@ class KernelDefects(RecipeTable):
     `symbol_sections_unchecked`: a module with a symbol in a section that its file does not have is loaded; the kernel
     reads the address of that section past the end of the table of sections.
     `descriptors_blacklisted`: NOKPROBE_SYMBOL() in a module adds the addresses of descriptors to the blacklist, and the
-    bytes from there on, instead of the functions.
+    bytes from there on, instead of the functions. Descriptors in the module's data are not added at all.
     """
 
     gone_stays_on_ftrace: _Cause | None = None

@@ -27,7 +27,7 @@ _FILE = re.compile(r"(?:^|[\s(])(?P<place>[\w./+-]+\.(?:c|h|S|rs|y|l):\d+)\b")
 _FUNCTION = re.compile(
     r"(?:\b(?:at:?|in) |RIP: [0-9a-f]{4}:|pc : |IAOQ\[0\]: |PC is at |Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \("
     r"|NIP \[[0-9a-f]{16}\] |epc   : (?:[0-9a-f]{8}){1,2} |TPC: <)"
-    r"(?P<place>[A-Za-z_][\w.$]*)\+0x"
+    r"\.?(?P<place>[A-Za-z_][\w.$]*)\+0x"
 )
 
 

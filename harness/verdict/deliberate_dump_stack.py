@@ -13,7 +13,7 @@ from harness.verdict.complaints import MOST_LINES, Complaint
 _HEAD = re.compile(r"\s*(?:Call Trace:|Call trace:|Backtrace:|Stack trace:|unwind_backtrace from )")
 # `function+0x1/0x20 [module]`; `? ` marks a value that only looks like a return address.
 _FRAME = re.compile(
-    r"(?P<doubtful>\? )?(?P<function>[A-Za-z_][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[(?P<module>\w+)[^\]]*\])?"
+    r"(?P<doubtful>\? )?\.?(?P<function>[A-Za-z_][\w.$]*)\+0x[0-9a-f]+/0x[0-9a-f]+(?: \[(?P<module>\w+)[^\]]*\])?"
 )
 # The functions between dump_stack()'s caller and the top of the trace (lib/dump_stack.c, arch/*/kernel, 6.1).
 _DUMPING = re.compile(

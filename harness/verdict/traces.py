@@ -16,7 +16,7 @@ from harness.core.line_table import statement_rows
 
 # `func+0x1/0x20 [module]`, after an architecture's prefix; `? ` marks a value that only looks like a return address.
 _FRAME = re.compile(
-    r"(?:(?P<doubtful>\? )|(?<![\w.$]))(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
+    r"(?:(?P<doubtful>\? )|(?<![\w.$]))\.?(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
     r"(?: \[(?P<module>\w+)\])?"
 )
 # Lines with the instruction pointer itself, on x86, arm64 and RISC-V, parisc, ARM, s390, PowerPC, MIPS and SPARC. All

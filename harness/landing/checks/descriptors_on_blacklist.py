@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 
 from harness.core.elf import Elf
+from harness.core.elf_symbols_and_relocations import DESCRIPTORS
 from harness.guest.result import parsing_guest_text
 from harness.landing import probe_module
 from harness.landing.code.function_selection import read_blacklist_ranges
@@ -21,10 +22,12 @@ def cause_of_refusal_by_descriptors(kprobes: Kprobes, site: Site, module: str) -
     """Return the defect's cause if it makes the kernel refuse a probe of `module` on a site; "" if not, or in a mutant.
 
     The kernel takes the pointers of the module's NOKPROBE_SYMBOL() for addresses of functions. They are addresses of
-    descriptors, before the module's sections. From each of them on the kernel refuses as many bytes as are between the
-    two closest symbols. Whether the site is among these depends on where the modules are.
+    descriptors. Those of parisc are before the module's sections. From each of them on the kernel refuses as many bytes
+    as are between the two closest symbols. Whether the site is among these depends on where the modules are. Those of
+    PowerPC are in the module's data, where kprobe_add_ksym_blacklist() (kernel/kprobes.c, 6.1) refuses to add them.
 
-    Raises Missed if the kernel's blacklist has no such ranges, or if they do not decide whether the probe is refused.
+    Raises Missed if the kernel's blacklist has other ranges in the module's memory than these, or if they do not decide
+    whether the probe is refused.
     """
     guest = kprobes.layout.guest
     cause = guest.image.recipe.defects.descriptors_blacklisted
@@ -38,15 +41,18 @@ def cause_of_refusal_by_descriptors(kprobes: Kprobes, site: Site, module: str) -
         probe_module.unload_probe_module(guest, module)
     with parsing_guest_text("/proc/modules"):
         *line, text = placed.stdout.split()
-        before_text = range(int(line[5], 16), int(text, 16))
-    pointers = [each for each in Elf.read_cached(guest.image.modules[module]).symbols if each.name.startswith(_POINTER)]
-    wrong = [(start, end) for start, end in ranges if start in before_text]
+        size, base, start_of_text = int(line[1]), int(line[5], 16), int(text, 16)
+    elf = Elf.read_cached(guest.image.modules[module])
+    pointers = [each for each in elf.symbols if each.name.startswith(_POINTER)]
+    in_module = [(start, end) for start, end in ranges if base <= start < base + size]
+    wrong = [(start, end) for start, end in in_module if start < start_of_text]
+    expected = 0 if DESCRIPTORS in elf.sections_by_name else len(pointers)
     address = kprobes.layout.probe_address(site)
     covered = any(start <= address < end for start, end in wrong)
-    if len(wrong) != len(pointers) or report.errno != (errno.EINVAL if covered else 0):
-        shown = ", ".join(f"{start:#x}-{end:#x}" for start, end in wrong) or "nothing"
+    if not len(in_module) == len(wrong) == expected or report.errno != (errno.EINVAL if covered else 0):
+        shown = ", ".join(f"{start:#x}-{end:#x}" for start, end in in_module) or "nothing"
         raise Missed(
-            f"documented defect absent; fixed? {len(pointers)} pointers of {module}, before its text at "
-            f"{before_text.stop:#x} the blacklist has {shown}; the probe at {address:#x}: errno {report.errno}"
+            f"documented defect absent; fixed? {len(pointers)} pointers of {module}, whose text is at "
+            f"{start_of_text:#x}: the blacklist has {shown}; the probe at {address:#x}: errno {report.errno}"
         )
     return cause if covered else ""

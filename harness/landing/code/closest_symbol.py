@@ -87,8 +87,8 @@ class CombinedSymbolTables:
 
 
 # sprint_symbol() prints "sym+0xoff/0xsize" and for a module " [mod]" after it; kprobes/list has "sym+0xoff" and " mod"
-# (kernel/kprobes.c, 6.1).
-_WORDS = re.compile(r"(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
+# (kernel/kprobes.c, 6.1). The dot of a function with a descriptor is no part of its name in the ELF file's symbols.
+_WORDS = re.compile(r"\.?(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
 
 
 def parse_symbol_offset(words: str) -> KernelSymbolOffset | None:

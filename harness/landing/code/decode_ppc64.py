@@ -1,5 +1,7 @@
 """Decodes the flow of control of 64-bit PowerPC instructions: fixed width, except for prefixed ones of two words.
 
+Little-endian code has two entries of a function (ELFv2), big-endian code has a descriptor for each (ELFv1).
+
 Sources: "Power ISA Version 3.1", book I, chapters 2 and 3; arch/powerpc/include/asm/ppc-opcode.h, 6.1.
 """
 
@@ -37,8 +39,25 @@ _LOADS_TOC = 0xE84CFFF8
 # (ppc64_stub_insns, struct ppc64_stub_entry, arch/powerpc/kernel/module_64.c, 6.1). That of ftrace begins with a load
 # through r13 (stub_insns).
 _STUB = (0x3D620000, 0x396B0000, 0xF8410018, 0xE98B0020, 0x7D8903A6, 0x4E800420)
-_STUB_MASKS = (_OF_REGISTERS, _OF_REGISTERS, *(0xFFFFFFFF,) * 4)
 _STUB_SIZE, _STUB_MAGIC, _STUB_MAGIC_AT = 40, 0x73747562, 28
+# The same of ELFv1: std r2,40(r1), and ld r2,40(r11) in addition; the stub ends with a whole descriptor.
+_STUB_V1 = (0x3D620000, 0x396B0000, 0xF8410028, 0xE98B0020, 0xE84B0028, 0x7D8903A6, 0x4E800420)
+_STUB_V1_SIZE = 56
+
+
+def decode_big_endian(code: bytes) -> list[Instruction]:
+    """Decode as decode() does, but big-endian words, of functions with one entry."""
+    return _decoded(_words(code, ">"))
+
+
+def instruction_starts_big_endian(code: bytes) -> list[int]:
+    """The offset of every instruction of big-endian code."""
+    return [place * _WORD for place, _ in _places(_words(code, ">"))]
+
+
+def stub_ranges_big_endian(code: bytes) -> list[tuple[int, int]]:
+    """Start and end of each stub of ELFv1, as stub_ranges() returns those of ELFv2."""
+    return _stubs(_words(code, ">"), _STUB_V1, _STUB_V1_SIZE)
 
 
 def decode(code: bytes) -> list[Instruction]:
@@ -47,10 +66,14 @@ def decode(code: bytes) -> list[Instruction]:
     The second instruction of a function with a local entry is conditional: it runs only if the function is called by
     its global entry, through a pointer or from another module.
     """
-    words = _words(code)
-    found = [_instruction(place * _WORD, words[place], size) for place, size in _places(words)]
+    found = _decoded(_words(code))
     if local_entry_offset(code):
         found[1] = found[1]._replace(is_conditional=True)
+    return found
+
+
+def _decoded(words: Sequence[int]) -> list[Instruction]:
+    found = [_instruction(place * _WORD, words[place], size) for place, size in _places(words)]
     for first, last in _exclusive_ranges(words):
         found = [
             each._replace(flow=Flow.EXCLUSIVE) if first <= each.offset // _WORD <= last else each for each in found
@@ -82,17 +105,21 @@ def data_size_before(code: bytes) -> int:
 
 def stub_ranges(code: bytes) -> list[tuple[int, int]]:
     """Start and end of each stub that the module loader has made for a far call, with its magic word and address."""
-    words = _words(code)
+    return _stubs(_words(code), _STUB, _STUB_SIZE)
+
+
+def _stubs(words: Sequence[int], stub: Sequence[int], size: int) -> list[tuple[int, int]]:
+    masks = (_OF_REGISTERS, _OF_REGISTERS, *(0xFFFFFFFF,) * (len(stub) - 2))
     found = []
     for place in range(len(words) - _STUB_MAGIC_AT // _WORD):
-        jump = zip(words[place:], _STUB, _STUB_MASKS, strict=False)
+        jump = zip(words[place:], stub, masks, strict=False)
         if words[place + _STUB_MAGIC_AT // _WORD] == _STUB_MAGIC or all(word & mask == own for word, own, mask in jump):
-            found.append((place * _WORD, place * _WORD + _STUB_SIZE))
+            found.append((place * _WORD, place * _WORD + size))
     return found
 
 
-def _words(code: bytes) -> tuple[int, ...]:
-    return struct.unpack_from(f"<{len(code) // _WORD}I", code)
+def _words(code: bytes, order: str = "<") -> tuple[int, ...]:
+    return struct.unpack_from(f"{order}{len(code) // _WORD}I", code)
 
 
 def _places(words: Sequence[int]) -> Iterator[tuple[int, int]]:

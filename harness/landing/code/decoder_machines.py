@@ -166,5 +166,15 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             tracer="_mcount",
             tracer_called_at_entry=False,
         ),
+        # Without -mprofile-kernel: bl _mcount after the prologue, and no KPROBES_ON_FTRACE.
+        DecoderKind.PPC64_BIG: DecoderMachine(
+            decode_ppc64.decode_big_endian,
+            starts=decode_ppc64.instruction_starts_big_endian,
+            stubs=decode_ppc64.stub_ranges_big_endian,
+            longest=8,
+            tracer="_mcount",
+            tracer_called_at_entry=False,
+            probed_on_ftrace=False,
+        ),
         DecoderKind.SPARC: DecoderMachine(decode_sparc.decode, delay_slots=True),
     }

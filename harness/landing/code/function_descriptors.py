@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 from harness.core.elf import Elf
+from harness.landing.code.patch_sites import dynamic_values
 
 _DESCRIPTORS = ".opd"
-# Where a descriptor has the function's address (Elf64_Fdesc, arch/parisc/include/asm/elf.h, 6.1).
-_PLACES = {"EM_PARISC": 16}
+# Where a descriptor has the function's address (Elf64_Fdesc, arch/parisc/include/asm/elf.h; struct func_desc,
+# arch/powerpc/include/asm/elf.h; 6.1). Little-endian PowerPC has no section of descriptors.
+_PLACES = {"EM_PARISC": 16, "EM_PPC64": 0}
 
 
 class FunctionDescriptors:
@@ -20,13 +22,15 @@ class FunctionDescriptors:
         self._word, self._order = elf.word_bytes, elf.byte_order
         self._range = range(section.address, section.address + section.size) if section else range(0)
         self._content = elf.section_bytes(_DESCRIPTORS, 0, section.size) if section else b""
+        self._moved = dynamic_values(elf) if section else {}
 
     def code_address(self, pointer: int) -> int:
         """Return the address of the function whose descriptor is at an address; any other address unchanged."""
         if pointer not in self._range:
             return pointer
         start = pointer - self._range.start + self._place
-        return int.from_bytes(self._content[start : start + self._word], self._order)
+        value = int.from_bytes(self._content[start : start + self._word], self._order)
+        return self._moved.get(pointer + self._place, value)
 
 
 @lru_cache(maxsize=8)

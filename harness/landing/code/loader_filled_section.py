@@ -15,6 +15,8 @@ class JumpForm(Enum):
     """Blocks of 16 `ldr pc, [pc, #56]` and their 16 words (struct plt_entries, arch/arm/include/asm/module.h, 6.1)."""
     PPC64 = "ppc64"
     """Seven words of code, a magic word and the target (struct ppc64_stub_entry, powerpc/kernel/module_64.c, 6.1)."""
+    PPC64_V1 = "ppc64-v1"
+    """The same of a big-endian module, with a function descriptor as target."""
 
 
 class LoaderFilledSection(NamedTuple):

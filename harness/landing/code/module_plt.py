@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
 from harness.landing.code.loader_filled_section import JumpForm
-from harness.landing.code.module_ppc64_stubs import STUB, find_foreign_stub_offsets
+from harness.landing.code.module_ppc64_stubs import STUB, STUB_V1, find_foreign_stub_offsets
 from harness.landing.code.patch_tables import MACHINES
 
 ENTRY_SIZE = 12
 # ARM: LDR pc, [pc, #56] loads the word that is a cache line (L1_CACHE_BYTES) further.
 ARM_BLOCK_SIZE, _ARM_LITERALS, _LDR_PC_56 = 128, 64, 0xE59FF038
 _WORD = struct.Struct("<I")
+_PPC64_STUBS = {JumpForm.PPC64: STUB, JumpForm.PPC64_V1: STUB_V1}
 _PAGE = 12
 _BITS = (1 << 64) - 1
 # The register that a linkage entry may overwrite, and the instructions of an entry without their fields.
@@ -57,9 +58,10 @@ def largest_section_size(elf: Elf, section: str) -> int:
     if linkage.form is JumpForm.ARM:
         blocks = -(-(moved + len(linkage.jump_targets)) * 2 * _WORD.size // ARM_BLOCK_SIZE)
         return ARM_BLOCK_SIZE * blocks
-    if linkage.form is JumpForm.PPC64:
+    form = loader_jump_form(elf, section)
+    if form in _PPC64_STUBS:
         # One more, which ends the list (get_stubs_size()).
-        return STUB.size * (moved + len(linkage.jump_targets) + 1)
+        return _PPC64_STUBS[form].size * (moved + len(linkage.jump_targets) + 1)
     return ENTRY_SIZE * (moved + veneers + 1)
 
 
@@ -95,8 +97,8 @@ def find_foreign_entry_offsets(
     if form is JumpForm.ARM:
         yield from _foreign_arm_entry_offsets(content, allowed)
         return
-    if form is JumpForm.PPC64:
-        yield from find_foreign_stub_offsets(content, start, allowed)
+    if form in _PPC64_STUBS:
+        yield from find_foreign_stub_offsets(content, start, allowed, _PPC64_STUBS[form])
         return
     for offset in range(0, len(content), ENTRY_SIZE):
         piece = content[offset : offset + ENTRY_SIZE]
@@ -123,7 +125,8 @@ def _foreign_arm_entry_offsets(content: bytes, allowed: Collection[int]) -> Iter
 
 def loader_jump_form(elf: Elf, section: str) -> JumpForm:
     """Return the form of the jumps in a section that the loader fills."""
-    return MACHINES[elf.machine].loader_filled_sections[section].form
+    form = MACHINES[elf.machine].loader_filled_sections[section].form
+    return JumpForm.PPC64_V1 if form is JumpForm.PPC64 and elf.byte_order == "big" else form
 
 
 def decode_entry(piece: bytes, address: int) -> JumpEntry | None:

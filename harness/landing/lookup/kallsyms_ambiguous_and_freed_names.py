@@ -27,7 +27,8 @@ def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, i
     """The functions that the kernel would not find by name, or would find at an address other than the given one.
 
     The kernel uses the first entry with a name (kallsyms_lookup_name(), kernel/kallsyms.c, 6.1), and for MOD:SYM the
-    first entry of that module.
+    first entry of that module. Where functions have descriptors, it looks for the name with a dot
+    (kprobe_lookup_name(), arch/powerpc/kernel/kprobes.c).
     """
     functions = list(functions)
     modules = {site.module for site, _ in functions}
@@ -36,7 +37,7 @@ def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, i
     found: dict[tuple[str, str], int] = {}
     for line in layout.guest.run("grep", lines, "/proc/kallsyms").stdout.splitlines():
         address, kind, listed, *module = line.split()
-        name = listed if module else name_in_kallsyms(layout.guest.image, listed)
+        name = (listed if module else name_in_kallsyms(layout.guest.image, listed)).removeprefix(".")
         if kind in _CODE:
             found.setdefault((module[0].strip("[]") if module else "", name), int(address, 16))
     return [site for site, truth in functions if found.get((site.module, site.symbol)) != truth]

@@ -41,6 +41,7 @@ _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.MIPS_LITTLE: rules_mips.refusal_little_endian,
     DecoderKind.MIPS_BIG: rules_mips.refusal_big_endian,
     DecoderKind.PPC64: rules_ppc64.refusal_errno_and_reason,
+    DecoderKind.PPC64_BIG: rules_ppc64.refusal_in_big_endian,
 }
 _RELEASE = re.compile(r"(\d+)\.(\d+)")
 
