@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,6 +74,40 @@ def test_a_program_runs_with_the_libraries_of_its_suite(build_context: BuildCont
     assert f"calling init: {launcher.parent}/../lib/libc.so.6" in printed.stderr
     subprocess.run([launcher.with_name("host-true")], check=True)
     assert sorted(path.name for path in (entry.path / "lib").iterdir()) == sorted([_loader().name, "libc.so.6"])
+
+
+def test_programs_with_launchers_in_place_find_each_other(build_context: BuildContext) -> None:
+    in_place = dataclasses.replace(
+        HELLO, launcher_commands={"hello": ("usr/bin/hello", '--root={files}"')}, launchers_in_place=True
+    )
+    entry = debian_suite_host_programs.obtain_launchers(in_place, build_context, vm="vm")
+    place = entry.path / "root/usr/bin/hello"
+    for started, before in ((place, ""), (entry.path / "bin/hello", f"--root={entry.path}/bin/../root ")):
+        printed = subprocess.run(
+            [started, "here"], capture_output=True, text=True, check=True, env={"LD_DEBUG": "libs", "LC_ALL": "C"}
+        )
+        assert printed.stdout == f"{before}here\n"
+        assert "/root/usr/bin/../../../lib/libc.so.6" in printed.stderr
+    assert place.read_bytes().startswith(b"#!/bin/sh")
+    assert (entry.path / "root/usr/share/hello/data").read_text() == "data"
+
+
+def test_a_library_for_another_machine_is_not_taken(tmp_path: Path) -> None:
+    """A cross compiler's packages have a C library for the target, too, under the same name."""
+    unpacked, entry = tmp_path / "unpacked", tmp_path / "entry"
+    # Whatever the order in which the directories are read, the last one is most likely one of the target's.
+    for directory in ("usr/lib", *(f"usr/vax-{number}" for number in range(20))):
+        (unpacked / directory).mkdir(parents=True)
+        own = directory == "usr/lib"
+        (unpacked / directory / "libc.so.6").write_bytes(_library().read_bytes() if own else b"\x7fELF of a VAX")
+    shutil.copy(_loader(), unpacked / "usr/lib" / _loader().name)
+    (unpacked / "usr/bin").mkdir()
+    shutil.copy(PROGRAM, unpacked / "usr/bin/hello")
+    tree = debian_suite_host_programs._Tree(unpacked, entry)
+    entry.mkdir()
+    tree.keep("usr/bin/hello")
+    tree.keep_libraries()
+    assert (entry / "lib/libc.so.6").read_bytes() == _library().read_bytes()
 
 
 def test_what_is_not_in_the_packages_is_one_line(build_context: BuildContext) -> None:

@@ -6,8 +6,10 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 from typing import Literal, NamedTuple
 
+from harness.core import paths
 from harness.core.qemu_registers import RegisterParser
 from harness.core.single_step_defect_types import Defect
 
@@ -25,6 +27,7 @@ class DecoderKind(Enum):
     PARISC = "parisc"
     S390 = "s390"
     PPC64 = "ppc64"
+    LOONGARCH = "loongarch"
     PPC64_BIG = "ppc64-big"
     SPARC = "sparc"
 
@@ -80,6 +83,8 @@ class FtraceCallInstruction(Enum):
     MIPS_JAL = "mips-jal"
     """`jal` in the kernel, or in a module the first of two instructions that load the tracer's address
     (ftrace_make_call(), arch/mips/kernel/ftrace.c, 6.1)."""
+    LOONGARCH_BL = "loongarch-bl"
+    """`bl` in the second word of the site (ftrace_make_call(), arch/loongarch/kernel/ftrace_dyn.c, 6.12)."""
     PPC_BL = "ppc-bl"
     """`bl` at the site, to ftrace's entry code or to a stub that jumps there (__ftrace_make_call(),
     arch/powerpc/kernel/trace/ftrace.c, 6.1)."""
@@ -227,9 +232,11 @@ class Architecture:
 
     `debian` is dpkg's name, None if Debian has no such port; `userland_suite` is the Debian release from which the
     userland comes, empty for the host's; `userland_architecture` is the entry whose programs its guests run, empty for
-    its own; `suite_compiler_flags` make a newer suite's compiler write what the host's
-    assembler can read; `elf_machine` is the machine in the header of an ELF file; `flat_image_base_address` is the link
-    address of a flat kernel image if its own code does not show that address; `byte_order` is that of its kernels.
+    its own; `suite_compiler_flags` make a newer suite's compiler write what the host's assembler can read;
+    `cross_tools_suite` is the Debian release that has a compiler for it, empty where the host's release has one, and
+    `cross_tools_compiler` that compiler (images/debian_suite_cross_tools.py); `elf_machine` is the machine in the
+    header of an ELF file; `flat_image_base_address` is the link address of a flat kernel image if its own code does not
+    show that address; `byte_order` is that of its kernels.
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
     dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
     32-bit programs that its kernels may run, None for an architecture that has none. `errnos` maps the kernel's numbers
@@ -250,6 +257,8 @@ class Architecture:
     userland_suite: str = ""
     userland_architecture: str = ""
     suite_compiler_flags: tuple[str, ...] = ()
+    cross_tools_suite: str = ""
+    cross_tools_compiler: str = ""
     flat_image_base_address: int = 0
     byte_order: Literal["little", "big"] = "little"
     program_flags: tuple[str, ...] = ()
@@ -270,8 +279,18 @@ class Architecture:
 
     @property
     def cross_prefix(self) -> str:
-        """The prefix of the names of gcc and the binutils; empty on a host of this architecture."""
-        return "" if self.native else f"{self.gnu_triplet}-"
+        """The prefix of the names of gcc and the binutils; empty on a host of this architecture.
+
+        It has the path of a directory in the cache for programs of another Debian suite.
+        """
+        if self.native:
+            return ""
+        return f"{self.cross_tools}/{self.gnu_triplet}-" if self.cross_tools_suite else f"{self.gnu_triplet}-"
+
+    @property
+    def cross_tools(self) -> Path:
+        """The directory in the cache with the cross compiler of another Debian suite."""
+        return paths.cache() / "cross-tools" / self.name
 
 
 _UNAME = {"arm64": "aarch64", "armhf": "armv7l", "mips64el": "mips64"}

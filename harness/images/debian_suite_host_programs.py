@@ -44,6 +44,7 @@ l="$d/{up}/{libraries}"
 exec "$l/{loader}" --argv0 "$0" --library-path "$l" "$d/{program}" "$@"
 """
 _OF_HOST = '#!/bin/sh\nexec {program} "$@"\n'
+_TO_PLACE = '#!/bin/sh\nd=${{0%/*}}/..\nexec "$d/{files}/{program}"{words} "$@"\n'
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class WantedSuitePrograms:
     `suite` is a suite's name as in a recipe; `packages` are fetched with their dependencies. `kept_paths` are files and
     directories, as paths without a leading slash. `launcher_commands` maps a launcher's name to one of the kept
     programs and the arguments that precede the caller's; `{files}` in them is replaced by the directory of the kept
-    files. `host_launchers` maps a launcher's name to a program of this host.
+    files. `host_launchers` maps a launcher's name to a program of this host. With `launchers_in_place`, every kept
+    program is replaced by a launcher, so that the programs find and start each other by their paths.
     """
 
     suite: str
@@ -61,6 +63,7 @@ class WantedSuitePrograms:
     kept_paths: tuple[str, ...]
     launcher_commands: Mapping[str, tuple[str, ...]] = field(hash=False)
     host_launchers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    launchers_in_place: bool = False
 
 
 def key_parts(wanted: WantedSuitePrograms, build_context: BuildContext) -> list[str]:
@@ -71,6 +74,7 @@ def key_parts(wanted: WantedSuitePrograms, build_context: BuildContext) -> list[
         *wanted.kept_paths,
         *(f"{name} {' '.join(words)}" for name, words in sorted(wanted.launcher_commands.items())),
         *(f"{name} {program}" for name, program in sorted(wanted.host_launchers.items())),
+        *(["launchers in place"] if wanted.launchers_in_place else []),
         *(code_sha256(Path(name)) for name in (__file__, str(deb.__file__), str(dynamic_linking.__file__))),
     ]
 
@@ -101,12 +105,16 @@ def replace_programs_by_launchers(
         programs = [path for path in tree.rglob("*") if not path.is_relative_to(scratch) and libraries.needs(path)]
         libraries.keep_libraries()
     for program in programs:
-        up = "/".join([".."] * (len(program.relative_to(tree).parts) - 1)) or "."
-        renamed = program.with_name(f".{program.name}")
-        program.rename(renamed)
-        words = {"up": up, "loader": libraries.loader, "program": renamed.name, "libraries": _LIBRARIES}
-        _write(program, _IN_PLACE.format(**words))
+        _replace_by_launcher(program, tree, libraries.loader)
     return len(programs)
+
+
+def _replace_by_launcher(program: Path, entry: Path, loader: str) -> None:
+    """Rename a program below an entry, and write a launcher that has its path."""
+    up = "/".join([".."] * (len(program.relative_to(entry).parts) - 1)) or "."
+    renamed = program.with_name(f".{program.name}")
+    program.rename(renamed)
+    _write(program, _IN_PLACE.format(up=up, loader=loader, program=renamed.name, libraries=_LIBRARIES))
 
 
 def _packages(wanted: WantedSuitePrograms, build_context: BuildContext) -> Packages:
@@ -135,9 +143,13 @@ class _Job:
             libraries = tree.keep_libraries()
         if not tree.loader:
             raise BuildError("no program with a dynamic loader was kept", mend=f"see {Path(__file__).name}")
+        for kept in tree.programs if self.wanted.launchers_in_place else []:
+            _replace_by_launcher(kept, entry, tree.loader)
+        script = _TO_PLACE if self.wanted.launchers_in_place else _THROUGH_LOADER
         for name, (program, *words) in self.wanted.launcher_commands.items():
             before = "".join(f" {word}" for word in words).format(files=f'"$d/{_FILES}')
-            _write(entry / LAUNCHERS / name, _THROUGH_LOADER.format(loader=tree.loader, program=program, words=before))
+            launcher = script.format(loader=tree.loader, files=_FILES, program=program, words=before)
+            _write(entry / LAUNCHERS / name, launcher)
         for name, program in self.wanted.host_launchers.items():
             _write(entry / LAUNCHERS / name, _OF_HOST.format(program=program))
         return {"packages": len(files), "libraries": libraries}
@@ -158,6 +170,8 @@ class _Tree:
         self._needed: set[str] = set()
         self.loader = ""
         """The file name of the dynamic loader that the kept programs name."""
+        self.programs: list[Path] = []
+        """The kept files that name a dynamic loader."""
 
     def keep(self, place: str) -> None:
         """Copy a file, or a directory and everything below it; links are replaced by their targets."""
@@ -172,6 +186,8 @@ class _Tree:
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, kept)
             self._needed |= set(self._libraries_of(kept))
+            if self.needs(kept):
+                self.programs.append(kept)
 
     def needs(self, file: Path) -> bool:
         """Return True for a program with a dynamic loader, and mark its libraries to be kept."""
@@ -187,7 +203,8 @@ class _Tree:
         """Copy the libraries of the kept programs and the libraries that those need; return their number."""
         libraries = self._entry / _LIBRARIES
         libraries.mkdir()
-        found = {path.name: path for path in self._unpacked.rglob("*.so*") if path.is_symlink() or path.is_file()}
+        # A cross compiler's packages have a C library for the target, too, with the same file names.
+        found = {path.name: path for path in self._unpacked.rglob("*.so*") if self._is_for_host(path)}
         while missing := {name for name in {*self._needed, self.loader} if name and not (libraries / name).exists()}:
             for name in missing:
                 file = deb.follow_in_tree(found[name], self._unpacked) if name in found else None
@@ -196,6 +213,17 @@ class _Tree:
                 shutil.copy(file, libraries / name)
                 self._needed |= set(self._libraries_of(libraries / name))
         return sum(1 for _ in libraries.iterdir())
+
+    def _is_for_host(self, path: Path) -> bool:
+        """Return True if the path, or the file that it is a link to, begins as an ELF file for this host does."""
+        file = deb.follow_in_tree(path, self._unpacked)
+        if file is None or not file.is_file():
+            return False
+        with file.open("rb") as stream:
+            try:
+                return str(ELFFile(stream)["e_machine"]) in _NATIVE
+            except ELFError:
+                return False
 
     def _libraries_of(self, file: Path) -> Iterator[str]:
         """Yield the libraries that an ELF file for this host's architecture needs; nothing for any other file."""

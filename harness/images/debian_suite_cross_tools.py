@@ -1,0 +1,69 @@
+"""The cross compiler, binutils and C library of another Debian suite, for an architecture that this host's lacks.
+
+The compiler finds its own parts, the assembler and the C library by their places relative to its own path, as it does
+when it is installed. So the packages' layout is kept, and a launcher stands in the place of each program.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from harness.core.architecture import Architecture
+from harness.images import debian_suite_host_programs
+from harness.images.build_context import BuildContext
+from harness.images.debian_suite_host_programs import WantedSuitePrograms
+from harness.images.vm_recipe import Recipe
+
+_BINUTILS = ("ar", "as", "ld", "nm", "objcopy", "objdump", "ranlib", "readelf", "strip")
+
+
+def demand_cross_tools(recipe: Recipe, build_context: BuildContext) -> None:
+    """Fetch the cross compiler of a recipe's architecture, if it is another suite's and not yet in the cache.
+
+    `Architecture.cross_tools` becomes a link to the store entry. Raises HostError, RecipeError or BuildError when the
+    suite's packages cannot be had.
+    """
+    architecture = recipe.architecture
+    if not architecture.cross_tools_suite or architecture.native:
+        return
+    entry = debian_suite_host_programs.obtain_launchers(_wanted(architecture), build_context, vm=recipe.name)
+    launchers = entry.path / debian_suite_host_programs.LAUNCHERS
+    link = architecture.cross_tools
+    if link.is_symlink() and link.readlink() == launchers:
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=link.parent) as scratch:
+        beside = Path(scratch) / link.name
+        beside.symlink_to(launchers)
+        beside.replace(link)
+
+
+def store_entry(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
+    """Map the kind of the store entry with the cross compiler to its inputs; empty if this host's is used."""
+    architecture = recipe.architecture
+    if not architecture.cross_tools_suite or architecture.native:
+        return {}
+    parts = debian_suite_host_programs.key_parts(_wanted(architecture), build_context)
+    return {debian_suite_host_programs.KIND: parts}
+
+
+def _wanted(architecture: Architecture) -> WantedSuitePrograms:
+    gnu, compiler = architecture.gnu_triplet, architecture.cross_tools_compiler
+    major, prefix = compiler.partition("-")[2], f"usr/bin/{gnu}-"
+    return WantedSuitePrograms(
+        suite=architecture.cross_tools_suite,
+        packages=(f"{compiler}-{gnu}", f"libc6-dev-{architecture.debian}-cross"),
+        kept_paths=(
+            *(f"{prefix}{tool}" for tool in (compiler, *_BINUTILS)),
+            *(f"usr/libexec/gcc-cross/{gnu}/{major}/{part}" for part in ("cc1", "collect2", "liblto_plugin.so")),
+            f"usr/lib/gcc-cross/{gnu}/{major}",
+            f"usr/{gnu}",
+        ),
+        # libc.so is a linker script with absolute paths, which the linker looks up below the system root.
+        launcher_commands={
+            f"{gnu}-gcc": (f"{prefix}{compiler}", '--sysroot={files}"'),
+            **{f"{gnu}-{tool}": (f"{prefix}{tool}",) for tool in _BINUTILS},
+        },
+        launchers_in_place=True,
+    )
