@@ -168,7 +168,36 @@ def _without_slot(found: Instruction) -> InstructionKind:
     return InstructionKind.OTHER if found.kind is InstructionKind.DELAY_SLOT else found.kind
 
 
+_LOONGARCH_CONDITIONAL = frozenset({"beqz", "bnez", "bceqz", "bcnez"}) | frozenset(
+    {"beq", "bne", "blt", "bge", "bltu", "bgeu", "bltz", "bgez", "blez", "bgtz"}
+)
+
+
+def _loongarch(mnemonic: str, operands: str, _: bytes) -> Effect:
+    last = operands.split(", ")[-1]
+    if mnemonic in _LOONGARCH_CONDITIONAL:
+        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16))
+    if mnemonic in ("b", "bl"):
+        return Effect(Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, int(last, 16))
+    if mnemonic == "ret":
+        return Effect(Flow.ENDS, InstructionKind.RETURN, None)
+    if mnemonic == "jr" or (mnemonic == "jirl" and operands.startswith("$zero")):
+        return Effect(Flow.COMPUTED, InstructionKind.JUMP, None)
+    if mnemonic == "jirl":
+        return Effect(Flow.ENDS, InstructionKind.CALL, None)
+    if mnemonic == "nop":
+        return Effect(Flow.NOP, InstructionKind.OTHER, None)
+    return ENDS if mnemonic in ("break", "dbcl", "syscall", "hvcl", "ertn") else PLAIN
+
+
+def _own_loongarch(found: Instruction) -> Effect:
+    """The instruction alone: the kernel refuses atomics, and an exclusive range is more than one instruction."""
+    alone = found.flow in (Flow.REFUSED, Flow.EXCLUSIVE)
+    return Effect(Flow.PLAIN if alone else found.flow, found.kind, found.target)
+
+
 REFERENCES: Mapping[DecoderKind, Reference] = {
+    DecoderKind.LOONGARCH: Reference("LOONGARCH", "LOONGARCH64", 4, _loongarch, _own_loongarch),
     DecoderKind.MIPS_LITTLE: Reference("MIPS", "MIPS64R2", 4, _mips, _own_mips),
     DecoderKind.PARISC: Reference("HPPA", "HPPA_20+BIG_ENDIAN", 4, _parisc),
     DecoderKind.SPARC: Reference("SPARC", "V9+BIG_ENDIAN", 4, _sparc, _own_sparc),

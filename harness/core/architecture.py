@@ -36,12 +36,13 @@ class PatchPattern(NamedTuple):
     """What the kernel writes into code for a probe.
 
     `value` are the first bytes in memory, `size` is how many bytes of code are replaced, and `mask` has the bits of the
-    first bytes that count, where not all of them do.
+    first bytes that count, where not all of them do. The first `unchanged` bytes were there before the probe.
     """
 
     value: bytes
     size: int
     mask: bytes = b""
+    unchanged: int = 0
 
     def matches(self, code: bytes) -> bool:
         """Return True if some bytes of code begin with the patch."""
@@ -285,11 +286,11 @@ class Architecture:
         """
         if self.native:
             return ""
-        return f"{self.cross_tools}/{self.gnu_triplet}-" if self.cross_tools_suite else f"{self.gnu_triplet}-"
+        return f"{self.cross_tools.resolve()}/{self.gnu_triplet}-" if self.cross_tools_suite else f"{self.gnu_triplet}-"
 
     @property
     def cross_tools(self) -> Path:
-        """The directory in the cache with the cross compiler of another Debian suite."""
+        """The link in the cache to the directory with the cross compiler of another Debian suite."""
         return paths.cache() / "cross-tools" / self.name
 
 

@@ -16,6 +16,7 @@ from harness.core.architecture import (
     QemuMachine,
 )
 from harness.core.architecture_defects import S390_DEFECTS
+from harness.core.architecture_loongarch64 import LOONGARCH64
 from harness.core.architecture_mips import MIPS64EL
 from harness.core.architecture_parisc import PARISC
 from harness.core.architecture_parisc64 import PARISC64
@@ -306,6 +307,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             ),
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)
         ),
+        LOONGARCH64,
         MIPS64EL,
         *POWERPC,
         SPARC64,

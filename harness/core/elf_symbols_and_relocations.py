@@ -44,6 +44,13 @@ _WIDTHS: dict[str, dict[int, int]] = {
         **{33: 1, 34: 2, 36: 8, 37: 1, 38: 2, 40: 8},
         **{43: 0, 44: 2, 45: 2, 51: 0, 52: 1, 53: 1, 54: 1, 55: 2},
     },
+    # R_LARCH_64, 64_PCREL, CALL36 (two instructions); ADD8, 16, 64; SUB8, 16, 64; RELAX, ALIGN, ADD6, SUB6 (the psABI's
+    # laelf.adoc)
+    "EM_LOONGARCH": {
+        **{2: 8, 109: 8, 110: 8},
+        **{47: 1, 48: 2, 51: 8, 52: 1, 53: 2, 56: 8},
+        **{100: 0, 102: 0, 105: 1, 106: 1},
+    },
 }
 _USUAL_WIDTH, _LARGEST_WIDTH = 4, 8
 
@@ -53,6 +60,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_X86_64": {1: 8, 10: 4},  # R_X86_64_64, R_X86_64_32
     "EM_AARCH64": {257: 8, 258: 4},  # R_AARCH64_ABS64, ABS32
     "EM_RISCV": {2: 8, 1: 4, 54: 1, 55: 2, 56: 4},  # R_RISCV_64, 32, SET8, SET16, SET32
+    "EM_LOONGARCH": {2: 8, 1: 4},  # R_LARCH_64, 32
     "EM_PARISC": {1: 4, 41: 4, 80: 8},  # R_PARISC_DIR32, SECREL32, DIR64
     "EM_MIPS": {18: 8, 2: 4},  # R_MIPS_64, 32
     "EM_SPARCV9": {32: 8, 54: 8, 3: 4, 23: 4},  # R_SPARC_64, UA64, 32, UA32
@@ -74,12 +82,18 @@ _SUMS: dict[str, dict[int, _Sum]] = {
         **{33: _Sum(8, 1), 34: _Sum(16, 1), 35: _Sum(32, 1), 36: _Sum(64, 1)},  # R_RISCV_ADD8 to ADD64
         **{37: _Sum(8, -1), 38: _Sum(16, -1), 39: _Sum(32, -1), 40: _Sum(64, -1)},  # SUB8 to SUB64
         **{52: _Sum(6, -1), 53: _Sum(6, 0)},  # SUB6, SET6: the upper two bits of the byte stay
-    }
+    },
+    "EM_LOONGARCH": {
+        **{47: _Sum(8, 1), 48: _Sum(16, 1), 50: _Sum(32, 1), 51: _Sum(64, 1)},  # R_LARCH_ADD8 to ADD64
+        **{52: _Sum(8, -1), 53: _Sum(16, -1), 55: _Sum(32, -1), 56: _Sum(64, -1)},  # SUB8 to SUB64
+        **{105: _Sum(6, 1), 106: _Sum(6, -1)},  # ADD6, SUB6
+    },
 }
 
 # Relocations of a branch that goes to symbol + addend. RISC-V's assembler writes them for branches inside a function.
 _BRANCHES: dict[str, frozenset[int]] = {
     "EM_RISCV": frozenset({16, 17, 44, 45}),  # R_RISCV_BRANCH, JAL, RVC_BRANCH, RVC_JUMP
+    "EM_LOONGARCH": frozenset({64, 65, 66}),  # R_LARCH_B16, B21, B26
     "EM_MIPS": frozenset({4}),  # R_MIPS_26
 }
 

@@ -211,6 +211,28 @@ def _riscv64() -> bytes:
     return struct.pack(f"<{len(words)}I", *words) + GREETING
 
 
+def _loongarch64() -> bytes:
+    """Return a program that prints the greeting on the UART of QEMU's `virt` machine, and turns the machine off.
+
+    Source: include/hw/loongarch/virt.h (addresses), hw/acpi/generic_event_device.c (QEMU 11.1).
+    """
+    words = (
+        0x143FC00C,  # lu12i.w t0, 0x1fe00: the UART is at 0x1fe001e0
+        0x18000164,  # pcaddi a0, 11: the greeting
+        0x02800005 | len(GREETING) << 10,  # addi.w a1, zero, length
+        0x2A00008D,  # next: ld.bu t1, a0, 0
+        0x2907818D,  # st.b t1, t0, 0x1e0
+        0x02C00484,  # addi.d a0, a0, 1
+        0x02BFFCA5,  # addi.w a1, a1, -1
+        0x47FFF0BF,  # bnez a1, next
+        0x14201C0C,  # lu12i.w t0, 0x100e0: the registers of the event device are at 0x100e001c
+        0x0280D00D,  # addi.w t1, zero, 0x34: sleep enable, S5
+        0x2900718D,  # st.b t1, t0, 0x1c
+        0x50000000,  # halt: b halt
+    )
+    return struct.pack(f"<{len(words)}I", *words) + GREETING
+
+
 # The firmware address of QEMU's B160L, which loads its firmware from an ELF file (hw/hppa/hppa_hardware.h, machine.c).
 _FIRMWARE = 0xF0000000
 
@@ -314,6 +336,7 @@ CANARIES = {
     "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
     "armhf": Canary(_arm(), rc=0),
     "riscv64": Canary(_riscv64(), rc=0),
+    "loongarch64": Canary(_loongarch64(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
     # -no-reboot makes the reset the end of QEMU.
     "mips64el": Canary(mips_canary_program(GREETING), rc=0),

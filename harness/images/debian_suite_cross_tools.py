@@ -18,25 +18,26 @@ from harness.images.vm_recipe import Recipe
 _BINUTILS = ("ar", "as", "ld", "nm", "objcopy", "objdump", "ranlib", "readelf", "strip")
 
 
-def demand_cross_tools(recipe: Recipe, build_context: BuildContext) -> None:
-    """Fetch the cross compiler of a recipe's architecture, if it is another suite's and not yet in the cache.
+def obtain_cross_tools(recipe: Recipe, build_context: BuildContext) -> Path | None:
+    """Return the directory with the cross compiler of a recipe's architecture; None if it is this host's own.
 
-    `Architecture.cross_tools` becomes a link to the store entry. Raises HostError, RecipeError or BuildError when the
-    suite's packages cannot be had.
+    `Architecture.cross_tools` becomes a link to that directory, which is in the store. Raises HostError, RecipeError or
+    BuildError when the suite's packages cannot be had.
     """
     architecture = recipe.architecture
     if not architecture.cross_tools_suite or architecture.native:
-        return
+        return None
     entry = debian_suite_host_programs.obtain_launchers(_wanted(architecture), build_context, vm=recipe.name)
     launchers = entry.path / debian_suite_host_programs.LAUNCHERS
     link = architecture.cross_tools
     if link.is_symlink() and link.readlink() == launchers:
-        return
+        return launchers
     link.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=link.parent) as scratch:
         beside = Path(scratch) / link.name
         beside.symlink_to(launchers)
         beside.replace(link)
+    return launchers
 
 
 def store_entry(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:

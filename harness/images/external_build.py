@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, UsageError
 from harness.core.events import ProgressStep
 from harness.core.files import read_regular_file
-from harness.images import confined_build, debian_suite_compiler
+from harness.images import confined_build, debian_suite_compiler, debian_suite_cross_tools
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.kbuild import MakeProgress
@@ -50,7 +50,8 @@ def build(source: Path, image: Image, build_context: BuildContext, directory: Pa
     log.unlink(missing_ok=True)
     headers = image.headers
     compiler = debian_suite_compiler.obtain_compiler(image.recipe, build_context)
-    trees = [headers.source, headers.objects, *([compiler] if compiler else [])]
+    tools = debian_suite_cross_tools.obtain_cross_tools(image.recipe, build_context)
+    trees = [headers.source, headers.objects, *(program for program in (compiler, tools) if program)]
     with (
         build_context.bus.step(image.recipe.name, "module") as step,
         tempfile.TemporaryDirectory(prefix="pinpoint-build-", dir=directory) as scratch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from harness.core.errors import UsageError
 from harness.images.kernel import ModuleBuildTrees
 from harness.images.vm_recipe import Recipe
+
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,12 @@ class Image:
     headers: ModuleBuildTrees | None = None
     disk: Path | None = None
     debug_symbols: Path | None = None
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The first two numbers of the kernel's release; (0, 0) if it does not begin with two."""
+        found = _VERSION.match(self.release)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     @property
     def all_modules(self) -> Mapping[str, Path]:

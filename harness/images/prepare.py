@@ -98,7 +98,7 @@ def obtain_entries(recipe: Recipe, build_context: BuildContext, kinds: Collectio
 
 def kernel_config_of(recipe: Recipe, build_context: BuildContext) -> Mapping[str, str]:
     """Return the configuration of a recipe's kernel, which is fetched or built if necessary."""
-    debian_suite_cross_tools.demand_cross_tools(recipe, build_context)
+    debian_suite_cross_tools.obtain_cross_tools(recipe, build_context)
     context = build_context.with_suite(recipe.kernel.suite)
     layer = _kernel(recipe)
     return layer.obtain(recipe, context, layer.key_parts(recipe, context)).config
@@ -136,7 +136,7 @@ def _layers(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]
     """Map the kind of each store entry of the image to the inputs of the entry. Each key is computed once."""
     if agreed := _agreed_layers(recipe, build_context):
         return agreed
-    debian_suite_cross_tools.demand_cross_tools(recipe, build_context)
+    debian_suite_cross_tools.obtain_cross_tools(recipe, build_context)
     kernel = _kernel(recipe).key_parts(recipe, build_context.with_suite(recipe.kernel.suite))
     key, user_space = key_of(kernel), _recipe_of_user_space(recipe)
     return {

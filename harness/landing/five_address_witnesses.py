@@ -171,11 +171,23 @@ class Window:
                 place += 1
                 continue
             first = place - (self.start + place) % kprobes.instruction_alignment
+            first = self._start_of_patch_with_unchanged_bytes(first, kprobes)
             first = self._start_of_retargeted_call(first, kprobes)
             found.append(self.start + first)
             length = self.probe_patch_length_at(self.start + first, kprobes) or 1
             place = max(place, first + length, first + kprobes.instruction_alignment)
         return found
+
+    def _start_of_patch_with_unchanged_bytes(self, place: int, kprobes: KprobeTraits) -> int:
+        """The offset of a patch whose first bytes were there before, if a change at an offset is the first after these.
+
+        On LoongArch ftrace writes its call after an instruction that it has written at boot.
+        """
+        for patch in kprobes.patches:
+            first = place - patch.unchanged
+            if patch.unchanged and first >= 0 and patch.matches(self.during[first:]):
+                return first
+        return place
 
     def _start_of_retargeted_call(self, place: int, kprobes: KprobeTraits) -> int:
         """The offset of a call that was there before, if a change inside of it gave it another target.

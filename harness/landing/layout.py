@@ -251,7 +251,7 @@ class Layout:
 
     def next_accepted_site(self, site: Site) -> Site | None:
         """The site at the function's next instruction on which the kernel accepts a probe; None after the last."""
-        not_probed = (Flow.REFUSED, Flow.EXCLUSIVE, Flow.JUMPED_OVER, Flow.UNKNOWN)
+        not_probed = (Flow.REFUSED, Flow.EXCLUSIVE, Flow.JUMPED_OVER, Flow.WRITTEN_BY_FTRACE, Flow.UNKNOWN)
         code = without_branches_that_end_probing(self._after_landing(site), self.guest.architecture.kprobe_traits)
         later = (each for each in code if each.flow not in not_probed and not each.is_padding)
         start = self.symbol_start(site)

@@ -132,8 +132,8 @@ OPENINGS = (
     Opening(
         ComplaintKind.FAULT, r"[a-z][\w -]{1,80}: [0-9a-f]{4} ilc:\d \[#\d+\]", _CRASHING, required_literal=" ilc:"
     ),
-    # die() of mips with the reason: `Break instruction in kernel code[#1]:`
-    Opening(ComplaintKind.FAULT, r"[A-Z][\w .:!/-]{1,80}\[#\d+\]:$", _CRASHING, required_literal="[#"),
+    # die() of mips and loongarch with the reason: `Break instruction in kernel code[#1]:`, `do_reserved exception[#1]:`
+    Opening(ComplaintKind.FAULT, r"[A-Za-z][\w .:!/-]{1,80}\[#\d+\]:$", _CRASHING, required_literal="[#"),
     Opening(ComplaintKind.FAULT, r"Internal error: ", _CRASHING),
     Opening(ComplaintKind.FAULT, r"SError Interrupt on CPU"),
     # do_DataAbort() and do_PrefetchAbort(), arch/arm/mm/fault.c

@@ -25,7 +25,7 @@ _DUMPING = re.compile(
 _CALLS_MODULES = re.compile(
     r"(?:aggr_pre_handler|aggr_post_handler|kprobe_ftrace_handler|opt_pre_handler|optimized_callback"
     r"|kprobe_int3_handler|kprobe_post_process|kprobe_(?:breakpoint_|trap_)?(?:ss_)?handler|post_kprobe_handler"
-    r"|kprobe_single_step_handler|kprobe_exceptions_notify"
+    r"|kprobe_single_?step_handler|kprobe_exceptions_notify"
     r"|parisc_kprobe_(?:break|ss)_handler|__?kretprobe_trampoline_handler|pre_handler_kretprobe"
     r"|rethook_trampoline_handler|arch_rethook_trampoline_callback|kretprobe_rethook_handler|__?fprobe_handler"
     r"|fprobe_\w+|arch_ftrace_ops_list_func|ftrace_ops_assist_func"

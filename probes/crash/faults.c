@@ -77,6 +77,9 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #elif defined(CONFIG_RISCV)
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"ebreak"
+#elif defined(CONFIG_LOONGARCH)
+#define PINPOINT_ILLEGAL	".long 0"
+#define PINPOINT_BREAKPOINT	"break 0"
 #elif defined(CONFIG_MIPS)
 #define PINPOINT_ILLEGAL	".word 0xec000000"
 #define PINPOINT_BREAKPOINT	"break"

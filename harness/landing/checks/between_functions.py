@@ -12,6 +12,7 @@ from harness.landing.site import Site
 _PAGE = 4096
 # The size of last_mapped_word_site().
 WORD = 4
+_SEPARATE_TEXT = (6, 4)
 # No architecture has a shorter linker stub in a module (struct stub_entry, arch/parisc/kernel/module.c).
 _STUB = 8
 
@@ -48,8 +49,11 @@ def address_below_symbols(layout: Layout, module: str) -> int:
 
 
 def has_text_pages_of_its_own(layout: Layout) -> bool:
-    """True if the kernel fills up the last page of a module's text (layout_sections(), kernel/module/main.c, 6.1)."""
-    return "CONFIG_STRICT_MODULE_RWX" in layout.guest.image.config
+    """True if the kernel fills up the last page of a module's text (layout_sections(), kernel/module/main.c, 6.1).
+
+    Since 6.4 each kind of memory of a module is allocated alone, in whole pages (module_memory_alloc()).
+    """
+    return layout.guest.image.version >= _SEPARATE_TEXT or "CONFIG_STRICT_MODULE_RWX" in layout.guest.image.config
 
 
 def is_mapped_behind_text(layout: Layout, module: str) -> bool:

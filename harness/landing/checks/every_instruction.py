@@ -140,7 +140,7 @@ class EveryInstructionSites:
         for symbol in self.functions:
             for each in decode_function(self.target.elf, symbol, self.layout.decoder):
                 # A probe changes data, and is never reached there; one before an exclusive store makes it fail forever.
-                if each.flow not in (Flow.UNKNOWN, Flow.EXCLUSIVE, Flow.JUMPED_OVER):
+                if each.flow not in (Flow.UNKNOWN, Flow.EXCLUSIVE, Flow.JUMPED_OVER, Flow.WRITTEN_BY_FTRACE):
                     yield Site(symbol.name, each.offset, module=self.target.module), each
 
     @cached_property

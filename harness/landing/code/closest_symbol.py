@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 # Prefixes of symbols that kallsyms does not list: scripts/mksysmap drops them from the kernel's symbols, and
-# is_arm_mapping_symbol() from modules' (kernel/module/kallsyms.c, 6.1).
-_NOT_KEPT = ("$", ".L", "__crc_", "__kstrtab_", "__kstrtabns_")
+# is_arm_mapping_symbol() from modules' (kernel/module/kallsyms.c, 6.1); of LoongArch's assembler, include/linux/
+# module_symbol.h (6.12).
+_NOT_KEPT = ("$", ".L", "L0\x01", "__crc_", "__kstrtab_", "__kstrtabns_")
 
 
 class LoadedSymbol(NamedTuple):

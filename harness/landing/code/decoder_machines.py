@@ -9,6 +9,7 @@ from typing import NamedTuple
 from harness.core.architecture import DecoderKind
 from harness.landing.code import (
     decode_arm,
+    decode_loongarch,
     decode_mips,
     decode_parisc,
     decode_ppc64,
@@ -48,7 +49,8 @@ class DecoderMachine(NamedTuple):
     - `padding_byte`: an instruction of one byte with which the linker fills text.
     - `entry_pad` may precede the instruction that ftrace patches.
     - `entry_nops` is the number of nops that ftrace has there; it patches the last, or all of them if
-      `patches_all_nops` is set, and then its site is the first. 0: it patches a call of `tracer`, or the function has
+      `patches_all_nops` is set, and then its site is the first. With `checks_last_nop` ftrace ends if the last is not
+      what it has written, so a probe there is left out. 0: it patches a call of `tracer`, or the function has
       no ftrace site.
     - `tracer_called_at_entry`: that call is the first instruction, and not one after the function's prologue.
     - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL
@@ -70,6 +72,7 @@ class DecoderMachine(NamedTuple):
     entry_pad: bytes = b""
     entry_nops: int = 0
     patches_all_nops: bool = False
+    checks_last_nop: bool = False
     tracer: str = "__fentry__"
     tracer_called_at_entry: bool = True
     probed_on_ftrace: bool = True
@@ -144,6 +147,15 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             entry_nops=2,
             patches_all_nops=True,
             probed_on_ftrace=False,
+        ),
+        # Two nops: the kernel writes `move t0,ra` over the first at boot, and ftrace a call over the second
+        # (ftrace_init_nop(), arch/loongarch/kernel/ftrace_dyn.c, 6.12).
+        DecoderKind.LOONGARCH: DecoderMachine(
+            decode_loongarch.decode,
+            stubs=decode_loongarch.stub_ranges,
+            entry_nops=2,
+            patches_all_nops=True,
+            checks_last_nop=True,
         ),
         DecoderKind.MIPS_LITTLE: _mips("<"),
         DecoderKind.MIPS_BIG: _mips(">"),

@@ -27,6 +27,9 @@ class Flow(Enum):
     JUMPED_OVER = "jumped-over"
     """It belongs to ftrace's code in a module, over which the kernel has made a branch. The kernel accepts a probe on
     it, which is never hit (MIPS)."""
+    WRITTEN_BY_FTRACE = "written-by-ftrace"
+    """The next instruction runs after it, and ftrace writes its call here, after it has checked what is there. The
+    kernel accepts a probe on it, with which ftrace's check fails and ftrace ends (LoongArch)."""
     UNKNOWN = "unknown"
     """The bytes cannot be decoded, or are data."""
 

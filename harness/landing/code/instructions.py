@@ -48,7 +48,8 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
         else elf.relocated_positions_within_range(symbol.section, elf.offset_in_section(symbol), symbol.size)
     )
     last = found[machine.entry_nops - 1].offset if patched is not None and machine.patches_all_nops else patched
-    settled = [_settled(each, patched, last, on_ftrace, unaimed) for each in found]
+    behind = Flow.WRITTEN_BY_FTRACE if machine.checks_last_nop else Flow.PLAIN
+    settled = [_settled(each, patched, last, (on_ftrace, behind), unaimed) for each in found]
     return _with_relocated_targets(elf, symbol, settled)
 
 
@@ -244,10 +245,10 @@ def _relocated_branch_targets(elf: Elf, symbol: Symbol) -> dict[int, int]:
 
 
 def _settled(
-    each: Instruction, patched: int | None, last: int | None, on_ftrace: Flow, unaimed: set[int]
+    each: Instruction, patched: int | None, last: int | None, at_site: tuple[Flow, Flow], unaimed: set[int]
 ) -> Instruction:
     if last is not None and each.offset <= last and each.flow in LEAVING_FLOWS:
-        flow = on_ftrace if each.offset == patched else Flow.PLAIN
+        flow = at_site[0] if each.offset == patched else at_site[1]
         return each._replace(flow=flow, target=None, kind=InstructionKind.OTHER)
     if each.target is not None and not unaimed.isdisjoint(range(each.offset, each.end)):
         return each._replace(target=None)

@@ -241,6 +241,17 @@ MACHINES: Mapping[str, PatchTables] = {
         ),
         is_patched_whole=_FTRACE_CALLS.__contains__,
     ),
+    "EM_LOONGARCH": PatchTables(
+        tables=(
+            PatchTableFormat(*_ALTERNATIVES, "iiHBB", _alternative_size),
+            PatchTableFormat(*_JUMPS, "iiq", _always(4)),
+            # Two nops, of which the kernel replaces the first at boot (ftrace_init_nop(), ftrace_dyn.c, 6.12).
+            PatchTableFormat(
+                *_between("mcount_loc"), "__patchable_function_entries", "Q", _always(8), holds_addresses=True
+            ),
+        ),
+        is_patched_whole=_FTRACE_CALLS.__contains__,
+    ),
     "EM_PPC64": PatchTables(
         tables=(
             *(

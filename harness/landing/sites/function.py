@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from harness.landing.sites import (
     objdump,
     rules_arm,
     rules_arm64,
+    rules_loongarch,
     rules_mips,
     rules_ppc64,
     rules_riscv,
@@ -38,12 +38,12 @@ _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.ARM: rules_arm.refusal_errno_and_reason,
     DecoderKind.S390: rules_s390.refusal_errno_and_reason,
     DecoderKind.RISCV: rules_riscv.refusal_errno_and_reason,
+    DecoderKind.LOONGARCH: rules_loongarch.refusal_errno_and_reason,
     DecoderKind.MIPS_LITTLE: rules_mips.refusal_little_endian,
     DecoderKind.MIPS_BIG: rules_mips.refusal_big_endian,
     DecoderKind.PPC64: rules_ppc64.refusal_errno_and_reason,
     DecoderKind.PPC64_BIG: rules_ppc64.refusal_in_big_endian,
 }
-_RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 
 def rule_for_instruction(decoder: DecoderKind) -> _Rule:
@@ -107,9 +107,8 @@ class FunctionSites:
         self._architecture: Architecture = image.recipe.architecture
         self._decoder: DecoderKind = self._architecture.kprobe_traits.decoder
         self.reserved = Reserved(self.kernel, image.config, self._architecture.kprobe_traits)
-        found = _RELEASE.match(image.release)
         self._kept: tuple[Symbol | None, Sequence[Instruction], frozenset[int]] = None, (), frozenset()
-        self._version = (int(found[1]), int(found[2])) if found else (0, 0)
+        self._version = image.version
 
     def find_function_as_kernel_would(self, name: str) -> Symbol:
         """Return the function that the kernel finds by this name: the one with the lowest address.

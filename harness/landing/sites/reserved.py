@@ -225,7 +225,7 @@ class Reserved:
 
 def _is_listed(name: str) -> bool:
     """True for symbols that kallsyms keeps (scripts/mksysmap, 6.1)."""
-    return bool(name) and not name.startswith(("$", ".L"))
+    return bool(name) and not name.startswith(("$", ".L", "L0\x01"))
 
 
 def _within(spans: Sequence[Range], address: int) -> bool:

@@ -29,6 +29,10 @@ _MIPS_JAL, _MIPS_WORDS, _MIPS_REGION = 3, 0x3FFFFFF, 0xFFFF_FFFF_F000_0000
 _MIPS_LUI_V1, _MIPS_DADDIU_V1, _MIPS_SIZE = 0x3C03, 0x6463, 8
 
 
+# BL has 010101 in its upper six bits; of the distance in words, 16 bits begin at bit 10, and the upper 10 at bit 0.
+_LOONGARCH_BL, _LOONGARCH_SIZE, _LOONGARCH_DISTANCE = 0x15, 8, 26
+
+
 def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int | None:
     """The address that the site at `address` calls; None where its bytes are no call."""
     decoders = {
@@ -39,6 +43,7 @@ def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int |
         FtraceCallInstruction.RISCV_AUIPC_JALR: _riscv,
         FtraceCallInstruction.PPC_BL: _ppc,
         FtraceCallInstruction.MIPS_JAL: _mips,
+        FtraceCallInstruction.LOONGARCH_BL: _loongarch,
     }
     return decoders[form](address, code)
 
@@ -114,3 +119,12 @@ def _mips(address: int, code: bytes) -> int | None:
     lower = second & 0xFFFF
     found = ((first & 0xFFFF) << 16) + lower - (lower >> 15 << 16) & 0xFFFF_FFFF
     return found | 0xFFFF_FFFF_0000_0000 if found >> 31 else found
+
+
+def _loongarch(address: int, code: bytes) -> int | None:
+    word = int.from_bytes(code[4:_LOONGARCH_SIZE], "little")
+    if len(code) < _LOONGARCH_SIZE or word >> 26 != _LOONGARCH_BL:
+        return None
+    words = (word & 0x3FF) << 16 | word >> 10 & 0xFFFF
+    words -= words >> (_LOONGARCH_DISTANCE - 1) << _LOONGARCH_DISTANCE
+    return (address + 4 + 4 * words) & 0xFFFF_FFFF_FFFF_FFFF

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 _NO_ARCHITECTURE = "no row in the table of architectures"
 
 VMS_WITHOUT_RECIPE: Mapping[str, str] = {
-    "loongarch64": f"{_NO_ARCHITECTURE}; Debian has its kernel in no release yet, only in the next",
     "mips-fsections": f"{_NO_ARCHITECTURE}; 32-bit and big endian MIPS, built from source",
     "parisc-6.18": "Debian's source package of 6.18 is listed but not on the mirror; `parisc-6.12` has the same rule",
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
