@@ -155,7 +155,11 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
         if symbol.section and machine.is_patched_whole(symbol.name):
             place = LINKED if elf.linked else symbol.section
             found[place].append(Range(symbol.address, symbol.address + max(symbol.size, elf.word_bytes)))
-    found[LINKED] += _written_ranges(elf, machine)
+    found[LINKED] += [
+        Range(first.address, last.address)
+        for begin, end in machine.written_ranges
+        for first, last in zip(elf.symbols_named(begin), elf.symbols_named(end), strict=False)
+    ]
     if not elf.linked:
         for section, patched in (*_module(elf, machine, tables), *_module(elf, machine, with_skip, skipped=True)):
             found[section].append(patched)
@@ -163,16 +167,9 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
     kernel = _Kernel(elf)
     for table in (*tables, *_members(elf, machine)):
         found[LINKED] += kernel.patched(table)
-    for table in with_skip:
-        found[LINKED] += kernel.skipped(table)
+    found[LINKED] += [each for table in with_skip for each in kernel.skipped(table)]
     found[LINKED] += kernel.relocated()
     return PatchSites(found, known=bool(kernel.rows(machine.tables[0].begin_symbol, machine.tables[0].end_symbol)))
-
-
-def _written_ranges(elf: Elf, machine: PatchTables) -> Iterator[Range]:
-    for begin, end in machine.written_ranges:
-        for first, last in zip(elf.symbols_named(begin), elf.symbols_named(end), strict=False):
-            yield Range(first.address, last.address)
 
 
 @lru_cache(maxsize=32)

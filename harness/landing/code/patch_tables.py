@@ -274,6 +274,8 @@ MACHINES: Mapping[str, PatchTables] = {
             PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "Q", _always(4), holds_addresses=True),
         ),
         is_patched_whole=_PPC_PATCHED.__contains__,
+        # The copies of optimized probes: the linker's symbol of them has no size (optprobes_head.S).
+        written_ranges=(("optinsn_slot", "optprobe_template_entry"),),
         loader_filled_sections={".stubs": _PPC_STUBS},
     ),
     "EM_MIPS": PatchTables(
