@@ -321,7 +321,9 @@ class Layout:
         """Every symbol that kallsyms can list, by load address; functions precede other symbols of an address."""
         modules: list[LoadedSymbol] = []
         for module, target in self.modules.items():
-            sections = target.lasting_sections
+            # On 64-bit PowerPC the initializer's symbols stay, too.
+            freed = self.guest.traits.module_initializers_freed
+            sections = target.lasting_sections if freed else set(target.sections)
             if not self.guest.traits.data_symbols:
                 # is_core_symbol(), kernel/module/kallsyms.c, 6.1
                 code = {each.name for each in target.elf.sections_by_name.values() if each.executable}
