@@ -175,9 +175,19 @@ class Guest:
         return self._once(_module_path(module), HostFileWithMode(self.image.module(module), 0o644))
 
     def copy_program(self, name: str) -> str:
-        """Copy one of the image's programs into the guest on the first call; return its path there."""
+        """Copy one of the image's programs into the guest on the first call; return its path there.
+
+        The other files of a directory, such as the libraries of a user target, are copied with it.
+        """
         path = _program_path(name)
-        return self._once(path, self._files[path])
+        if "/" not in name:
+            return self._once(path, self._files[path])
+        beside = path.rpartition("/")[0] + "/"
+        missing = {other: piece for other, piece in self._files.items() if other.startswith(beside)}
+        missing = {other: piece for other, piece in missing.items() if other not in self.copied_files}
+        put_all(self.ssh_connection, missing, self.name, self.scaled_deadline(_COMMAND_SECONDS))
+        self.copied_files.update({other: piece.file for other, piece in missing.items()})
+        return path
 
     def copy_all_files(self, deadline: Deadline) -> None:
         """Copy every module and program of the image into the guest, except files that it already has."""
