@@ -29,6 +29,8 @@ PPC64 = replace(
         return_probe_entry_bytes=0,
         uprobe_breakpoint=bytes.fromhex("7fe00008"),
     ),
+    # A program's functions have a symbol of their code, too, as the kernel's have (arch/powerpc/Makefile).
+    program_flags=("-mcall-aixdesc",),
 )
 
 POWERPC = (PPC64LE, PPC64)
