@@ -168,17 +168,21 @@ def _without_slot(found: Instruction) -> InstructionKind:
     return InstructionKind.OTHER if found.kind is InstructionKind.DELAY_SLOT else found.kind
 
 
+_ADDRESS = (1 << 64) - 1
 _LOONGARCH_CONDITIONAL = frozenset({"beqz", "bnez", "bceqz", "bcnez"}) | frozenset(
     {"beq", "bne", "blt", "bge", "bltu", "bgeu", "bltz", "bgez", "blez", "bgtz"}
 )
 
 
 def _loongarch(mnemonic: str, operands: str, _: bytes) -> Effect:
+    # capstone prints a target before the start of the code with a sign.
     last = operands.split(", ")[-1]
     if mnemonic in _LOONGARCH_CONDITIONAL:
-        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16))
+        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16) & _ADDRESS)
     if mnemonic in ("b", "bl"):
-        return Effect(Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, int(last, 16))
+        return Effect(
+            Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, int(last, 16) & _ADDRESS
+        )
     if mnemonic == "ret":
         return Effect(Flow.ENDS, InstructionKind.RETURN, None)
     if mnemonic == "jr" or (mnemonic == "jirl" and operands.startswith("$zero")):

@@ -358,6 +358,8 @@ LINES: list[tuple[ComplaintKind, str]] = [
     (ComplaintKind.FAULT, "Oops [#1]"),
     (ComplaintKind.FAULT, "Oops - illegal instruction [#1]"),
     (ComplaintKind.FAULT, "Oops[#1]:"),
+    (ComplaintKind.FAULT, "Kernel ade access[#1]:"),
+    (ComplaintKind.FAULT, "do_reserved exception[#2]:"),
     (ComplaintKind.FAULT, "sh(38): Kernel illegal instruction [#1]"),
     (ComplaintKind.FAULT, "OOPS: Bogus kernel PC [0000000000000000] in fault handler"),
     (ComplaintKind.BUG, "Kernel bug detected[#1]:"),

@@ -26,6 +26,7 @@ TABLE = ClosestSymbolTable(
         LoadedSymbol(0x1010, "first"),
         LoadedSymbol(0x1010, "second"),
         LoadedSymbol(0x1020, "$x"),
+        LoadedSymbol(0x1022, "L0\x01"),
         LoadedSymbol(0x1024, ".Lloop"),
         LoadedSymbol(0x1028, "__crc_alpha"),
     ]

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import struct
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from harness.core.architecture import DecoderKind
+from harness.core.elf import Elf, Symbol
 from harness.landing.code import decode_loongarch
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
+from harness.landing.code.instructions import decode_function
 from harness.landing.code.loongarch_kprobe_rules import refusal_reason
 
 
@@ -65,6 +70,15 @@ def test_an_entry_of_a_modules_plt_is_a_stub() -> None:
     code = packed(0x4C000020, 0x1400002D, 0x1600000D, 0x032401AD, 0x4C0011A0)
     assert decode_loongarch.stub_ranges(code) == [(4, 20)]
     assert decode_loongarch.stub_ranges(code[:-4] + packed(0x4C001180)) == []
+
+
+def test_a_probe_on_the_word_that_ftrace_checks_is_left_out() -> None:
+    """The two nops of a traced function: a probe on the second one ends ftrace (ftrace_make_call(), 6.12)."""
+    code = packed(0x03400000, 0x03400000, 0x02FFC063, 0x4C000020)
+    elf = cast(Elf, SimpleNamespace(function_bytes=lambda _: code, linked=True, path="a kernel"))
+    symbol = Symbol("f", 0x9000000000200000, len(code), ".text", "func", "global")
+    flows = [each.flow for each in decode_function(elf, symbol, DecoderKind.LOONGARCH)]
+    assert flows == [Flow.PLAIN, Flow.WRITTEN_BY_FTRACE, Flow.PLAIN, Flow.ENDS]
 
 
 @pytest.mark.parametrize(

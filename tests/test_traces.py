@@ -136,6 +136,24 @@ def test_a_trace_of_sparc_begins_at_its_trap_program_counter_and_repeats_no_fram
     ]
 
 
+LOONGARCH_OOPS = """\
+pc ffff80000200c010 ra ffff80000200c0f4 tp 9000000008868000 sp 900000000886bd10
+   ra: ffff80000200c0f4 pinpoint_trigger+0x54/0x80 [pinpoint_crash]
+  ERA: ffff80000200c010 pinpoint_null_read+0x10/0x20 [pinpoint_crash]
+ CRMD: 000000b0 (PLV0 -IE -DA +PG DACF=CC DACM=CC -WE)
+Call Trace:
+[<ffff80000200c010>] pinpoint_null_read+0x10/0x20 [pinpoint_crash]
+[<9000000000260000>] param_attr_store+0x90/0xc0
+"""
+
+
+def test_a_trace_of_loongarch_begins_at_its_exception_return_address() -> None:
+    assert [str(frame) for frame in frames(LOONGARCH_OOPS.splitlines(), {})] == [
+        "pinpoint_null_read+0x10 [pinpoint_crash]",
+        "param_attr_store+0x90",
+    ]
+
+
 S390_OOPS = """\
 Krnl PSW : 0704c00180000000 000003ff7fd24012 (pinpoint_null_read+0x12/0x20 [pinpoint_crash])
 Call Trace:

@@ -196,6 +196,15 @@ def test_a_powerpc_site_calls_from_itself_on() -> None:
     assert call_target(FtraceCallInstruction.PPC_BL, 0x1000, bytes.fromhex("090000")) is None
 
 
+def test_a_loongarch_site_calls_from_its_second_word() -> None:
+    form, move = FtraceCallInstruction.LOONGARCH_BL, bytes.fromhex("2c001500")
+    assert call_target(form, 0x1000, move + bytes.fromhex("00080054")) == 0x1004 + 8
+    assert call_target(form, 0x9000000000428FA8, move + bytes.fromhex("f7a72856")) == 0x900000000020B850
+    assert call_target(form, 0x1000, move + bytes.fromhex("00004003")) is None  # a nop
+    assert call_target(form, 0x1000, bytes.fromhex("0008005400080050")) is None  # a call in the first word, a branch
+    assert call_target(form, 0x1000, move) is None
+
+
 def test_a_mips_site_calls_in_its_region_or_an_address_of_two_halves() -> None:
     jal = bytes.fromhex("c85b040c") + bytes(4)
     assert call_target(FtraceCallInstruction.MIPS_JAL, 0xFFFFFFFF80FEBE5C, jal) == 0xFFFFFFFF80116F20

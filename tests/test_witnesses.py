@@ -171,6 +171,20 @@ def test_outside_takes_a_patch_that_the_window_cuts() -> None:
     assert other.describe_unexplained_bytes(own, RISCV, listed=[0x1000, 0x1002])
 
 
+@pytest.mark.parametrize(
+    ("moved", "called", "place"),
+    [
+        ("2c001500", "f7a72856", 0x1000),  # move t0, ra; bl
+        ("2c001500", "f7a72852", 0x1004),  # no bl
+        ("00004003", "f7a72856", 0x1004),  # a nop where the kernel has the move
+    ],
+)
+def test_a_call_of_ftrace_begins_at_the_instruction_before_it(moved: str, called: str, place: int) -> None:
+    before = bytes.fromhex(f"{moved} 00004003 63c0ff02")
+    window = Window(0x1000, before, patched(before, 4, bytes.fromhex(called)))
+    assert window.starts_of_changes(ARCHITECTURES["loongarch64"].kprobe_traits) == [place]
+
+
 def test_outside_takes_a_breakpoint_of_the_instructions_size() -> None:
     for code, patch in (("411106e4", "029006e4"), ("9b17d500", "73001000")):
         window = Window(0x1002, bytes.fromhex(code), bytes.fromhex(patch))

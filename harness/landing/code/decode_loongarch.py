@@ -21,7 +21,7 @@ _COMPARES = range(0x16, 0x1C)
 _TRAPS, _ERTN = range(0x54, 0x58), 0x06483800
 # Entries of a module's .plt: LU12I.W t1; LU32I.D t1; LU52I.D t1,t1; JIRL zero,t1 (emit_plt_entry(),
 # arch/loongarch/include/asm/module.h).
-_PLT = ((0x1400000D, 0xFE00001F), (0x1600000D, 0xFE00001F), (0x030001AD, 0xFFC003FF), (0x4C0001A0, 0xFC0003FF))
+PLT_ENTRY = ((0x1400000D, 0xFE00001F), (0x1600000D, 0xFE00001F), (0x030001AD, 0xFFC003FF), (0x4C0001A0, 0xFC0003FF))
 
 
 def decode(code: bytes) -> list[Instruction]:
@@ -39,9 +39,9 @@ def stub_ranges(code: bytes) -> list[tuple[int, int]]:
     """Start and end of each entry of a module's .plt."""
     words = _words(code)
     return [
-        (place * _WORD, (place + len(_PLT)) * _WORD)
-        for place in range(len(words) - len(_PLT) + 1)
-        if all(word & mask == value for word, (value, mask) in zip(words[place:], _PLT, strict=False))
+        (place * _WORD, (place + len(PLT_ENTRY)) * _WORD)
+        for place in range(len(words) - len(PLT_ENTRY) + 1)
+        if all(word & mask == value for word, (value, mask) in zip(words[place:], PLT_ENTRY, strict=False))
     ]
 
 

@@ -13,6 +13,8 @@ class JumpForm(Enum):
     """`adrp; add; br`, or `adrp; add; b` (get_plt_entry(), arch/arm64/kernel/module-plts.c, 6.1)."""
     ARM = "arm"
     """Blocks of 16 `ldr pc, [pc, #56]` and their 16 words (struct plt_entries, arch/arm/include/asm/module.h, 6.1)."""
+    LOONGARCH = "loongarch"
+    """Four instructions with the whole target (emit_plt_entry(), arch/loongarch/include/asm/module.h, 6.12)."""
     PPC64 = "ppc64"
     """Seven words of code, a magic word and the target (struct ppc64_stub_entry, powerpc/kernel/module_64.c, 6.1)."""
     PPC64_V1 = "ppc64-v1"

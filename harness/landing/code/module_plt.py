@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from harness.core.elf import Elf, Symbol
+from harness.landing.code import module_loongarch_plt
 from harness.landing.code.loader_filled_section import JumpForm
 from harness.landing.code.module_ppc64_stubs import STUB, STUB_V1, find_foreign_stub_offsets
 from harness.landing.code.patch_tables import MACHINES
@@ -59,6 +60,8 @@ def largest_section_size(elf: Elf, section: str) -> int:
         blocks = -(-(moved + len(linkage.jump_targets)) * 2 * _WORD.size // ARM_BLOCK_SIZE)
         return ARM_BLOCK_SIZE * blocks
     form = loader_jump_form(elf, section)
+    if form is JumpForm.LOONGARCH:
+        return module_loongarch_plt.ENTRY_SIZE * (moved + 1)
     if form in _PPC64_STUBS:
         # One more, which ends the list (get_stubs_size()).
         return _PPC64_STUBS[form].size * (moved + len(linkage.jump_targets) + 1)
@@ -96,6 +99,9 @@ def find_foreign_entry_offsets(
     """
     if form is JumpForm.ARM:
         yield from _foreign_arm_entry_offsets(content, allowed)
+        return
+    if form is JumpForm.LOONGARCH:
+        yield from module_loongarch_plt.find_foreign_plt_offsets(content, allowed)
         return
     if form in _PPC64_STUBS:
         yield from find_foreign_stub_offsets(content, start, allowed, _PPC64_STUBS[form])

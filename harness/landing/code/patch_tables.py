@@ -251,6 +251,8 @@ MACHINES: Mapping[str, PatchTables] = {
             ),
         ),
         is_patched_whole=_FTRACE_CALLS.__contains__,
+        # R_LARCH_B26
+        loader_filled_sections={".plt": LoaderFilledSection(frozenset({66}), form=JumpForm.LOONGARCH)},
     ),
     "EM_PPC64": PatchTables(
         tables=(
