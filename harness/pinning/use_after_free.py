@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.core.errors import GuestError
+from harness.landing.freed_module_addresses import free_addresses_of_removed_modules
 from harness.landing.target import Target
 from harness.pinning.hold_module_in_state import hold_initializer_at_gate
 from harness.pinning.loader import LoaderOrder
@@ -33,6 +34,8 @@ def follow_stale_handle(loading: Loaders) -> str:
         with loading(order) as loader:
             with hold_initializer_at_gate(loader, "entered"):
                 target.unload()
+                # Without this the CPU may still have a translation of the freed memory, and following does no harm.
+                free_addresses_of_removed_modules(guest)
                 since = guest.console.position
             loader.continue_to_end(guest.scaled_deadline(_SECONDS))
             guest.read_output_since_fence(guest.scaled_deadline(_SECONDS))
