@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core import elf_symbols_and_relocations
+from harness.core import elf_in_place_addends, elf_symbols_and_relocations
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf, Relocation, Symbol
 from harness.core.errors import PinpointError
@@ -286,7 +286,29 @@ def test_addends_that_stand_in_the_bytes() -> None:
     def read(offset: int, size: int) -> bytes:
         return content[offset : offset + size]
 
-    found = list(elf_symbols_and_relocations.with_addends(form, "EM_386", listed, read))
+    found = list(elf_in_place_addends.with_addends(form, "EM_386", listed, read))
     # R_386_PC32 and R_386_32; nothing is read for a type that is not known to be a plain field.
     assert [each.addend for each in found] == [-4, 0x10, 0]
-    assert list(elf_symbols_and_relocations.with_addends(form, "EM_X86_64", listed, read)) == listed
+    assert list(elf_in_place_addends.with_addends(form, "EM_X86_64", listed, read)) == listed
+
+
+def test_the_halves_of_an_address_have_one_addend() -> None:
+    first, second = (Symbol(name, 0, 0, ".data", "object", "local") for name in ("first", "second"))
+    # lui v0,1; lui v1,1; lw a0,-8(v0); lw a0,0x10(v1); lw a0,4(a1); j .text+0x48
+    words = (0x3C020001, 0x3C030001, 0x8C44FFF8, 0x8C640010, 0x8CA40004, 0x08000012)
+    content = struct.pack(f">{len(words)}I", *words)
+    upper, lower, jump = 5, 6, 4
+    listed = [
+        *(Relocation(0, upper, first, 0), Relocation(4, upper, first, 0), Relocation(8, lower, first, 0)),
+        *(Relocation(12, lower, first, 0), Relocation(16, lower, second, 0), Relocation(20, jump, first, 0)),
+    ]
+    form = elf_symbols_and_relocations.ElfFormat(4, little_endian=False)
+
+    def read(offset: int, size: int) -> bytes:
+        return content[offset : offset + size]
+
+    found = {each.offset: each.addend for each in elf_in_place_addends.with_addends(form, "EM_MIPS", listed, read)}
+    # Each upper half needs the sign of the first lower half after it; a lower half without one has its own field.
+    assert found == {0: 0xFFF8, 4: 0xFFF8, 8: 0xFFF8, 12: 0x10010, 16: 4, 20: 0x48}
+    alone = elf_in_place_addends.with_addends(form, "EM_MIPS", listed[:1], read)
+    assert [each.addend for each in alone] == [0x10000]

@@ -16,7 +16,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 from elftools.elf.segments import NoteSegment
 
-from harness.core import elf_symbols_and_relocations, orc_unwind_table
+from harness.core import elf_in_place_addends, elf_symbols_and_relocations, orc_unwind_table
 from harness.core.elf_symbols_and_relocations import Relocation, Section, Symbol
 from harness.core.errors import PinpointError
 
@@ -289,7 +289,7 @@ class Elf:
                 )
                 if header.type == "SHT_REL" and changed.in_file:
                     content = partial(self._part, changed)
-                    listed = elf_symbols_and_relocations.with_addends(self._layout, self.machine, listed, content)
+                    listed = elf_in_place_addends.with_addends(self._layout, self.machine, listed, content)
                 found[changed.name] += listed
             except BROKEN_FILE_ERRORS as error:
                 raise _not_whole(self.path, error) from None

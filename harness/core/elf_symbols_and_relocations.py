@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 _KINDS = {0: "notype", 1: "object", 2: "func", 3: "section", 4: "file", 5: "common", 6: "tls", 10: "ifunc"}
@@ -95,13 +95,6 @@ _BRANCHES: dict[str, frozenset[int]] = {
     "EM_RISCV": frozenset({16, 17, 44, 45}),  # R_RISCV_BRANCH, JAL, RVC_BRANCH, RVC_JUMP
     "EM_LOONGARCH": frozenset({64, 65, 66}),  # R_LARCH_B16, B21, B26
     "EM_MIPS": frozenset({4}),  # R_MIPS_26
-}
-
-# Relocations whose addend is a plain four-byte field in the section's bytes if the table has no addends.
-_IN_PLACE: dict[str, frozenset[int]] = {
-    "EM_386": frozenset({1, 2, 4}),  # R_386_32, PC32, PLT32
-    "EM_MIPS": frozenset({2}),  # R_MIPS_32
-    "EM_ARM": frozenset({2, 3, 38}),  # R_ARM_ABS32, REL32, TARGET1; all others are in fields of less than a word
 }
 
 
@@ -271,22 +264,6 @@ def relocations(
     form = f"{layout.struct_order}{word}{word}{word.lower() if addends else ''}"
     for offset, info, *addend in struct.iter_unpack(form, table):
         yield Relocation(offset - base, info & ((1 << shift) - 1), symbols[info >> shift], sum(addend))
-
-
-def with_addends(
-    elf_format: ElfFormat, machine: str, entries: Iterable[Relocation], content: Callable[[int, int], bytes]
-) -> Iterator[Relocation]:
-    """Yield the entries of a table without addends (SHT_REL), each with the addend from the bytes that it changes.
-
-    `content` returns bytes by offset and size.
-    """
-    plain = _IN_PLACE.get(machine, frozenset())
-    for entry in entries:
-        if entry.type in plain:
-            addend = int.from_bytes(content(entry.offset, 4), elf_format.byte_order, signed=True)
-            yield entry._replace(addend=addend)
-        else:
-            yield entry
 
 
 def apply_to_data(
