@@ -202,6 +202,7 @@ def _own_loongarch(found: Instruction) -> Effect:
 
 REFERENCES: Mapping[DecoderKind, Reference] = {
     DecoderKind.LOONGARCH: Reference("LOONGARCH", "LOONGARCH64", 4, _loongarch, _own_loongarch),
+    DecoderKind.MIPS_BIG: Reference("MIPS", "MIPS64R2+BIG_ENDIAN", 4, _mips, _own_mips),
     DecoderKind.MIPS_LITTLE: Reference("MIPS", "MIPS64R2", 4, _mips, _own_mips),
     DecoderKind.PARISC: Reference("HPPA", "HPPA_20+BIG_ENDIAN", 4, _parisc),
     DecoderKind.SPARC: Reference("SPARC", "V9+BIG_ENDIAN", 4, _sparc, _own_sparc),

@@ -11,12 +11,12 @@ from typing import cast
 
 import pytest
 
-from harness.core.architecture import DecoderKind
+from harness.core.architecture import AddressTranslation, DecoderKind
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf, Section, Symbol
 from harness.core.elf_symbols_and_relocations import ElfFormat, relocations
 from harness.core.errors import BuildError, UnmappedError
-from harness.guest.mips_page_table_walk import Mips64PageTables
+from harness.guest.mips_page_table_walk import SHAPES, MipsPageTables
 from harness.guest.page_table_memory import PageTableMemory
 from harness.images import embedded_kernel, mips_vmlinuz
 from harness.landing.code import mips_ftrace_site
@@ -29,7 +29,7 @@ from harness.landing.code.instructions import (
     without_branches_that_end_probing,
 )
 from harness.landing.code.patch_sites import FtraceSites, Range
-from harness.landing.code.patch_tables import FTRACE, JUMPS
+from harness.landing.code.patch_tables import FTRACE, JUMPS, patch_tables_of
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_mips_tables import MipsTableFinder
 from harness.landing.code.table_row_search import RowRange
@@ -224,7 +224,8 @@ def physical(address: int, size: int) -> bytes:
 
 
 def memory_by_tables() -> PageTableMemory:
-    return PageTableMemory(Mips64PageTables(0xFFFFFFFF80000000 | DIRECTORY), physical)
+    shape = SHAPES[AddressTranslation.MIPS64_TABLES]
+    return PageTableMemory(MipsPageTables(shape, 0xFFFFFFFF80000000 | DIRECTORY), physical)
 
 
 def test_mips_memory_is_linear_or_goes_through_the_tables() -> None:
@@ -241,3 +242,36 @@ def test_mips_memory_is_linear_or_goes_through_the_tables() -> None:
 def test_mips_unmapped_memory_is_an_error(address: int) -> None:
     with pytest.raises(UnmappedError, match="no page"):
         memory_by_tables().physical_address(address)
+
+
+MODULE_32, MIDDLE_32, PAGE_32 = 0xC00704D4, 0x2000000, 0x4567000
+
+
+def physical_32(address: int, size: int) -> bytes:
+    """Physical memory with the two levels of a big-endian 32-bit kernel."""
+    entries = {
+        DIRECTORY + 4 * (MODULE_32 >> 22): 0x80000000 | MIDDLE_32,
+        MIDDLE_32 + 4 * (MODULE_32 >> 12 & 1023): PAGE_32 | 0xE80,
+    }
+    if address not in (DIRECTORY, MIDDLE_32, INVALID):
+        return f"{address:#x}+{size}".encode()
+    default = 0x80000000 | INVALID if address == DIRECTORY else 0x40
+    table = [entries.get(place, default) for place in range(address, address + size, 4)]
+    return struct.pack(f">{len(table)}I", *table)
+
+
+def test_32_bit_memory_is_linear_or_goes_through_two_levels() -> None:
+    tables = MipsPageTables(SHAPES[AddressTranslation.MIPS32_TABLES], 0x80000000 | DIRECTORY)
+    memory = PageTableMemory(tables, physical_32)
+    assert memory.physical_address(0x80100400) == memory.physical_address(0xA0100400) == 0x100400
+    assert memory.physical_address(MODULE_32) == PAGE_32 + 0x4D4
+    assert memory.read_span((MODULE_32, 8)) == f"{PAGE_32 + 0x4D4:#x}+8".encode()
+    for address in (MODULE_32 + 0x1000, MODULE_32 + 0x400000, 0x10000):
+        with pytest.raises(UnmappedError, match="no page"):
+            memory.physical_address(address)
+
+
+def test_ftrace_patches_the_delay_slot_of_a_32_bit_kernel_too() -> None:
+    for word_bytes, size in ((4, 8), (8, 4)):
+        (table,) = [each for each in patch_tables_of("EM_MIPS", word_bytes).tables if each.begin_symbol == FTRACE]
+        assert table.patch_size((0,), bytes) == size

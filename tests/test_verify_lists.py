@@ -216,6 +216,15 @@ def test_a_mips_site_calls_in_its_region_or_an_address_of_two_halves() -> None:
     assert call_target(FtraceCallInstruction.MIPS_JAL, 0x1000, jal[:4]) is None
 
 
+def test_a_site_of_32_bit_mips_is_big_endian() -> None:
+    jal = bytes.fromhex("0c045bc8") + bytes(4)
+    assert call_target(FtraceCallInstruction.MIPS32_JAL, 0x80FEBE5C, jal) == 0x80116F20
+    assert call_target(FtraceCallInstruction.MIPS32_JAL, 0xC0000000, bytes.fromhex("3c03801224638aa0")) == 0x80118AA0
+    # The loads of a 64-bit kernel, and a branch over these of 32 bits.
+    assert call_target(FtraceCallInstruction.MIPS32_JAL, 0xC0000000, bytes.fromhex("3c03801264638aa0")) is None
+    assert call_target(FtraceCallInstruction.MIPS32_JAL, 0xC0000000, bytes.fromhex("1000000400000000")) is None
+
+
 def test_an_arm_site_calls_from_two_words_on() -> None:
     assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("020000eb")) == 0x1010
     assert call_target(FtraceCallInstruction.ARM_BL, 0x1000, bytes.fromhex("fdffffeb")) == 0xFFC

@@ -1,8 +1,9 @@
-"""The entry of 64-bit little-endian MIPS; a part of the table of architectures."""
+"""The entries of 64-bit little-endian and of 32-bit big-endian MIPS; a part of the table of architectures."""
 
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 from harness.core.architecture import (
     AddressTranslation,
@@ -61,4 +62,33 @@ MIPS64EL = Architecture(
     ),
     flat_image_base_address=0xFFFFFFFF80100000,  # load-y of arch/mips/mti-malta/Platform
     static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for MIPS (rcrt1.o)
+)
+
+_BIG_BREAKPOINT = PatchPattern(MIPS_BREAKPOINT.to_bytes(4, "big"), 4)
+# struct pt_regs of 32 bits begins with pad0[8] (arch/mips/include/asm/ptrace.h).
+_PADDING = 8 * 4
+
+MIPS = replace(
+    MIPS64EL,
+    name="mips",
+    debian=None,
+    gnu_triplet="mips-linux-gnu",
+    kernel_target="vmlinux",
+    kernel_file="vmlinux",
+    word_bytes=4,
+    byte_order="big",
+    flat_image_base_address=0,  # vmlinux is an ELF file, which QEMU boots
+    qemu_machine=replace(MIPS64EL.qemu_machine, qemu="qemu-system-mips", cpu="24Kf", disk="", disk_modules=()),
+    kprobe_traits=replace(
+        MIPS64EL.kprobe_traits,
+        breakpoints=(_BIG_BREAKPOINT,),
+        patches=(_BIG_BREAKPOINT,),
+        decoder=DecoderKind.MIPS_BIG,
+        address_translation=AddressTranslation.MIPS32_TABLES,
+        first_argument_pt_regs_offset=_PADDING + 4 * 4,  # regs[4], a0
+        # regs[7], a3: a 64-bit argument begins at an even register (o32), as the offset of register_uprobe().
+        second_argument_pt_regs_offset=_PADDING + 7 * 4,
+        ftrace_call_instruction=FtraceCallInstruction.MIPS32_JAL,
+        uprobe_breakpoint=MIPS_UPROBE_BREAKPOINT.to_bytes(4, "big"),
+    ),
 )

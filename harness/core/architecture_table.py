@@ -17,7 +17,7 @@ from harness.core.architecture import (
 )
 from harness.core.architecture_defects import S390_DEFECTS
 from harness.core.architecture_loongarch64 import LOONGARCH64
-from harness.core.architecture_mips import MIPS64EL
+from harness.core.architecture_mips import MIPS, MIPS64EL
 from harness.core.architecture_parisc import PARISC
 from harness.core.architecture_parisc64 import PARISC64
 from harness.core.architecture_ppc64 import POWERPC
@@ -308,6 +308,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)
         ),
         LOONGARCH64,
+        MIPS,
         MIPS64EL,
         *POWERPC,
         SPARC64,

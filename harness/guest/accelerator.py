@@ -28,6 +28,7 @@ _PACKAGES = {
     "qemu-system-arm": "qemu-system-arm",
     "qemu-system-hppa": "qemu-system-misc",
     "qemu-system-loongarch64": "qemu-system-misc",
+    "qemu-system-mips": "qemu-system-mips",
     "qemu-system-mips64el": "qemu-system-mips",
     "qemu-system-s390x": "qemu-system-misc",
     "qemu-system-riscv64": "qemu-system-misc",

@@ -339,6 +339,7 @@ CANARIES = {
     "loongarch64": Canary(_loongarch64(), rc=0),
     "parisc": Canary(_parisc(), rc=0),
     # -no-reboot makes the reset the end of QEMU.
+    "mips": Canary(mips_canary_program(GREETING), rc=0),
     "mips64el": Canary(mips_canary_program(GREETING), rc=0),
     # A pseries machine needs a multiple of 256 MiB (SPAPR_MEMORY_BLOCK_SIZE, include/hw/ppc/spapr.h).
     "ppc64": Canary(_pseries(), rc=0, memory_mib=256),

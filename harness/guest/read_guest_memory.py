@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 from harness.core.architecture import AddressTranslation
 from harness.core.elf import Elf
 from harness.core.errors import GuestError, UnmappedError
-from harness.guest.mips_page_table_walk import Mips64PageTables
+from harness.guest import mips_page_table_walk
+from harness.guest.mips_page_table_walk import MipsPageTables
 from harness.guest.monitor import Monitor
 from harness.guest.page_table_memory import PageTableMemory, PageTables
 from harness.guest.parisc_page_table_walk import SHAPES, PariscPageTables
@@ -133,6 +134,7 @@ class Memory:
     def _space(self) -> _Space:
         makers: dict[AddressTranslation, Callable[[], _Space]] = {
             AddressTranslation.QEMU: self._through_cpus,
+            AddressTranslation.MIPS32_TABLES: self._through_mips_tables,
             AddressTranslation.MIPS64_TABLES: self._through_mips_tables,
             AddressTranslation.PARISC_TABLES: self._through_parisc_tables,
             AddressTranslation.PARISC64_TABLES: self._through_parisc_tables,
@@ -149,7 +151,8 @@ class Memory:
         sections = Elf.read_cached(self._vmlinux).sections_by_name
         if ".bss" not in sections:
             raise GuestError("its vmlinux has no section .bss", where=self._name)
-        return self._through_tables(Mips64PageTables(sections[".bss"].address))
+        shape = mips_page_table_walk.SHAPES[self._translation]
+        return self._through_tables(MipsPageTables(shape, sections[".bss"].address))
 
     def _through_parisc_tables(self) -> _Space:
         shape = SHAPES[self._translation]

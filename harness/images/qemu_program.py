@@ -28,6 +28,7 @@ _PACKAGES = {
     "qemu-system-riscv64": ("qemu-system-riscv", "opensbi"),
     "qemu-system-s390x": ("qemu-system-s390x",),
     "qemu-system-sparc64": ("qemu-system-sparc",),
+    "qemu-system-mips": ("qemu-system-mips",),
     "qemu-system-mips64el": ("qemu-system-mips",),
     "qemu-system-loongarch64": ("qemu-system-misc",),
 }

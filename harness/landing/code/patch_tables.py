@@ -309,18 +309,24 @@ MACHINES: Mapping[str, PatchTables] = {
         written_ranges=(("swapper_tsb", "sparc64_ttable_tl0"),),
     ),
 }
-_PARISC64 = MACHINES["EM_PARISC"]._replace(
-    tables=(
-        MACHINES["EM_PARISC"].tables[0],
-        # A row ends with a distance of 64 bits (ASM_ULONG_INSN, arch/parisc/include/asm/jump_label.h, 6.1).
-        PatchTableFormat(*_JUMPS, "iiq", _always(4)),
-    )
-)
+
+
+def _with_second(machine: str, table: PatchTableFormat) -> PatchTables:
+    """The tables of a machine, with another second one."""
+    return MACHINES[machine]._replace(tables=(MACHINES[machine].tables[0], table))
+
+
+_BY_WORD_BYTES = {
+    # The nop in the delay slot is written, too (ftrace_modify_code_2(), arch/mips/kernel/ftrace.c, 6.1).
+    ("EM_MIPS", 4): _with_second("EM_MIPS", MACHINES["EM_MIPS"].tables[1]._replace(patch_size=_always(8))),
+    # A row ends with a distance of 64 bits (ASM_ULONG_INSN, arch/parisc/include/asm/jump_label.h, 6.1).
+    ("EM_PARISC", 8): _with_second("EM_PARISC", PatchTableFormat(*_JUMPS, "iiq", _always(4))),
+}
 
 
 def patch_tables_of(machine: str, word_bytes: int) -> PatchTables:
     """Return the tables of an ELF machine with words of this size. Raises KeyError for an unknown machine."""
-    return {("EM_PARISC", 8): _PARISC64}.get((machine, word_bytes)) or MACHINES[machine]
+    return _BY_WORD_BYTES.get((machine, word_bytes)) or MACHINES[machine]
 
 
 def jump_label_address_bytes(machine: str, word_bytes: int) -> int:

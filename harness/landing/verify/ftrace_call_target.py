@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from harness.core.architecture import FtraceCallInstruction
 
 # The bytes of the longest site.
@@ -24,9 +26,9 @@ _AUIPC_T0, _JALR_T0, _AUIPC_MASK, _JALR_MASK, _RISCV_SIZE = 0x297, 0x282E7, 0xFF
 _PPC_BL, _PPC_MASK, _PPC_DISTANCE = 0x48000001, 0xFC000003, 26
 
 # JAL has 000011 in its upper six bits, and below a distance in words from the start of its region of 256 MiB. LUI v1
-# and DADDIU v1,v1 have the halves of an address, the lower one signed; the call is two instructions later.
+# and DADDIU or ADDIU v1,v1 have the halves of an address, the lower one signed; the call is two instructions later.
 _MIPS_JAL, _MIPS_WORDS, _MIPS_REGION = 3, 0x3FFFFFF, 0xFFFF_FFFF_F000_0000
-_MIPS_LUI_V1, _MIPS_DADDIU_V1, _MIPS_SIZE = 0x3C03, 0x6463, 8
+_MIPS_LUI_V1, _MIPS_DADDIU_V1, _MIPS_ADDIU_V1, _MIPS_SIZE = 0x3C03, 0x6463, 0x2463, 8
 
 
 # BL has 010101 in its upper six bits; of the distance in words, 16 bits begin at bit 10, and the upper 10 at bit 0.
@@ -42,7 +44,8 @@ def call_target(form: FtraceCallInstruction, address: int, code: bytes) -> int |
         FtraceCallInstruction.S390_TRAMPOLINE: _s390,
         FtraceCallInstruction.RISCV_AUIPC_JALR: _riscv,
         FtraceCallInstruction.PPC_BL: _ppc,
-        FtraceCallInstruction.MIPS_JAL: _mips,
+        FtraceCallInstruction.MIPS_JAL: _mips64,
+        FtraceCallInstruction.MIPS32_JAL: _mips32,
         FtraceCallInstruction.LOONGARCH_BL: _loongarch,
     }
     return decoders[form](address, code)
@@ -108,17 +111,26 @@ def _ppc(address: int, code: bytes) -> int | None:
     return (address + distance - (distance >> (_PPC_DISTANCE - 1) << _PPC_DISTANCE)) & 0xFFFF_FFFF_FFFF_FFFF
 
 
-def _mips(address: int, code: bytes) -> int | None:
+def _mips64(address: int, code: bytes) -> int | None:
+    found = _mips(address, code, "little", _MIPS_DADDIU_V1)
+    return None if found is None else found | (0xFFFF_FFFF_0000_0000 if found >> 31 else 0)
+
+
+def _mips32(address: int, code: bytes) -> int | None:
+    return _mips(address, code, "big", _MIPS_ADDIU_V1)
+
+
+def _mips(address: int, code: bytes, order: Literal["little", "big"], adds: int) -> int | None:
+    """The target, of which 32 bits may have been loaded."""
     if len(code) < _MIPS_SIZE:
         return None
-    first, second = (int.from_bytes(code[place : place + 4], "little") for place in (0, 4))
+    first, second = (int.from_bytes(code[place : place + 4], order) for place in (0, 4))
     if first >> 26 == _MIPS_JAL:
         return (address + 4) & _MIPS_REGION | (first & _MIPS_WORDS) << 2
-    if (first >> 16, second >> 16) != (_MIPS_LUI_V1, _MIPS_DADDIU_V1):
+    if (first >> 16, second >> 16) != (_MIPS_LUI_V1, adds):
         return None
     lower = second & 0xFFFF
-    found = ((first & 0xFFFF) << 16) + lower - (lower >> 15 << 16) & 0xFFFF_FFFF
-    return found | 0xFFFF_FFFF_0000_0000 if found >> 31 else found
+    return ((first & 0xFFFF) << 16) + lower - (lower >> 15 << 16) & 0xFFFF_FFFF
 
 
 def _loongarch(address: int, code: bytes) -> int | None:
