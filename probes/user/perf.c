@@ -107,7 +107,12 @@ static void show_hits(int number)
 
 	if (!ring)
 		return;
-	head = __atomic_load_n(&ring->data_head, __ATOMIC_ACQUIRE);
+	/*
+	 * As in tools/include/linux/ring_buffer.h, 6.1: 32-bit MIPS has no atomic load of 64 bits. The load cannot be
+	 * torn, because the upper half stays 0 below 4 GiB of records.
+	 */
+	head = *(volatile __u64 *)&ring->data_head;
+	__atomic_thread_fence(__ATOMIC_ACQUIRE);
 	size = (uint64_t)RING_PAGES * sysconf(_SC_PAGESIZE);
 	for (tail = ring->data_tail; tail < head; tail += sample.head.size) {
 		for (i = 0; i < sizeof(sample); i++)
