@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_NO_ARCHITECTURE = "no row in the table of architectures"
-
 VMS_WITHOUT_RECIPE: Mapping[str, str] = {
-    "mips-fsections": f"{_NO_ARCHITECTURE}; 32-bit and big endian MIPS, built from source",
     "parisc-6.18": "Debian's source package of 6.18 is listed but not on the mirror; `parisc-6.12` has the same rule",
     "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
     "sh4": "no kprobe runs its handler in any kernel, and Debian 12's gcc for SuperH is broken (docs/findings.md)",
