@@ -15,7 +15,7 @@ from harness.userspace.user_file import UserFile
 _PRESENT, _OF_FILE = 1 << 63, 1 << 61
 _FRAME = (1 << 55) - 1
 # Of the kernels of all architectures (CONFIG_PAGE_SHIFT). A guest could print any number.
-_PAGE_SIZES = (1 << 12, 1 << 14, 1 << 16)
+_PAGE_SIZES = (1 << 12, 1 << 13, 1 << 14, 1 << 16)
 
 
 @dataclass(frozen=True)
