@@ -178,7 +178,7 @@ def small_kernel(directory: Path, config: dict[str, str]) -> Image:
     gcc = [f"{architecture.cross_prefix}gcc", "-nostdlib", "-static", "-Wl,-e,_stext", "-Wl,--build-id=none"]
     subprocess.run([*gcc, directory / "kernel.s", "-o", vmlinux], check=True)
     recipe = SimpleNamespace(architecture=architecture, name="small", traits=Traits())
-    return cast(Image, SimpleNamespace(vmlinux=vmlinux, config=config, release="6.1.0", recipe=recipe))
+    return cast(Image, SimpleNamespace(vmlinux=vmlinux, config=config, release="6.1.0", version=(6, 1), recipe=recipe))
 
 
 def test_every_offset_of_a_function(sites: FunctionSites) -> None:

@@ -107,7 +107,8 @@ def read_file_view(
         elif kind == "map":
             pid, start, end, offset = (int(fields[name], 0) for name in ("pid", "start", "end", "offset"))
             mappings.append(Mapping(pid, start, end, offset, fields["perms"]))
-        else:
+        # SPARC's procedure linkage table is code in a segment that the dynamic linker writes: always a copy.
+        elif data_too or "w" not in mappings[-1].permissions:
             pages.append(_page(guest, fields, size))
     return FileView(identity, mappings, pages)
 
