@@ -120,9 +120,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
             with limit:
                 if not frozen:
                     _hear(guest, WAITING, limit.deadline)
-                _become_ready(guest, beginning.keys, step, limit.deadline)
-                if not frozen:
-                    check_boot_clock(partial(guest.run_script, deadline=limit.deadline))
+                _become_ready(guest, beginning.keys, step, limit.deadline, booted=not frozen)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
             raise _stopped(guest, limit.explain(failure), "did not boot") from None
         except BaseException:
@@ -134,8 +132,8 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
     return guest
 
 
-def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline) -> None:
-    """Type the provisioning line, wait for init's reply, log in, and check which kernel runs."""
+def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline, *, booted: bool) -> None:
+    """Type the provisioning line, wait for init's reply, log in, and check the kernel; after a boot its clock, too."""
     guest.console.type(format_provisioning_line(keys))
     _hear(guest, READY, deadline)
     step.publish_progress("ready, connecting")
@@ -145,6 +143,8 @@ def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Dea
     )
     if guest.heartbeat:
         guest.heartbeat.calibrate(partial(guest.run_script, deadline=deadline))
+    if booted:
+        check_boot_clock(partial(guest.run_script, deadline=deadline))
 
 
 def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
