@@ -86,6 +86,14 @@ def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | N
     assert closest_symbol.parse_symbol_offset(words) == expected
 
 
+def test_the_dot_of_a_function_with_a_descriptor_is_no_other_place() -> None:
+    place = TABLE.symbol_offset_at(0x1004)
+    assert KernelSymbolOffset("alpha", 4).is_same_place(place)
+    assert KernelSymbolOffset(".alpha", 4).is_same_place(place)
+    assert not KernelSymbolOffset("..alpha", 4).is_same_place(place)
+    assert closest_symbol.parse_symbol_offset(".slow+0x4") == KernelSymbolOffset(".slow", 4)
+
+
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:
     place = TABLE.symbol_offset_at(0x1014)
     assert KernelSymbolOffset("second", 4).is_same_place(place)

@@ -201,7 +201,10 @@ def test_names_are_taken_as_the_kernel_takes_them() -> None:
         return subprocess.run([program, pattern], input=listing, capture_output=True, text=True, check=False)
 
     image = SimpleNamespace(recipe=SimpleNamespace(traits=Traits()))
-    guest = SimpleNamespace(guest=SimpleNamespace(run=run, image=image))
+    guest = SimpleNamespace(
+        guest=SimpleNamespace(run=run, image=image),
+        kernel=SimpleNamespace(machine="EM_X86_64", sections_by_name={}),
+    )
     wanted = [(Site("f"), 0x1000), (Site("f", module="m"), 0x3000), (Site("g", module="m"), 0x4000)]
     assert functions_missed_by_symbol(guest, wanted) == []  # type: ignore[arg-type]
     assert functions_missed_by_symbol(guest, wanted[1:]) == []  # type: ignore[arg-type]

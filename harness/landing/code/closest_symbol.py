@@ -45,8 +45,13 @@ class KernelSymbolOffset(NamedTuple):
     module: str = ""
 
     def is_same_place(self, place: SymbolOffset | None) -> bool:
-        """True if this is the same place, by any of its names."""
-        return place is not None and self.name in place.names and (self.offset, self.module) == place[1:]
+        """True if this is the same place, by any of its names.
+
+        The kernel prints a function with a descriptor with a dot (ELFv1), which the ELF file's symbols lack here.
+        """
+        if place is None or (self.offset, self.module) != place[1:]:
+            return False
+        return self.name in place.names or self.name.removeprefix(".") in place.names
 
     def __str__(self) -> str:
         return str(SymbolOffset((self.name,), self.offset, self.module))
@@ -88,8 +93,8 @@ class CombinedSymbolTables:
 
 
 # sprint_symbol() prints "sym+0xoff/0xsize" and for a module " [mod]" after it; kprobes/list has "sym+0xoff" and " mod"
-# (kernel/kprobes.c, 6.1). The dot of a function with a descriptor is no part of its name in the ELF file's symbols.
-_WORDS = re.compile(r"\.?(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
+# (kernel/kprobes.c, 6.1).
+_WORDS = re.compile(r"(?P<name>\S+)\+0x(?P<offset>[0-9a-f]+)(?:/0x[0-9a-f]+)?(?: \[?(?P<module>[^\]\s]+)\]?)?")
 
 
 def parse_symbol_offset(words: str) -> KernelSymbolOffset | None:

@@ -13,6 +13,11 @@ _DESCRIPTORS = ".opd"
 _PLACES = {"EM_PARISC": 16, "EM_PPC64": 0}
 
 
+def has_dotted_functions(elf: Elf) -> bool:
+    """True if the kernel names the code of a function `.f` and its descriptor `f` (ELFv1 of PowerPC)."""
+    return elf.machine == "EM_PPC64" and _DESCRIPTORS in elf.sections_by_name
+
+
 class FunctionDescriptors:
     """The descriptors of one linked file; none where the machine has no descriptors."""
 

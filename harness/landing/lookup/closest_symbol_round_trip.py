@@ -10,6 +10,7 @@ from harness.core.elf import Symbol
 from harness.landing import probe_module
 from harness.landing.code import closest_symbol
 from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
+from harness.landing.code.function_descriptors import has_dotted_functions
 from harness.landing.code.function_selection import evenly_spread
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
@@ -164,6 +165,8 @@ class AddressConverter:
     def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
         answers = data_module.read_data(self.guest, [AddressReadRequest(address) for address in addresses])
         kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
+        if has_dotted_functions(self.layout.kernel):
+            kernel = [each._replace(name=each.name.removeprefix(".")) for each in kernel]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
         view = probe_module.load_probe_module(self.guest, specs, _ONLY_RESOLVE)
         probe_module.unload_probe_module(self.guest)

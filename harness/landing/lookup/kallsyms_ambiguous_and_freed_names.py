@@ -9,6 +9,7 @@ from functools import lru_cache
 from harness.core.elf import Elf, Symbol
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
+from harness.landing.code.function_descriptors import has_dotted_functions
 from harness.landing.code.function_selection import BLACKLIST, PREAMBLES, evenly_spread, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, InstructionKind
 from harness.landing.code.instructions import instruction_at_function_start
@@ -30,14 +31,16 @@ def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, i
     first entry of that module. Where functions have descriptors, it looks for the name with a dot
     (kprobe_lookup_name(), arch/powerpc/kernel/kprobes.c).
     """
-    functions = list(functions)
+    functions, dotted = list(functions), has_dotted_functions(layout.kernel)
     modules = {site.module for site, _ in functions}
     # A kernel's listing has 5 MB, which the guest's SSH server has to encrypt; most of a module's trial is this.
     lines = f" [{_CODE}] " if "" in modules else "\\|".join(f"\\[{module}\\]$" for module in sorted(modules))
     found: dict[tuple[str, str], int] = {}
     for line in layout.guest.run("grep", lines, "/proc/kallsyms").stdout.splitlines():
         address, kind, listed, *module = line.split()
-        name = (listed if module else name_in_kallsyms(layout.guest.image, listed)).removeprefix(".")
+        name = listed if module else name_in_kallsyms(layout.guest.image, listed)
+        # Other kernels have local labels whose names begin with a dot, beside functions without one.
+        name = name.removeprefix(".") if dotted else name
         if kind in _CODE:
             found.setdefault((module[0].strip("[]") if module else "", name), int(address, 16))
     return [site for site, truth in functions if found.get((site.module, site.symbol)) != truth]
