@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from harness.landing.code.arm_kprobe_rules import refusal_reason
+from harness.landing.code.exclusive_ranges import exclusive_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 _WORD = 4
@@ -37,7 +38,7 @@ def decode(code: bytes) -> list[Instruction]:
         Instruction(number * _WORD, _WORD, Flow.UNKNOWN) if number in data else _instruction(number * _WORD, word)
         for number, word in enumerate(words)
     ]
-    for first, last in _exclusive_ranges(words):
+    for first, last in exclusive_ranges(words, _loads_exclusively, _stores_exclusively):
         for number in range(first + 1, last):
             found[number] = found[number]._replace(flow=Flow.EXCLUSIVE)
     return found
@@ -136,15 +137,12 @@ def _table_length(words: Sequence[int], number: int, index: int) -> int:
     return 0
 
 
-def _exclusive_ranges(words: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The numbers of each exclusive load and of the first exclusive store after it."""
-    start = None
-    for number, word in enumerate(words):
-        if word & 0x0F9000F0 == 0x01900090:
-            start = number
-        elif word & 0x0F9000F0 == 0x01800090 and start is not None:
-            yield start, number
-            start = None
+def _loads_exclusively(word: int) -> bool:
+    return word & 0x0F9000F0 == 0x01900090
+
+
+def _stores_exclusively(word: int) -> bool:
+    return word & 0x0F9000F0 == 0x01800090
 
 
 def _instruction(offset: int, word: int) -> Instruction:

@@ -6,8 +6,8 @@ Sources: "LoongArch Reference Manual, Volume 1", chapter 2; arch/loongarch/inclu
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
 
+from harness.landing.code.exclusive_ranges import exclusive_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.loongarch_kprobe_rules import loads_linked, refusal_reason, stores_conditionally
 
@@ -28,7 +28,8 @@ def decode(code: bytes) -> list[Instruction]:
     """Decode every word of a function as an instruction; an incomplete last word is ignored."""
     words = _words(code)
     found = [_instruction(number * _WORD, word) for number, word in enumerate(words)]
-    for first, last in _exclusive_ranges(words):
+    # The exception of a probe between them ends in ERTN, which clears the reservation (manual, 7.4.15, LLBCTL.KLO).
+    for first, last in exclusive_ranges(words, loads_linked, stores_conditionally):
         for number in range(first + 1, last):
             if found[number].flow is Flow.PLAIN:
                 found[number] = found[number]._replace(flow=Flow.EXCLUSIVE)
@@ -47,20 +48,6 @@ def stub_ranges(code: bytes) -> list[tuple[int, int]]:
 
 def _words(code: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f"<{len(code) // _WORD}I", code)
-
-
-def _exclusive_ranges(words: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The numbers of each load that reserves an address and of the first conditional store after it.
-
-    The exception of a probe between them ends in ERTN, which clears the reservation (manual, 7.4.15, LLBCTL.KLO).
-    """
-    start = None
-    for number, word in enumerate(words):
-        if loads_linked(word):
-            start = number
-        elif stores_conditionally(word) and start is not None:
-            yield start, number
-            start = None
 
 
 def _instruction(offset: int, word: int) -> Instruction:

@@ -7,10 +7,10 @@ are not decoded: the kernel refuses them where it probes.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Literal
 
+from harness.landing.code.exclusive_ranges import exclusive_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.mips_kprobe_rules import has_delay_slot, loads_linked, stores_conditionally
 
@@ -48,7 +48,9 @@ def decode(code: bytes, order: Order) -> list[Instruction]:
             found[number] = found[number]._replace(flow=Flow.UNKNOWN)
         elif has_delay_slot(before):
             found[number] = _in_delay_slot(found[number])
-    for first, last in _exclusive_ranges(words):
+    # The kernel refuses a probe on the two themselves. A breakpoint between them ends in eret, which clears the bit
+    # that sc tests.
+    for first, last in exclusive_ranges(words, loads_linked, stores_conditionally):
         for number in range(first + 1, last):
             if found[number].flow is Flow.PLAIN:
                 found[number] = found[number]._replace(flow=Flow.EXCLUSIVE)
@@ -92,20 +94,6 @@ def addresses_of_words_read(code: bytes, _address: int, order: Order) -> set[int
 
 def _words(code: bytes, order: Order) -> tuple[int, ...]:
     return struct.unpack_from(f"{order}{len(code) // _WORD}I", code)
-
-
-def _exclusive_ranges(words: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The numbers of each ll or lld and of the first sc or scd after it; the kernel refuses a probe on these two.
-
-    A breakpoint between them ends in eret, which clears the bit that sc tests.
-    """
-    start = None
-    for number, word in enumerate(words):
-        if loads_linked(word):
-            start = number
-        elif stores_conditionally(word) and start is not None:
-            yield start, number
-            start = None
 
 
 def _in_delay_slot(found: Instruction) -> Instruction:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
+from harness.landing.code.exclusive_ranges import exclusive_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.ppc64_kprobe_rules import is_prefix, refusal_reason
 
@@ -74,7 +75,9 @@ def decode(code: bytes) -> list[Instruction]:
 
 def _decoded(words: Sequence[int]) -> list[Instruction]:
     found = [_instruction(place * _WORD, words[place], size) for place, size in _places(words)]
-    for first, last in _exclusive_ranges(words):
+    # The exception of a probe loses the reservation, also on the load and on the store themselves: the kernel emulates
+    # the first before it returns to the second (fast_interrupt_return, arch/powerpc/kernel/interrupt_64.S, 6.1).
+    for first, last in exclusive_ranges(words, _loads_reserved, _stores_conditionally):
         found = [
             each._replace(flow=Flow.EXCLUSIVE) if first <= each.offset // _WORD <= last else each for each in found
         ]
@@ -131,20 +134,12 @@ def _places(words: Sequence[int]) -> Iterator[tuple[int, int]]:
         place += size
 
 
-def _exclusive_ranges(words: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The numbers of each load with a reservation and of the first conditional store after it.
+def _loads_reserved(word: int) -> bool:
+    return word >> 26 == _EXTENDED and word >> 1 & 0x3FF in _RESERVES
 
-    The exception of a probe loses the reservation, also on the load and on the store themselves: the kernel emulates
-    the first before it returns to the second (fast_interrupt_return, arch/powerpc/kernel/interrupt_64.S, 6.1).
-    """
-    start = None
-    for number, word in enumerate(words):
-        extended = word >> 1 & 0x3FF if word >> 26 == _EXTENDED else None
-        if extended in _RESERVES:
-            start = number
-        elif extended in _STORES and start is not None:
-            yield start, number
-            start = None
+
+def _stores_conditionally(word: int) -> bool:
+    return word >> 26 == _EXTENDED and word >> 1 & 0x3FF in _STORES
 
 
 def _instruction(offset: int, word: int, size: int) -> Instruction:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from harness.landing.code.exclusive_ranges import exclusive_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.riscv_kprobe_rules import instruction_size, refusal_reason
 
@@ -43,9 +44,10 @@ def decode(code: bytes) -> list[Instruction]:
     for offset, size, word in _words(code):
         found.append(_four_bytes(offset, word, words[-1:]) if size == _WORD else _two_bytes(offset, word))
         words.append(word)
-    for first, last in _exclusive_ranges(words):
-        for number in range(first, last + 1):
-            found[number] = found[number]._replace(flow=Flow.EXCLUSIVE)
+    for first, last in exclusive_ranges(words, _loads_reserved, _stores_conditionally):
+        if last - first < _LONGEST_LOOP:
+            for number in range(first, last + 1):
+                found[number] = found[number]._replace(flow=Flow.EXCLUSIVE)
     return found
 
 
@@ -81,16 +83,12 @@ def _words(code: bytes) -> Iterator[tuple[int, int, int]]:
         offset += size
 
 
-def _exclusive_ranges(words: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The numbers of each load-reserved and of the first store-conditional after it."""
-    start = None
-    for number, word in enumerate(words):
-        if word & 0x7F == _AMO and word >> 27 == _LR:
-            start = number
-        elif word & 0x7F == _AMO and word >> 27 == _SC and start is not None:
-            if number - start < _LONGEST_LOOP:
-                yield start, number
-            start = None
+def _loads_reserved(word: int) -> bool:
+    return word & 0x7F == _AMO and word >> 27 == _LR
+
+
+def _stores_conditionally(word: int) -> bool:
+    return word & 0x7F == _AMO and word >> 27 == _SC
 
 
 def _four_bytes(offset: int, word: int, before: Sequence[int]) -> Instruction:
