@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -86,12 +88,16 @@ def test_the_kernels_words_are_read(words: str, expected: KernelSymbolOffset | N
     assert closest_symbol.parse_symbol_offset(words) == expected
 
 
-def test_the_dot_of_a_function_with_a_descriptor_is_no_other_place() -> None:
+@pytest.mark.parametrize(
+    ("machine", "section", "name"),
+    [("EM_PPC64", ".opd", "alpha"), ("EM_PPC64", ".data", ".alpha"), ("EM_PARISC", ".opd", ".alpha")],
+)
+def test_only_where_functions_have_dots_the_files_lack_them(machine: str, section: str, name: str) -> None:
+    kernel: Any = SimpleNamespace(machine=machine, sections_by_name={section: None})
     place = TABLE.symbol_offset_at(0x1004)
-    assert KernelSymbolOffset("alpha", 4).is_same_place(place)
-    assert KernelSymbolOffset(".alpha", 4).is_same_place(place)
-    assert not KernelSymbolOffset("..alpha", 4).is_same_place(place)
-    assert closest_symbol.parse_symbol_offset(".slow+0x4") == KernelSymbolOffset(".slow", 4)
+    assert not KernelSymbolOffset(".alpha", 4).is_same_place(place)
+    assert KernelSymbolOffset(".alpha", 4).named_as_in(kernel) == KernelSymbolOffset(name, 4)
+    assert KernelSymbolOffset("..alpha", 4).named_as_in(kernel).is_same_place(place) is False
 
 
 def test_any_name_of_an_address_means_it_and_no_other_offset_or_module_does() -> None:

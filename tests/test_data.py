@@ -26,6 +26,7 @@ class FakeElf:
     """The part of an ELF file that finds variables: sections by name, symbols as (name, section, address)."""
 
     path = Path("fake")
+    machine = "EM_X86_64"
     word_bytes = 8
     byte_order = "little"
 

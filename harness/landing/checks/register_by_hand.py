@@ -104,7 +104,7 @@ def _complaint(
         yield f"{aim.site}: registered at {report.address:#x}, inside an instruction"
     by_kernel = parse_symbol_offset(listed.symbol_offset)
     by_files = layout.closest_symbols.symbol_offset_at(report.address)
-    if by_kernel is None or not by_kernel.is_same_place(by_files):
+    if by_kernel is None or not by_kernel.named_as_in(layout.kernel).is_same_place(by_files):
         yield f"{aim.site}: the kernel lists {listed.symbol_offset} at {report.address:#x}, the files have {by_files}"
 
 

@@ -8,6 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from harness.core.elf import Elf
+from harness.landing.code.function_descriptors import has_dotted_functions
+
 # Prefixes of symbols that kallsyms does not list: scripts/mksysmap drops them from the kernel's symbols, and
 # is_arm_mapping_symbol() from modules' (kernel/module/kallsyms.c, 6.1); of LoongArch's assembler, include/linux/
 # module_symbol.h (6.12).
@@ -45,13 +48,16 @@ class KernelSymbolOffset(NamedTuple):
     module: str = ""
 
     def is_same_place(self, place: SymbolOffset | None) -> bool:
-        """True if this is the same place, by any of its names.
+        """True if this is the same place, by any of its names."""
+        return place is not None and (self.offset, self.module) == place[1:] and self.name in place.names
 
-        The kernel prints a function with a descriptor with a dot (ELFv1), which the ELF file's symbols lack here.
+    def named_as_in(self, kernel: Elf) -> KernelSymbolOffset:
+        """Return this with the name that the ELF files have here.
+
+        The kernel prints a dot before the name of a function that has a descriptor (ELFv1 of PowerPC). No other
+        kernel's names change.
         """
-        if place is None or (self.offset, self.module) != place[1:]:
-            return False
-        return self.name in place.names or self.name.removeprefix(".") in place.names
+        return self._replace(name=self.name.removeprefix(".")) if has_dotted_functions(kernel) else self
 
     def __str__(self) -> str:
         return str(SymbolOffset((self.name,), self.offset, self.module))

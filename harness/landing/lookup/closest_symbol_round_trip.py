@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from harness.core.elf import Symbol
 from harness.landing import probe_module
-from harness.landing.code import closest_symbol
-from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset
-from harness.landing.code.function_descriptors import has_dotted_functions
+from harness.landing.code.closest_symbol import KernelSymbolOffset, SymbolOffset, parse_symbol_offset
 from harness.landing.code.function_selection import evenly_spread
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
@@ -164,13 +162,12 @@ class AddressConverter:
 
     def _convert(self, addresses: Sequence[int], landings: Sequence[int]) -> list[Conversion]:
         answers = data_module.read_data(self.guest, [AddressReadRequest(address) for address in addresses])
-        kernel = [_known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
-        if has_dotted_functions(self.layout.kernel):
-            kernel = [each._replace(name=each.name.removeprefix(".")) for each in kernel]
+        kernel = [self._known(address, answer.symbol) for address, answer in zip(addresses, answers, strict=True)]
         specs = [*(f"@{address:#x}" for address in addresses), *map(self._spec, kernel)]
         view = probe_module.load_probe_module(self.guest, specs, _ONLY_RESOLVE)
         probe_module.unload_probe_module(self.guest)
-        listed = {each.address: closest_symbol.parse_symbol_offset(each.symbol_offset) for each in view.listed_probes}
+        places = ((each.address, parse_symbol_offset(each.symbol_offset)) for each in view.listed_probes)
+        listed = {address: place.named_as_in(self.layout.kernel) for address, place in places if place}
         count = len(addresses)
         return [
             Conversion(
@@ -190,8 +187,7 @@ class AddressConverter:
     def _spec(self, symbol: KernelSymbolOffset) -> str:
         return Site(symbol.name, symbol.offset + self.mutant.converted_offset_error, module=symbol.module).spec
 
-
-def _known(address: int, symbol: KernelSymbolOffset | None) -> KernelSymbolOffset:
-    if symbol is None:
-        raise Missed(f"the kernel finds no symbol at or below {address:#x}")
-    return symbol
+    def _known(self, address: int, symbol: KernelSymbolOffset | None) -> KernelSymbolOffset:
+        if symbol is None:
+            raise Missed(f"the kernel finds no symbol at or below {address:#x}")
+        return symbol.named_as_in(self.layout.kernel)

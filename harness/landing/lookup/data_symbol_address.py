@@ -132,6 +132,7 @@ def closest_symbol_statement(layout: Layout, datum: Datum, address: int, shown: 
     """
     if shown is None or not layout.guest.traits.data_symbols:
         return Statement("closest", None, f"the kernel calls it {shown}")
+    shown = shown.named_as_in(layout.kernel)
     place = layout.closest_symbols.symbol_offset_at(address)
     names = place.names if place else ()
     if datum.cpu is not None and _is_per_cpu_end(layout, shown, address):
