@@ -31,6 +31,7 @@ static __always_inline u32 pinpoint_above(u32 a, u32 b)
 		     "1:" : "+r" (result) : "r" (a), "r" (b) : "cc");
 	return result;
 }
+#define pinpoint_above pinpoint_above
 
 /* By jg, likewise. */
 static __always_inline u32 pinpoint_greater(u32 a, u32 b)
@@ -43,6 +44,7 @@ static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 		     "1:" : "+r" (result) : "r" (a), "r" (b) : "cc");
 	return result;
 }
+#define pinpoint_greater pinpoint_greater
 
 /* neg, which is single-stepped in a copy, sets the carry that adc adds. */
 static __always_inline u32 pinpoint_not_zero(u32 a)
@@ -53,6 +55,7 @@ static __always_inline u32 pinpoint_not_zero(u32 a)
 		     "adcl $0, %0" : "+r" (result), "+r" (a) : : "cc");
 	return result;
 }
+#define pinpoint_not_zero pinpoint_not_zero
 
 /* The carry that bt sets goes through pushf and popf. */
 static __always_inline u32 pinpoint_odd(u32 a)
@@ -65,6 +68,7 @@ static __always_inline u32 pinpoint_odd(u32 a)
 		     "adcl $0, %0" : "+r" (result) : "r" (a) : "cc", "memory");
 	return result;
 }
+#define pinpoint_odd pinpoint_odd
 
 /* Two moves, each as long as a jump, between the carry and the instruction that adds it. */
 static __always_inline u32 pinpoint_carried(u32 a)
@@ -77,6 +81,7 @@ static __always_inline u32 pinpoint_carried(u32 a)
 		     "adcl $0, %0" : "+a" (result) : "D" (a) : "ecx", "edx", "cc");
 	return result;
 }
+#define pinpoint_carried pinpoint_carried
 
 /* A loop of three turns. A jump at its first instruction would displace a branch target. */
 static __always_inline u32 pinpoint_three(void)
@@ -89,6 +94,7 @@ static __always_inline u32 pinpoint_three(void)
 		     "jne 1b" : "=a" (result) : : "cc");
 	return result;
 }
+#define pinpoint_three pinpoint_three
 
 /* The instruction before a static branch: shorter than a jump, and may be displaced. */
 #define pinpoint_in_front()	asm volatile("xorl %%edx, %%edx" : : : "edx", "cc")
@@ -108,6 +114,7 @@ static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(
 		     : "rcx", "rdx", "rsi", "r8", "r9", "r10", "cc", "memory");
 	return result;
 }
+#define pinpoint_through_r11 pinpoint_through_r11
 
 #elif defined(CONFIG_ARM64)
 
@@ -121,6 +128,7 @@ static __always_inline u32 pinpoint_above(u32 a, u32 b)
 		     "1:" : "+r" (result) : "r" (a), "r" (b) : "cc");
 	return result;
 }
+#define pinpoint_above pinpoint_above
 
 /* By b.gt, which is not taken if both are equal. */
 static __always_inline u32 pinpoint_greater(u32 a, u32 b)
@@ -133,6 +141,7 @@ static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 		     "1:" : "+r" (result) : "r" (a), "r" (b) : "cc");
 	return result;
 }
+#define pinpoint_greater pinpoint_greater
 
 /* cbnz of a word in a register whose upper half is set. */
 static __always_inline u32 pinpoint_not_zero(u32 a)
@@ -145,6 +154,7 @@ static __always_inline u32 pinpoint_not_zero(u32 a)
 		     "1:" : "+r" (result) : "r" (wide));
 	return result;
 }
+#define pinpoint_not_zero pinpoint_not_zero
 
 /* tbz of a bit with an odd number: bit 0 moved to bit 1. */
 static __always_inline u32 pinpoint_odd(u32 a)
@@ -156,23 +166,7 @@ static __always_inline u32 pinpoint_odd(u32 a)
 		     "1:" : "+r" (result) : "r" (a << 1));
 	return result;
 }
-
-static __always_inline u32 pinpoint_carried(u32 a)
-{
-	return a & 1;
-}
-
-static __always_inline u32 pinpoint_three(void)
-{
-	return 3;
-}
-
-#define pinpoint_in_front()	barrier()
-
-static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(u32), u32 x)
-{
-	return right(x);
-}
+#define pinpoint_odd pinpoint_odd
 
 #elif defined(CONFIG_SPARC64)
 
@@ -187,6 +181,7 @@ static __always_inline u32 pinpoint_above(u32 a, u32 b)
 		     "1:" : "+r" (result) : "r" (a), "r" (b) : "cc");
 	return result;
 }
+#define pinpoint_above pinpoint_above
 
 /* By ba, whose delay slot never runs. */
 static __always_inline u32 pinpoint_greater(u32 a, u32 b)
@@ -199,6 +194,7 @@ static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 		     "1:" : "+r" (result));
 	return result;
 }
+#define pinpoint_greater pinpoint_greater
 
 /* By brnz of a register. */
 static __always_inline u32 pinpoint_not_zero(u32 a)
@@ -212,68 +208,63 @@ static __always_inline u32 pinpoint_not_zero(u32 a)
 		     "1:" : "+r" (result) : "r" (wide));
 	return result;
 }
+#define pinpoint_not_zero pinpoint_not_zero
 
-static __always_inline u32 pinpoint_odd(u32 a)
-{
-	return a & 1;
-}
+#endif
 
-static __always_inline u32 pinpoint_carried(u32 a)
-{
-	return a & 1;
-}
+/* In C, the shapes for which the architecture defines no macro: it has no assembly for them. */
 
-static __always_inline u32 pinpoint_three(void)
-{
-	return 3;
-}
-
-#define pinpoint_in_front()	barrier()
-
-static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(u32), u32 x)
-{
-	return right(x);
-}
-
-#else
-
+#ifndef pinpoint_above
 static __always_inline u32 pinpoint_above(u32 a, u32 b)
 {
 	return a > b;
 }
+#endif
 
+#ifndef pinpoint_greater
 static __always_inline u32 pinpoint_greater(u32 a, u32 b)
 {
 	return (s32)a > (s32)b;
 }
+#endif
 
+#ifndef pinpoint_not_zero
 static __always_inline u32 pinpoint_not_zero(u32 a)
 {
 	return a != 0;
 }
+#endif
 
+#ifndef pinpoint_odd
 static __always_inline u32 pinpoint_odd(u32 a)
 {
 	return a & 1;
 }
+#endif
 
+#ifndef pinpoint_carried
 static __always_inline u32 pinpoint_carried(u32 a)
 {
 	return a & 1;
 }
+#endif
 
+#ifndef pinpoint_three
 static __always_inline u32 pinpoint_three(void)
 {
 	return 3;
 }
+#endif
 
+#ifndef pinpoint_in_front
 #define pinpoint_in_front()	barrier()
+#endif
 
+#ifndef pinpoint_through_r11
 static __always_inline u32 pinpoint_through_r11(u32 (*right)(u32), u32 (*wrong)(u32), u32 x)
 {
 	return right(x);
 }
-
 #endif
 
 /* Called with 0 to 7, each comparison gives less, equal and greater in turn. */
