@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from harness.core import paths
 from harness.core.errors import BuildError, PinpointError
@@ -48,6 +49,19 @@ project_option = click.option(
 
 VMS = vms_option("A VM; repeat for more. All core VMs without it.")
 REQUIRED_VMS = vms_option("A VM; repeat for more.", required=True)
+ARCHS = click.option(
+    "--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more."
+)
+MATRIX = click.option(
+    "--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core."
+)
+
+
+def vms_unless_others_are_named(vms: Sequence[str], *, others: bool) -> Sequence[str]:
+    """Return the names of --vm; none if they are the configuration file's and `others` are named in their place."""
+    from_file = click.get_current_context().get_parameter_source("vms") is ParameterSource.DEFAULT_MAP
+    return () if from_file and others else vms
+
 
 _KERNEL_HELP = (
     "A kernel of your own: a source tree, a build directory, .deb or .rpm files, or an image, its modules and headers; "

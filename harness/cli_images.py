@@ -15,6 +15,8 @@ from pathlib import Path
 import click
 
 from harness.cli_common import (
+    ARCHS,
+    MATRIX,
     VMS,
     complete_vm,
     example_epilog,
@@ -22,6 +24,7 @@ from harness.cli_common import (
     one_line_without_control_codes,
     print_error,
     project_option,
+    vms_unless_others_are_named,
 )
 from harness.core.errors import HostError, PinpointError, UsageError
 from harness.core.events import Bus
@@ -83,20 +86,32 @@ def list_(form: str, vms: Sequence[str], matrix: Tier | None, shards: int | None
 @click.command(epilog=example_epilog("build --vm parisc"))
 @project_option
 @VMS
+@ARCHS
+@MATRIX
 @kernel_options
 @click.option("--module", type=click.Path(path_type=Path), help="Build this module: its directory, or one .c file.")
-def build(vms: Sequence[str], kernels: Sequence[Path], config: Path | None, module: Path | None) -> int:
+def build(
+    vms: Sequence[str],
+    archs: Sequence[str],
+    matrix: Tier | None,
+    kernels: Sequence[Path],
+    config: Path | None,
+    module: Path | None,
+) -> int:
     """Build images in parallel; images already in the store are verified.
 
     With --module, build a module for the kernel of each VM and leave its .ko next to its source. For several VMs, each
     .ko goes to a subdirectory with the VM's name.
     """
+    vms = vms_unless_others_are_named(vms, others=bool(archs or matrix))
     if kernels or config:
+        if archs or matrix:
+            raise UsageError("--kernel is for one VM", mend="name it with --vm")
         from harness.matrix.commands import prepare_given_kernel_with_board
 
         recipes = [prepare_given_kernel_with_board.prepare_given_kernel_recipe(vms, kernels, config, boot=False)]
     else:
-        recipes = select(vms)
+        recipes = select(vms, architectures=archs, matrix=matrix)
     if module:
         return _build_module(module, recipes)
     bus = Bus()

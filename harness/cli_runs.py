@@ -9,10 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from harness.cli_common import VMS, example_epilog, kernel_options, project_option
+from harness.cli_common import (
+    ARCHS,
+    MATRIX,
+    VMS,
+    example_epilog,
+    kernel_options,
+    project_option,
+    vms_unless_others_are_named,
+)
 from harness.core import paths
 from harness.core.errors import UsageError
 from harness.core.events import Bus
@@ -86,8 +93,8 @@ class _RunCommand(click.Command):
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN|FILE", help="Compare with this afterwards.")
 @click.option("--confirm", type=click.IntRange(1, 100), metavar="N", help="Replay each new failure N times.")
 @click.option("--strict", is_flag=True, help="Skips that were passes, and traits that the VM has, count as worse.")
-@click.option("--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more.")
-@click.option("--matrix", type=click.Choice(["core", "full"]), help="The core VMs, or all. The default is core.")
+@ARCHS
+@MATRIX
 @click.option("--accel", metavar="NAME", help="Force an accelerator: kvm or tcg.")
 @click.option("--loader", metavar="CMD", help="Run the pinning cases with this loader: docs/foreign-loaders.md.")
 @click.option(
@@ -115,9 +122,7 @@ class _RunCommand(click.Command):
     help="Write results as KTAP while cells end: to FILE, or to standard output, and all else to standard error.",
 )
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-@click.pass_context
 def run(
-    ctx: click.Context,
     vms: Sequence[str],
     kernels: Sequence[Path],
     config: Path | None,
@@ -140,10 +145,7 @@ def run(
     Rows run in parallel unless -s, -n or --pdb is used. Options not listed here are passed to pytest. With --kernel the
     traits of the VM are those that the booted kernel has. With --baseline the exit status is 1 only for what got worse.
     """
-    if ctx.get_parameter_source("vms") is ParameterSource.DEFAULT_MAP and _names_other_vms(
-        archs, matrix, pytest_arguments
-    ):
-        vms = ()
+    vms = vms_unless_others_are_named(vms, others=_names_other_vms(archs, matrix, pytest_arguments))
     gate = Gate.from_options(baseline, confirm, strict=strict)
     if kernels or config:
         if archs or matrix:

@@ -18,6 +18,7 @@ import pytest
 from harness import cli, cli_images, cli_runs
 from harness.core import paths
 from harness.core.errors import BuildError, RecipeError
+from harness.images.vm_recipe import Recipe, load_all
 from harness.matrix.commands.pytest_run import COMMON
 
 
@@ -189,6 +190,28 @@ def test_a_failed_build_shows_the_end_of_its_log(
     reported = capsys.readouterr().err.splitlines()
     assert reported[0] == "    line 80"
     assert reported[-3:] == ["    line 99", f"    (the whole log: {log})", "pinpoint: parisc: parisc: make failed"]
+
+
+def test_a_build_selects_vms_by_architecture_and_tier(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = []
+
+    def record(recipe: Recipe, _: object) -> None:
+        built.append(recipe.name)
+        raise RecipeError("nothing is built here")
+
+    monkeypatch.setattr(cli_images.prepare, "prepare", record)
+    for options, expected in (
+        (["--arch", "s390x"], {"s390x-debian"}),
+        (["--matrix", "core"], {name for name, recipe in load_all().items() if recipe.tier == "core"}),
+        (["--matrix", "full"], set(load_all())),
+    ):
+        built.clear()
+        assert cli.main(["build", *options]) == 2
+        assert set(built) == expected
+    assert cli.main(["build", "--matrix", "full", "--kernel", "bzImage"]) == 2
+    assert "--kernel is for one VM" in capsys.readouterr().err
 
 
 def test_the_worst_build_decides_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
