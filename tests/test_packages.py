@@ -144,9 +144,19 @@ def test_a_source_package_comes_with_all_its_files(tmp_path: Path, repository: R
     assert later.fetch_source_package("busybox", deadline=soon()).sha256 != source.sha256
     older = later.fetch_source_package("busybox=1.0-1", deadline=soon())
     assert (older.version, older.sha256) == (source.version, source.sha256)
-    assert later.source_files_hash("busybox=1.0-1") == source.sha256
+
+
+def test_of_a_source_package_only_the_tarball_is_needed(tmp_path: Path, repository: Repository) -> None:
+    (repository.root / "pool/busybox_1.0-1.dsc").unlink()
+    ours = packages(tmp_path)
+    assert ours.fetch_upstream_tarball("busybox=1.0-1", deadline=soon()).read_text() == "a tarball"
+    before = ours.upstream_tarball_hash("busybox=1.0-1")
+    repository.add_source("busybox", "another tarball", version="1.0-2")
+    repository.publish()
+    later = packages(tmp_path / "later")
+    assert later.upstream_tarball_hash("busybox=1.0-1") == before != later.upstream_tarball_hash("busybox")
     with pytest.raises(RecipeError, match=r"no source package 'busybox=0\.9-1'"):
-        later.source_files_hash("busybox=0.9-1")
+        later.upstream_tarball_hash("busybox=0.9-1")
 
 
 @pytest.mark.usefixtures("repository")

@@ -27,7 +27,7 @@ class NamedPackages:
     def hash(self, package: str, _architecture: str) -> str:
         return f"hash-{package}"
 
-    def source_files_hash(self, package: str) -> str:
+    def upstream_tarball_hash(self, package: str) -> str:
         return f"hash-{package}"
 
 

@@ -12,7 +12,7 @@ from harness.core.deadline import Deadline
 from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import Bus, ProgressStep
 from harness.images import kernel_source_trees
-from harness.images.debian_packages_by_name import FetchedSourcePackage, Packages
+from harness.images.debian_packages_by_name import Packages
 from harness.images.vm_recipe import Recipe
 
 PATCH = """\
@@ -51,29 +51,22 @@ class TarballPackages:
             subprocess.run(["tar", "-cJf", tarball, "-C", into, "linux-source-6.1"], check=True)
 
 
-class SourcePackages(TarballPackages):
-    """A package source with one source package of two versions."""
+class UpstreamTarballs(TarballPackages):
+    """A package source with the upstream tarball of every package and version."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
         self._directory = directory
 
-    def fetch_source_package(self, package: str, *, deadline: Deadline) -> FetchedSourcePackage:
+    def fetch_upstream_tarball(self, package: str, *, deadline: Deadline) -> Path:
         assert deadline.remaining() > 0
         name, _, version = package.partition("=")
         tree = self._directory / f"{name}-{version}"
-        signed = " -- n <n@x>  Sat, 01 Jan 2022 00:00:00 +0000"
-        for place, content in {
-            "kernel/kprobes.c": "one\ntwo\nthree\n",
-            "debian/control": f"Source: {name}\nMaintainer: nobody <n@x>\n\nPackage: {name}\nArchitecture: any\n",
-            "debian/changelog": f"{name} ({version}) x; urgency=low\n\n  * x\n\n{signed}\n",
-            "debian/source/format": "3.0 (native)\n",
-        }.items():
-            (tree / place).parent.mkdir(parents=True, exist_ok=True)
-            (tree / place).write_text(content)
-        subprocess.run(["dpkg-source", "--build", tree.name], cwd=self._directory, check=True, capture_output=True)
-        dsc = self._directory / f"{name}_{version}.dsc"
-        return FetchedSourcePackage(name, version, dsc, (dsc,), "ab12")
+        (tree / "kernel").mkdir(parents=True)
+        (tree / "kernel/kprobes.c").write_text("one\ntwo\nthree\n")
+        tarball = self._directory / f"{name}_{version}.orig.tar.xz"
+        subprocess.run(["tar", "-cJf", tarball, "-C", self._directory, tree.name], check=True)
+        return tarball
 
 
 @pytest.fixture(autouse=True)
@@ -106,8 +99,8 @@ def test_the_tarball_is_unpacked_once_for_plain_and_patched(tmp_path: Path, step
     assert {path.name for path in plain.iterdir()} == {"kernel"}
 
 
-def test_a_source_package_is_unpacked_without_debians_own_files(tmp_path: Path, step: ProgressStep) -> None:
-    packages = SourcePackages(tmp_path)
+def test_an_upstream_tarball_is_unpacked_and_patched(tmp_path: Path, step: ProgressStep) -> None:
+    packages = UpstreamTarballs(tmp_path)
     patched = unpack(
         kernel_source_trees.package_source("linux=6.18.15", "6.18.15", "ab12", [patch(tmp_path)]), packages, step
     )

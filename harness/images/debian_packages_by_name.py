@@ -21,6 +21,8 @@ _APT_SECONDS = 60.0
 _PRINTED = re.compile(r"^'\S+' (\S+) \d+ SHA256:([0-9a-f]{64})$", re.M)
 
 _DOWNLOAD_SOURCE = ("source", "--download-only", "--only-source")
+# Without the .dsc and Debian's own files.
+_TARBALL = ("--tar-only",)
 
 
 @dataclass(frozen=True)
@@ -113,13 +115,6 @@ class Packages:
         exact = [_exact(name) for name in files]
         return self._obtained(architecture, ["download", *exact], files, deadline)
 
-    def source_files_hash(self, package: str) -> str:
-        """Return one digest of a source package's files, from the signed list.
-
-        `package` is as in `fetch_source_package`.
-        """
-        return _digest(self._source_files(package))
-
     def fetch_source_package(self, package: str, *, deadline: Deadline) -> FetchedSourcePackage:
         """Fetch a source package: the candidate for a NAME, or a version for NAME=VERSION.
 
@@ -132,16 +127,34 @@ class Packages:
         version = stated[1] if stated else dsc.stem.partition("_")[2]
         return FetchedSourcePackage(package, version, dsc, tuple(paths), _digest(hashes))
 
-    def _source_files(self, package: str) -> Mapping[str, str]:
-        """Return file names and SHA-256 of a source package."""
+    def upstream_tarball_hash(self, package: str) -> str:
+        """Return the SHA-256 of a source package's upstream tarball, from the signed list.
+
+        `package` is as in `fetch_source_package`, and the errors are the same.
+        """
+        return _digest(self._source_files(package, *_TARBALL))
+
+    def fetch_upstream_tarball(self, package: str, *, deadline: Deadline) -> Path:
+        """Fetch only the upstream tarball of a source package, which mirrors keep longer than the other files.
+
+        `package` is as in `fetch_source_package`, and the errors are the same.
+        """
+        hashes = self._source_files(package, *_TARBALL)
+        paths = self._obtained(SOURCE, [*_DOWNLOAD_SOURCE, *_TARBALL, package], hashes, deadline)
+        if len(paths) != 1:
+            raise RecipeError(f"{package} has {len(paths)} upstream tarballs, not one", mend="name another package")
+        return paths[0]
+
+    def _source_files(self, package: str, *options: str) -> Mapping[str, str]:
+        """Return file names and SHA-256 of a source package, or of the part that apt-get's options select."""
         state = self._state(SOURCE)
         deadline = Deadline.after(_APT_SECONDS)
 
         def listed() -> dict[str, str]:
-            printed = state.run_apt(["apt-get", "--print-uris", *_DOWNLOAD_SOURCE, package], deadline)
+            printed = state.run_apt(["apt-get", "--print-uris", *_DOWNLOAD_SOURCE, *options, package], deadline)
             return {} if printed.rc else dict(_PRINTED.findall(printed.output))
 
-        found = state.cached_answer(f"source {package}", listed, deadline)
+        found = state.cached_answer(" ".join(["source", *options, package]), listed, deadline)
         if not found:
             raise self._none(f"source package {package!r}")
         return found

@@ -1,4 +1,4 @@
-"""Kernel source trees: the user's own tree, or Debian's tarball, unpacked once, and patched copies that share files."""
+"""Kernel source trees: the user's own tree, or a tarball, unpacked once, and patched copies that share files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from harness.core.errors import BuildError, HostError, RecipeError
 from harness.core.events import ProgressStep
 from harness.core.files import sha256_of_strings
 from harness.core.process import run
-from harness.images.debian_packages_by_name import FetchedSourcePackage, Packages
+from harness.images.debian_packages_by_name import Packages
 from harness.images.recipe_files import fragment_or_patch_path
 from harness.images.vm_recipe import Recipe
 
@@ -30,8 +30,9 @@ _FETCH_S = 1800.0
 class Source:
     """One kernel source tree, which may not be unpacked yet.
 
-    `package` is a linux-source package, or NAME=VERSION for a source package. `version` and `sha256` are the
-    package's. `patches` are the files applied to the tree, in order. `tree` is its directory.
+    `package` is a linux-source package, or NAME=VERSION for the upstream tarball of a source package. `version` is the
+    package's, and `sha256` that of the fetched file. `patches` are the files applied to the tree, in order. `tree` is
+    its directory.
     """
 
     package: str
@@ -57,7 +58,7 @@ def source_tree_of_recipe(recipe: Recipe, packages: Packages) -> Source:
     patches = [fragment_or_patch_path("patches", name) for name in recipe.kernel.patches]
     if recipe.kernel.version:
         exact = f"{package}={recipe.kernel.version}"
-        return package_source(exact, recipe.kernel.version, packages.source_files_hash(exact), patches)
+        return package_source(exact, recipe.kernel.version, packages.upstream_tarball_hash(exact), patches)
     return package_source(package, packages.version(package, _ANY), packages.hash(package, _ANY), patches)
 
 
@@ -151,7 +152,9 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
     """Fetch a package and unpack the kernel source in it to `into`."""
     step.publish_progress(f"fetching {package}")
     if _is_source(package):
-        _unpack_source(packages.fetch_source_package(package, deadline=Deadline.after(_FETCH_S)), into, step)
+        tarball = packages.fetch_upstream_tarball(package, deadline=Deadline.after(_FETCH_S))
+        step.publish_progress(f"unpacking {tarball.name}")
+        _unpack_tarball(tarball, into)
         return
     deb = packages.fetch(package, _ANY, deadline=Deadline.after(_FETCH_S))
     step.publish_progress(f"unpacking {package}")
@@ -160,24 +163,13 @@ def _unpack_package(package: str, packages: Packages, into: Path, step: Progress
     tarballs = list(wrapping.glob("usr/src/*.tar.*"))
     if len(tarballs) != 1:
         raise HostError(f"{package} has {len(tarballs)} source tarballs, not one", mend="name a linux-source-* package")
-    options = ["--strip-components=1", "--no-same-owner"]
-    _run(["tar", "-x", "-f", tarballs[0], "-C", into, *options], f"unpacking {tarballs[0].name}")
+    _unpack_tarball(tarballs[0], into)
     shutil.rmtree(wrapping)
 
 
-def _unpack_source(source: FetchedSourcePackage, into: Path, step: ProgressStep) -> None:
-    """Unpack a source package to `into`, with Debian's patches applied and without Debian's own files.
-
-    dpkg-source need not check the uploader's signature: apt has checked every file against the signed list.
-    """
-    step.publish_progress(f"unpacking {source.name}")
-    wrapping = into / ".package"
-    _run(["dpkg-source", "--no-check", "--extract", source.dsc, wrapping], f"unpacking {source.dsc.name}")
-    for name in ("debian", ".pc"):
-        shutil.rmtree(wrapping / name, ignore_errors=True)
-    for path in sorted(wrapping.iterdir()):
-        path.rename(into / path.name)
-    wrapping.rmdir()
+def _unpack_tarball(tarball: Path, into: Path) -> None:
+    options = ["--strip-components=1", "--no-same-owner"]
+    _run(["tar", "-x", "-f", tarball, "-C", into, *options], f"unpacking {tarball.name}")
 
 
 def _patch_copy(plain: Path, patches: Sequence[Path], into: Path, step: ProgressStep) -> None:

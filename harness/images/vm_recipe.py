@@ -37,17 +37,18 @@ class Kernel(RecipeTable):
     """Where the kernel comes from and how it is made.
 
     `package` is a Debian package: a `linux-image-*` for `debian-binary`, a `linux-source-*` for `debian-source`. With
-    `version`, the package is a source package such as `linux`, of exactly that version: Debian keeps the sources of
-    releases whose `linux-source-*` is gone. `suite` is the Debian suite of the package if that is not the host's
-    release: another release, or a `RELEASE-backports`. `tree` is the user's own kernel source. `config` and `patches`
-    name files under `vm_images/config/` and `vm_images/patches/`, in order. `not_for_trees` are those of `config` whose
-    options other versions lack: a tree of --kernel is built without them. `sibling` names the VM whose kernel has the
-    same functions at other addresses; values computed for that kernel are tried on this one. `compiler` is one such as
-    `gcc-14`, from the release of `suite`, for modules of a kernel that was configured with a newer compiler than the
-    host has; or one such as `clang-19`, the host's, for a kernel from source and its modules. `debug_symbols` also
-    fetches the package with the debug symbols of a binary kernel, and `--debug-symbols` sets it for all of them.
-    `given` and `config_file` are no keys of a recipe; `--kernel` and `--config` set them: the files of a kernel that
-    was built elsewhere (source `given`), and the whole configuration of a tree.
+    `version`, the kernel is the upstream tarball of a source package such as `linux`, of exactly that version, without
+    Debian's patches: a mirror keeps tarballs of releases whose `linux-source-*` is gone. `suite` is the Debian suite of
+    the package if that is not the host's release: another release, or a `RELEASE-backports`. `tree` is the user's own
+    kernel source. `config` and `patches` name files under `vm_images/config/` and `vm_images/patches/`, in order.
+    `not_for_trees` are those of `config` whose options other versions lack: a tree of --kernel is built without them.
+    `sibling` names the VM whose kernel has the same functions at other addresses; values computed for that kernel are
+    tried on this one. `compiler` is one such as `gcc-14`, from the release of `suite`, for modules of a kernel that was
+    configured with a newer compiler than the host has; or one such as `clang-19`, the host's, for a kernel from source
+    and its modules. `debug_symbols` also fetches the package with the debug symbols of a binary kernel, and
+    `--debug-symbols` sets it for all of them. `given` and `config_file` are no keys of a recipe; `--kernel` and
+    `--config` set them: the files of a kernel that was built elsewhere (source `given`), and the whole configuration of
+    a tree.
     """
 
     source: Literal["debian-binary", "debian-source", "tree", "given"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 VMS_WITHOUT_RECIPE: Mapping[str, str] = {
-    "parisc-6.18": "Debian's source package of 6.18 is listed but not on the mirror; `parisc-6.12` has the same rule",
-    "parisc-7.0": "Debian's source package of 7.0 is listed but not on the mirror; `parisc-merged-text` has its defect",
+    "parisc-7.0": "Debian never had 7.0 to 7.0.3, which have the defect of `parisc-6.19`; later ones are listed, but "
+    "not on the mirror, and have the fix, as `parisc-7.3`",
     "sh4": "no kprobe runs its handler in any kernel, and Debian 12's gcc for SuperH is broken (docs/findings.md)",
 }
