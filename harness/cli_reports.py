@@ -109,20 +109,24 @@ def _print(text: str, output: Path | None) -> None:
 @click.command(epilog=example_epilog("matrix results/20261128-120000-ab12 --output docs/matrix.md"))
 @click.argument("runs", type=_RUN, nargs=-1)
 @click.option("--output", type=_RUN, help="Write to this file instead of standard output.")
-def matrix(runs: Sequence[Path], output: Path | None) -> int:
+@click.option("--update", is_flag=True, help="Keep what the file of --output has of VMs that the runs do not have.")
+def matrix(runs: Sequence[Path], output: Path | None, update: bool) -> int:
     """Print runs as one page in Markdown: each VM with its counts and versions, and each claim on each VM.
 
     RUNS are run directories, by default the latest. A cell of several runs counts as it ended in the newest. A VM
-    without a cell is listed as not run.
+    without a cell is listed as not run, or keeps its columns with --update.
     """
     from harness.images.vm_recipe import load_all
-    from harness.report.export.newest_results_of_runs_markdown import Run, results_by_vm_markdown
+    from harness.report.export.earlier_matrix_page import read_earlier_page
+    from harness.report.export.newest_results_of_runs_markdown import VM_COLUMNS, Run, results_by_vm_markdown
     from harness.report.export.vms_without_recipe import VMS_WITHOUT_RECIPE
 
     directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
     found = [Run(directory.name, read_cells_of_run(directory.path)) for directory in directories]
-    claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells}}
-    _print(results_by_vm_markdown(found, claims, load_all(), VMS_WITHOUT_RECIPE), output)
+    files = {str(path.relative_to(paths.PROJECT)) for path in paths.CASES.rglob("test_*.py")}
+    claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells} | files}
+    earlier = read_earlier_page(_page_to_update(output), VM_COLUMNS) if update else None
+    _print(results_by_vm_markdown(found, claims, load_all(), VMS_WITHOUT_RECIPE, earlier), output)
     return 0
 
 
@@ -156,6 +160,17 @@ def merge(runs: Sequence[Path], expected: Path | None, into: Path | None, baseli
     status = found.judge_and_report(gate)
     click.echo(found.directory.path)
     return status
+
+
+def _page_to_update(output: Path | None) -> str:
+    if output is None:
+        raise UsageError("--update changes the file of --output", mend="name it")
+    try:
+        return output.read_text()
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(output)) from None
+    except UnicodeDecodeError:
+        raise UsageError("is not a text file", where=str(output)) from None
 
 
 def _claim(file: str) -> str:

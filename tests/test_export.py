@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from harness.core.errors import UsageError
+from harness.report.export.earlier_matrix_page import read_earlier_page
 from harness.report.export.junit import junit
 from harness.report.export.kcidb import kcidb
 from harness.report.export.ktap import ktap
 from harness.report.export.markdown import markdown
-from harness.report.export.newest_results_of_runs_markdown import Run, results_by_vm_markdown
+from harness.report.export.newest_results_of_runs_markdown import VM_COLUMNS, Run, results_by_vm_markdown
 from harness.report.metrics_with_goals import Figure
 from harness.report.record import Cell
 from harness.verdict.cell_verdict_enum import Verdict
@@ -137,6 +139,44 @@ def test_the_matrix_counts_a_cell_as_it_ended_in_the_newest_run() -> None:
         page = results_by_vm_markdown(runs, {})
         assert row in page
         assert "| cases/test\\_sites.py | 1, 1 fail |" in page
+
+
+def test_an_update_keeps_the_columns_of_vms_that_did_not_run() -> None:
+    claims = {"cases/test_loader.py": "A | B", "cases/test_sites.py": "C"}
+    recipes = ["kept", "parisc", "idle"]
+    cells = [
+        cell("test_a", vm="kept"),
+        cell("test_a", vm="kept", file="cases/test_loader.py"),
+        cell("test_a", vm="gone"),
+    ]
+    older = results_by_vm_markdown([Run(RUN, [*cells, cell("test_a", Verdict.OOPS)])], claims, recipes)
+    newer = Run("20261129-120000-ab12", [cell("test_a")])
+    earlier = read_earlier_page(older, VM_COLUMNS)
+    page = results_by_vm_markdown([newer], claims, recipes, None, earlier)
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    assert "| `kept` | 6.1.192 | unknown | tcg | 2026-11-28 | 2/2 | 2 | 2 | 0 | 0 | 0 | 0/0 | 1 |" in rows
+    assert "| `parisc` | 6.1.192 | unknown | tcg | 2026-11-29 | 1/2 | 1 | 1 | 0 | 0 | 0 | 0/0 | 0 |" in rows
+    assert rows[-4:] == [
+        "| claim | `kept` | `parisc` |",
+        "| --- | --- | --- |",
+        "| A \\| B | 1 | not run |",
+        "| C | 1 | 1 |",
+    ]
+    # The newest results alone do not have it, and an update with the same runs changes nothing.
+    assert "2026-11-28" not in results_by_vm_markdown([newer], claims, recipes)
+    assert results_by_vm_markdown([newer], claims, recipes, None, read_earlier_page(page, VM_COLUMNS)) == page
+
+
+@pytest.mark.parametrize("page", ["", "# Notes\n", "| VM |\n| --- |\n\n| claim |\n| --- |\n"])
+def test_another_page_is_not_updated(page: str) -> None:
+    with pytest.raises(UsageError, match="tables that this version writes"):
+        read_earlier_page(page, VM_COLUMNS)
+
+
+def test_a_page_with_a_column_of_no_row_is_not_updated() -> None:
+    page = results_by_vm_markdown([Run(RUN, [cell("test_a")])], {}).replace("| claim | `parisc` |", "| claim | `x` |")
+    with pytest.raises(UsageError, match="other VMs"):
+        read_earlier_page(page, VM_COLUMNS)
 
 
 def test_the_matrix_shows_what_was_not_run_and_what_does_not_exist() -> None:

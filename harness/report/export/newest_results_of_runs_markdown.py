@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from harness.report.export.earlier_matrix_page import EarlierPage
 from harness.report.export.markdown import code_span, escape_table_text
 from harness.report.pivot import Pivot
 from harness.report.record import Cell, CellKey
@@ -19,7 +20,7 @@ A VM's cells may come from several runs. A cell that ran more than once counts a
 are those of the runs, in UTC.
 """
 _NOT_RUN = "not run"
-_VMS = (
+VM_COLUMNS = (
     "VM",
     "kernel",
     "QEMU",
@@ -66,32 +67,57 @@ def results_by_vm_markdown(
     claims: Mapping[str, str],
     recipes: Collection[str] = (),
     without_recipe: Mapping[str, str] | None = None,
+    earlier: EarlierPage | None = None,
 ) -> str:
     """Return the page.
 
     `claims` maps a case file to its claim; a file that is missing there is shown by its name. `recipes` are the names
     of VMs that are listed as not run where no run has a cell of them. `without_recipe` maps the names of VMs that do
-    not exist to the reason; a name that has a recipe is left out. Raises UsageError for more VMs than a table can show.
+    not exist to the reason; a name that has a recipe is left out. The columns of `earlier` are kept for VMs of
+    `recipes` of which no run has a cell. Raises UsageError for more VMs than a table can show.
     """
     newest: dict[CellKey, _Ended] = {}
     for run in sorted(runs):
         newest |= {cell.key: _Ended(cell, run.date) for cell in run.cells}
-    vms = sorted(Pivot([ended.cell for ended in newest.values()]).vms)
-    counted: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for ended in newest.values():
-        counted[ended.cell.file, ended.cell.vm].append(ended.cell)
-    files = sorted({ended.cell.file for ended in newest.values()})
-    lines = [_INTRODUCTION, "## VMs", "", *_head(_VMS)]
+    ran = Pivot([ended.cell for ended in newest.values()]).vms
+    kept = (earlier or EarlierPage({}, {})).only({*recipes} - {*ran})
+    vms = sorted({*ran, *kept.vms})
+    verdicts = _verdicts_by_claim([ended.cell for ended in newest.values()], claims, kept)
+    lines = [_INTRODUCTION, "## VMs", "", *_head(VM_COLUMNS)]
     for vm in sorted({*vms, *recipes}):
-        ran = [ended for ended in newest.values() if ended.cell.vm == vm]
-        lines.append(_row(_vm(vm, ran, len(files)) if ran else _vm_not_run(vm)))
+        counts = _counts([ended for ended in newest.values() if ended.cell.vm == vm]) if vm in ran else kept.vms.get(vm)
+        lines.append(_row([code_span(vm), *_with_claims(counts, vm, verdicts)] if counts else _vm_not_run(vm)))
     lines += [_EXPLANATION, *_without_recipe(without_recipe or {}, {*vms, *recipes})]
     lines += ["## Claims", "", *_head(["claim", *map(code_span, vms)])]
-    for file in files:
-        counts = [_verdicts(counted.get((file, vm), ())) for vm in vms]
-        lines.append(_row([escape_table_text(claims.get(file, file)), *counts]))
+    for claim, shown in verdicts.items():
+        lines.append(_row([claim, *(shown.get(vm, _NOT_RUN) for vm in vms)]))
     lines += ["", "A number without a word counts cells that passed. A VM that was not run has no column."]
     return "\n".join(lines) + "\n"
+
+
+def _verdicts_by_claim(
+    cells: Sequence[Cell], claims: Mapping[str, str], kept: EarlierPage
+) -> Mapping[str, Mapping[str, str]]:
+    """Return the verdicts by claim and VM: claims in the order of their files, then those that only `kept` has."""
+    counted: defaultdict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        counted[cell.file, cell.vm].append(cell)
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted({*claims, *(cell.file for cell in cells)}):
+        found[escape_table_text(claims.get(file, file))] = {}
+    for (file, vm), of_vm in counted.items():
+        found[escape_table_text(claims.get(file, file))][vm] = _verdicts(of_vm)
+    for claim, shown in kept.claims.items():
+        found.setdefault(claim, {}).update(shown)
+    return {claim: shown for claim, shown in found.items() if set(shown.values()) - {_NOT_RUN}}
+
+
+def _with_claims(counts: Sequence[str], vm: str, verdicts: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return the fields of a VM's row with its number of claims, of all that the page has."""
+    fields = list(counts)
+    shown = sum(each.get(vm, _NOT_RUN) != _NOT_RUN for each in verdicts.values())
+    fields[VM_COLUMNS.index("claims") - 1] = f"{shown}/{len(verdicts)}"
+    return fields
 
 
 def _without_recipe(reasons: Mapping[str, str], existing: Collection[str]) -> list[str]:
@@ -111,21 +137,21 @@ def _row(fields: Sequence[str]) -> str:
 
 
 def _vm_not_run(vm: str) -> list[str]:
-    return [code_span(vm), *(_NOT_RUN if name == "run" else "-" for name in _VMS[1:])]
+    return [code_span(vm), *(_NOT_RUN if name == "run" else "-" for name in VM_COLUMNS[1:])]
 
 
-def _vm(vm: str, ended: Sequence[_Ended], all_claims: int) -> list[str]:
+def _counts(ended: Sequence[_Ended]) -> list[str]:
+    """Return the fields of a VM's row without its name, and with an empty number of claims."""
     cells = [each.cell for each in ended]
     verdicts = Counter(cell.verdict for cell in cells)
     mutants = [cell for cell in cells if cell.mutant and cell.verdict is not Verdict.SKIP]
     caught = sum(cell.verdict is Verdict.PASS for cell in mutants)
     return [
-        code_span(vm),
         _known(cell.kernel_release for cell in cells),
         _known(cell.qemu for cell in cells),
         _known(cell.accelerator for cell in cells),
         _known(each.date for each in ended),
-        f"{len({cell.file for cell in cells})}/{all_claims}",
+        "",
         str(len(cells)),
         str(verdicts[Verdict.PASS]),
         str(verdicts[Verdict.KNOWN_FAIL]),
