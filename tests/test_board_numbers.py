@@ -75,6 +75,12 @@ def test_without_a_terminal_the_numbers_are_a_plain_line_once_a_while(monkeypatc
     board.print_new_steps_as_plain_lines()
     assert len(lines) == 1
     assert re.fullmatch(r"\[ +\d+\.\ds\] 0 builds, 1 guest, 1/4 cells", lines[0])
+    # While no cell ends, and there are cells, a longer time must pass.
+    monkeypatch.setattr(board_module, "_QUIET_TALLY_SECONDS", 0.0)
+    board.print_new_steps_as_plain_lines()
+    assert len(lines) == 2
+    Board(Bus(), False, lines.append).print_new_steps_as_plain_lines()
+    assert len(lines) == 2
 
 
 LIVE = """

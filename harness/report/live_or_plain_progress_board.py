@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0
 # How often a line with the numbers of the whole run is printed, without a terminal, in seconds.
 _TALLY_SECONDS = 30.0
+# Without a finished cell the numbers are printed less often, so that a log shows that the run goes on.
+_QUIET_TALLY_SECONDS = 120.0
 # How often the board is updated while jobs run.
 _LOOK_SECONDS = 0.5
 
@@ -66,10 +68,11 @@ class Board:
         self._print_tally()
 
     def _print_tally(self) -> None:
-        """Print how far the run is, once a while and only after it has moved."""
+        """Print how far the run is, less often while no cell ends; a board without cells prints nothing."""
         now = time.monotonic()
         tally = self._progress.run_progress_and_rate(now)
-        if tally.ended_cells == self._tallied or now - self._tallied_at < _TALLY_SECONDS:
+        patience = _QUIET_TALLY_SECONDS if tally.ended_cells == self._tallied else _TALLY_SECONDS
+        if not tally.expected_cells or now - self._tallied_at < patience:
             return
         self._tallied, self._tallied_at = tally.ended_cells, now
         self._write_line(f"[{now - self._progress.began:7.1f}s] {tally}")
