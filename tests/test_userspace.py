@@ -189,6 +189,17 @@ def test_debug_link_is_followed(stripped: Path) -> None:
     assert debug_files.find_elf_with_symbols(stripped).function("f").size > 0
 
 
+def test_a_stripped_file_is_decoded_with_the_symbols_of_its_debug_file(stripped: Path) -> None:
+    file = UserFile(cast(Guest, SimpleNamespace(name="vm")), "f.so", "/f.so", stripped)
+    symbol = file.symbol_of_site(Site("f"))
+    joined = debug_files.elf_with_code_and_symbols(stripped, file.symbol_file)
+    assert joined.function_bytes(symbol) == Elf.read(stripped.parent / "whole.so").function_bytes(symbol)
+    # A decoder looks for other functions, such as the tracer or the function's `.cold` part.
+    assert [each.name for each in joined.symbols_named("f")] == ["f"]
+    whole = stripped.parent / "whole.so"
+    assert debug_files.elf_with_code_and_symbols(whole, debug_files.find_elf_with_symbols(whole)).path == whole
+
+
 def test_debug_file_of_another_build_is_refused(stripped: Path) -> None:
     debug = stripped.parent / ".debug" / "f.debug"
     debug.write_bytes(debug.read_bytes() + b"\0")

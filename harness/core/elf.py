@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
@@ -120,7 +120,7 @@ class Elf:
         return next(iter(self.modinfo_values_by_key.get(key, ())), "")
 
     @classmethod
-    def read(cls, path: Path) -> Elf:
+    def read(cls, path: Path) -> Self:
         """Map one file and read its headers. Raises PinpointError when it is not a complete ELF file."""
         try:
             with path.open("rb") as stream:

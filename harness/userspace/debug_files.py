@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from enum import Enum
+from functools import cached_property
 from pathlib import Path
 
-from harness.core.elf import Elf
+from harness.core.elf import Elf, Symbol
 from harness.core.errors import PinpointError
 
 _LINK = ".gnu_debuglink"
@@ -38,6 +40,26 @@ def find_elf_with_symbols(file: Path, by: DebugFileLookup = DebugFileLookup.ANY)
     if by is not DebugFileLookup.BUILD_ID and (found := find_elf_by_debuglink(elf, file.parent)):
         return found
     raise PinpointError("stripped, and no debug file is found", where=str(file), mend="keep its separate .debug file")
+
+
+class _StrippedElf(Elf):
+    """A stripped file with the symbols of its debug file, which has no code."""
+
+    debug_file: Elf
+
+    @cached_property
+    def symbols(self) -> Sequence[Symbol]:
+        """The symbols of the debug file."""
+        return self.debug_file.symbols
+
+
+def elf_with_code_and_symbols(file: Path, symbol_file: Elf) -> Elf:
+    """The ELF file with the code of `file` and the symbols of `symbol_file`, which find_elf_with_symbols() found."""
+    if symbol_file.path == file:
+        return symbol_file
+    found = _StrippedElf.read(file)
+    found.debug_file = symbol_file
+    return found
 
 
 def find_elf_by_build_id(elf: Elf, root: Path) -> Elf | None:

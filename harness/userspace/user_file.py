@@ -24,7 +24,7 @@ from harness.landing.code.instructions import (
     once_per_call_boundaries,
 )
 from harness.landing.site import Site
-from harness.userspace.debug_files import DebugFileLookup, find_elf_with_symbols
+from harness.userspace.debug_files import DebugFileLookup, elf_with_code_and_symbols, find_elf_with_symbols
 
 DIRECTORY = "user"
 
@@ -168,10 +168,10 @@ class UserFile:
         plain = (site for site in sites if _plain(code[site.offset :], self.decoder))
         return next(plain, sites[0])
 
-    @property
+    @cached_property
     def _coded(self) -> Elf:
-        """A file that has both the code and the section numbers that symbols use; a separate debug file has no code."""
-        return self.elf
+        """The file with both the code and the symbols, which a stripped file and its debug file have one each of."""
+        return elf_with_code_and_symbols(self.host_path, self.symbol_file)
 
     def describe_offset(self, offset: int) -> str:
         """The function at an offset into the file, as `symbol+0xoff`; `file offset 0xoff` if there is none."""
