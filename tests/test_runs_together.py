@@ -10,7 +10,8 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
-from harness.landing.code.basic_blocks import group_equally_run_offsets
+from harness.landing.code import decode_mips
+from harness.landing.code.basic_blocks import group_equally_run_offsets, offsets_of_padding_between_parts
 from harness.landing.code.instruction import InstructionKind
 from harness.landing.code.instructions import decode_function
 
@@ -106,3 +107,11 @@ def test_through_memory(tmp_path: Path) -> None:
 
 def test_after_a_computed_jump_every_instruction_stands_alone(tmp_path: Path) -> None:
     assert _runs(*_function(tmp_path, "x86_64", "add $1, %edi\njmp *%rax\nret")) == [[0], [1], [2]]
+
+
+def test_padding_follows_a_jump_and_its_delay_slot() -> None:
+    nop, move, jump_to_ra, branch, call = 0, 0x00808025, 0x03E00008, 0x10000006, 0x0240F809
+    words = [call, nop, nop, jump_to_ra, move, nop, nop, move, nop, branch, nop, nop, move]
+    code = decode_mips.decode(b"".join(word.to_bytes(4, "little") for word in words), "<")
+    assert list(offsets_of_padding_between_parts(code, delay_slots=True)) == [20, 24, 40, 44]
+    assert list(offsets_of_padding_between_parts(code, delay_slots=False)) == [40, 44]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from harness.core.elf import Symbol
-from harness.landing.code.basic_blocks import group_equally_run_offsets
+from harness.landing.code.basic_blocks import group_equally_run_offsets, offsets_of_padding_between_parts
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
-from harness.landing.code.instructions import decode_function, offsets_of_relocations_to_prefix
+from harness.landing.code.instructions import decode_function, has_delay_slots, offsets_of_relocations_to_prefix
 from harness.landing.code.patch_sites import module_table_entries
 from harness.landing.code.patch_tables import JUMPS
 from harness.landing.landing_judgment import Missed
@@ -118,19 +118,12 @@ class EveryInstructionSites:
     def demand_all_hit(self, probes: ProbeRun, shape: str) -> None:
         """Raise Missed if a probe in the shape's function was never hit, unless it is on padding between its parts."""
         start = self.target.shape_site(shape)
-        between = set(self._padding_behind_jumps(start))
+        code = decode_function(*self.layout.elf_and_symbol(start), self.layout.decoder)
+        between = set(offsets_of_padding_between_parts(code, delay_slots=has_delay_slots(self.layout.decoder)))
         own = (landing for landing in probes.landings if landing.site.symbol == start.symbol)
         unhit = [landing.site for landing in own if not landing.hits and landing.site.offset not in between]
         if unhit:
             raise Missed(f"never hit: {', '.join(map(str, unhit))}")
-
-    def _padding_behind_jumps(self, start: Site) -> Iterator[int]:
-        """The offsets of nops that align the next part of a function, behind a jump or a return."""
-        dead = False
-        for each in decode_function(*self.layout.elf_and_symbol(start), self.layout.decoder):
-            dead = each.kind in (InstructionKind.JUMP, InstructionKind.RETURN) or (dead and each.is_padding)
-            if dead and each.is_padding:
-                yield each.offset
 
     @cached_property
     def _boundaries(self) -> list[tuple[Site, Instruction]]:

@@ -1,11 +1,18 @@
-"""Groups of instructions that run equally often in every call of a function."""
+"""Groups of instructions that run equally often in every call of a function, and the padding between them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf, Symbol
-from harness.landing.code.instruction import Flow
+from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import LEAVING_FLOWS, branch_targets_from_cold, decode_function, has_delay_slots
+
+# Instructions after which, and after their delay slot if they have one, only a branch target runs.
+_LEAVING_KINDS = frozenset(
+    {InstructionKind.JUMP, InstructionKind.LONE_JUMP, InstructionKind.RETURN, InstructionKind.LONE_RETURN}
+)
 
 
 def group_equally_run_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> tuple[tuple[int, ...], ...]:
@@ -32,3 +39,17 @@ def group_equally_run_offsets(elf: Elf, symbol: Symbol, decoder: DecoderKind) ->
             groups.append([])
         groups[-1].append(each.offset)
     return tuple(map(tuple, groups))
+
+
+def offsets_of_padding_between_parts(code: Sequence[Instruction], *, delay_slots: bool) -> Iterator[int]:
+    """Yield the offsets of nops behind a jump or a return, which align the next part of a function and never run.
+
+    A nop in a delay slot is one of them, though it runs.
+    """
+    dead, slot = False, False
+    for each in code:
+        leaves = each.kind in _LEAVING_KINDS
+        dead = leaves or (dead and (slot or each.is_padding))
+        if dead and each.is_padding:
+            yield each.offset
+        slot = leaves and delay_slots
