@@ -1,7 +1,7 @@
-"""The cross compiler, binutils and C library of another Debian suite, for an architecture that this host's lacks.
+"""The cross compiler, binutils and C library of another Debian suite, if the host's suite has no such compiler.
 
 The compiler finds its own parts, the assembler and the C library by their places relative to its own path, as it does
-when it is installed. So the packages' layout is kept, and a launcher stands in the place of each program.
+when it is installed. So the packages' layout is kept, and each program is replaced by a launcher.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _BINUTILS = ("ar", "as", "ld", "nm", "objcopy", "objdump", "ranlib", "readelf", 
 def obtain_cross_tools(recipe: Recipe, build_context: BuildContext) -> Path | None:
     """Return the directory with the cross compiler of a recipe's architecture; None if it is this host's own.
 
-    `Architecture.cross_tools` becomes a link to that directory, which is in the store. Raises HostError, RecipeError or
-    BuildError when the suite's packages cannot be had.
+    `Architecture.cross_tools` becomes a link to that directory, which is in the store. Raises as
+    `debian_suite_host_programs.obtain_launchers`.
     """
     architecture = recipe.architecture
-    if not architecture.cross_tools_suite or architecture.native:
+    if _is_this_hosts(architecture):
         return None
     entry = debian_suite_host_programs.obtain_launchers(_wanted(architecture), build_context, vm=recipe.name)
     launchers = entry.path / debian_suite_host_programs.LAUNCHERS
@@ -34,19 +34,23 @@ def obtain_cross_tools(recipe: Recipe, build_context: BuildContext) -> Path | No
         return launchers
     link.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=link.parent) as scratch:
-        beside = Path(scratch) / link.name
-        beside.symlink_to(launchers)
-        beside.replace(link)
+        made = Path(scratch) / link.name
+        made.symlink_to(launchers)
+        made.replace(link)
     return launchers
 
 
-def store_entry(recipe: Recipe, build_context: BuildContext) -> dict[str, list[str]]:
-    """Map the kind of the store entry with the cross compiler to its inputs; empty if this host's is used."""
+def are_cross_tools_present(recipe: Recipe, build_context: BuildContext) -> bool:
+    """Return True when nothing needs to be fetched for the cross compiler of a recipe's architecture."""
     architecture = recipe.architecture
-    if not architecture.cross_tools_suite or architecture.native:
-        return {}
+    if _is_this_hosts(architecture):
+        return True
     parts = debian_suite_host_programs.key_parts(_wanted(architecture), build_context)
-    return {debian_suite_host_programs.KIND: parts}
+    return build_context.store.present(debian_suite_host_programs.KIND, parts)
+
+
+def _is_this_hosts(architecture: Architecture) -> bool:
+    return not architecture.cross_tools_suite or architecture.native
 
 
 def _wanted(architecture: Architecture) -> WantedSuitePrograms:

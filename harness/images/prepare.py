@@ -105,7 +105,10 @@ def kernel_config_of(recipe: Recipe, build_context: BuildContext) -> Mapping[str
 
 
 def image_key(recipe: Recipe, build_context: BuildContext) -> str:
-    """Return the image's name in results: a digest of all inputs of its parts. Nothing is fetched or built."""
+    """Return the image's name in results: a digest of all inputs of its parts. Nothing is built.
+
+    Nothing is fetched, except the cross compiler of another Debian suite: its version is one of the inputs.
+    """
     return _key(_layers(recipe, build_context))
 
 
@@ -125,8 +128,12 @@ def _key(layers: Mapping[str, Sequence[str]]) -> str:
 
 
 def is_built(recipe: Recipe, build_context: BuildContext) -> bool:
-    """Return True when every part of the image is in the store; files are not verified."""
+    """Return True when every part of the image is in the store. Nothing is fetched, and files are not verified."""
     if not build_context.store.root.is_dir():
+        return False
+    # The inputs of the image include the version of the cross compiler, so they cannot be computed without it.
+    computes = not _agreed_layers(recipe, build_context)
+    if computes and not debian_suite_cross_tools.are_cross_tools_present(recipe, build_context):
         return False
     layers = all(build_context.store.present(kind, parts) for kind, parts in _layers(recipe, build_context).items())
     return layers and qemu_program.is_required_qemu_present(recipe, build_context)
