@@ -34,15 +34,25 @@ def _host_library() -> Path:
 def test_linker_and_library_are_where_programs_look(library: Path) -> None:
     with library.open("rb") as stream:
         linker = interpreter_path(ELFFile(stream))
-    beside = library.parents[1] / linker.lstrip("/")
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_bytes(b"linker")
-    assert files_of_cross_c_library(SPARC64) == {linker.lstrip("/"): beside, "lib/libc.so.6": library}
+    of_host = library.parents[1] / linker.lstrip("/")
+    of_host.parent.mkdir(parents=True, exist_ok=True)
+    of_host.write_bytes(b"linker")
+    assert files_of_cross_c_library(SPARC64) == {linker.lstrip("/"): of_host, "lib/libc.so.6": library}
 
 
 @pytest.mark.usefixtures("library")
 def test_a_library_without_its_linker_is_an_error() -> None:
     with pytest.raises(HostError, match="lacks this file"):
+        files_of_cross_c_library(SPARC64)
+
+
+def test_a_compiler_without_its_library_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcc then prints the name that it was given."""
+    compiler = tmp_path / f"{SPARC64.architecture.gnu_triplet}-gcc"
+    compiler.write_text("#!/bin/sh\necho libc.so.6\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(HostError, match=r"sparc64-linux-gnu-gcc has no libc\.so\.6; run .* doctor"):
         files_of_cross_c_library(SPARC64)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 
+from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
 from harness.core.errors import HostError
@@ -24,7 +25,7 @@ _COMPILER_S = 30.0
 def files_of_cross_c_library(recipe: Recipe) -> Mapping[str, Path]:
     """Return the host's files by their paths in the guest; none if the userland has them or no program needs them.
 
-    Raises HostError when the host's cross C library lacks one.
+    Raises HostError when the host's cross compiler or its C library is not installed, or lacks a file.
     """
     architecture = recipe.architecture
     if architecture.debian is not None or not recipe.traits.uprobes:
@@ -41,7 +42,9 @@ def files_of_cross_c_library(recipe: Recipe) -> Mapping[str, Path]:
 
 
 def _library(architecture: Architecture) -> Path:
-    printed = run(
-        [f"{architecture.cross_prefix}gcc", f"-print-file-name={_LIBRARY}"], deadline=Deadline.after(_COMPILER_S)
-    )
-    return Path(printed.output.strip()).resolve()
+    compiler = f"{architecture.cross_prefix}gcc"
+    printed = run([compiler, f"-print-file-name={_LIBRARY}"], deadline=Deadline.after(_COMPILER_S)).output.strip()
+    # The compiler prints the bare name of a library that it does not find.
+    if not Path(printed).is_absolute():
+        raise HostError(f"{compiler} has no {_LIBRARY}", mend=f"run {paths.PROGRAM} doctor to see which package has it")
+    return Path(printed).resolve()
