@@ -1,19 +1,23 @@
-"""Many files are sent in one round trip; each arrives unchanged or is named in the error."""
+"""Many files are sent in one round trip; each arrives unchanged or is named in the error, and is sent only once."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from harness.core.deadline import Deadline
 from harness.core.errors import GuestError
+from harness.guest import guest as guest_module
+from harness.guest.guest import Guest
 from harness.guest.result import Result
 from harness.guest.ssh import SshConnection
 from harness.guest.upload import HostFileWithMode, put_all
+from harness.images.image import Image
 
 
 class Here:
@@ -59,3 +63,33 @@ def test_nothing_to_put_costs_nothing() -> None:
     link = Here()
     put_all(cast(SshConnection, link), {}, "here", Deadline.after(120))
     assert link.trips == 0
+
+
+class GuestWithFiles(Guest):
+    """A guest of an image with three programs, which counts what is sent to it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        programs = {name: Path(name) for name in ("tool", "user/program", "user/library.so")}
+        self.image = cast(Image, SimpleNamespace(recipe=SimpleNamespace(name="a-vm"), modules={}, programs=programs))
+        self.copied_files = {}
+        self._link = cast(SshConnection, Here())
+        self.sent: list[list[str]] = []
+        monkeypatch.setattr(guest_module, "put_all", lambda _, files, *__: self.sent.append([*files]))
+
+    def scaled_deadline(self, seconds: float) -> Deadline:  # type: ignore[override]
+        return Deadline.after(seconds)
+
+
+def test_a_program_of_a_directory_comes_with_its_other_files_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = GuestWithFiles(monkeypatch)
+    path, again = guest.copy_program("user/program"), guest.copy_program("user/program")
+    assert path == again
+    assert guest.sent == [[path, path.replace("program", "library.so")], []]
+    guest.copy_all_files(Deadline.after(60))
+    assert [Path(each).name for each in guest.sent[-1]] == ["tool"]
+
+
+def test_a_program_that_the_image_lacks_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("absent", "user/absent"):
+        with pytest.raises(KeyError):
+            GuestWithFiles(monkeypatch).copy_program(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -180,24 +180,27 @@ class Guest:
         The other files of a directory, such as the libraries of a user target, are copied with it.
         """
         path = _program_path(name)
+        program = self._files[path]
         if "/" not in name:
-            return self._once(path, self._files[path])
-        beside = path.rpartition("/")[0] + "/"
-        missing = {other: piece for other, piece in self._files.items() if other.startswith(beside)}
-        missing = {other: piece for other, piece in missing.items() if other not in self.copied_files}
-        put_all(self.ssh_connection, missing, self.name, self.scaled_deadline(_COMMAND_SECONDS))
-        self.copied_files.update({other: piece.file for other, piece in missing.items()})
+            return self._once(path, program)
+        directory = path.rpartition("/")[0] + "/"
+        files = {other: piece for other, piece in self._files.items() if other.startswith(directory)}
+        self._copy_missing(files, self.scaled_deadline(_COMMAND_SECONDS))
         return path
 
     def copy_all_files(self, deadline: Deadline) -> None:
         """Copy every module and program of the image into the guest, except files that it already has."""
-        missing = {path: piece for path, piece in self._files.items() if path not in self.copied_files}
-        put_all(self.ssh_connection, missing, self.name, deadline)
-        self.mark_all_files_copied()
+        self._copy_missing(self._files, deadline)
 
     def mark_all_files_copied(self) -> None:
         """Record that `copy_all_files` was done, for this guest or for the guest that it was thawed from."""
         self.copied_files.update({path: piece.file for path, piece in self._files.items()})
+
+    def _copy_missing(self, files: Mapping[str, HostFileWithMode], deadline: Deadline) -> None:
+        """Copy those of some files that the guest does not have yet; `files` has them by their paths in the guest."""
+        missing = {path: piece for path, piece in files.items() if path not in self.copied_files}
+        put_all(self.ssh_connection, missing, self.name, deadline)
+        self.copied_files.update({path: piece.file for path, piece in missing.items()})
 
     @cached_property
     def _files(self) -> dict[str, HostFileWithMode]:
