@@ -97,9 +97,8 @@ _BRANCHES: dict[str, frozenset[int]] = {
     "EM_MIPS": frozenset({4}),  # R_MIPS_26
 }
 
-
-# The section of function descriptors, and the machine where `f` is the descriptor of the function `.f` (ELFv1).
-_DOTTED, DESCRIPTORS = "EM_PPC64", ".opd"
+# The section of function descriptors, and the machines on which `f` is the descriptor of the function `.f` (ELFv1).
+DESCRIPTORS, DOTTED_MACHINES = ".opd", frozenset({"EM_PPC64"})
 
 
 class ElfFormat(NamedTuple):
@@ -184,7 +183,10 @@ class Relocation(NamedTuple):
 def symbols(
     layout: ElfFormat, table: bytes, names: bytes, sections: Mapping[int, str], machine: str = ""
 ) -> list[Symbol]:
-    """Return every symbol of a table, including the empty first; `sections` maps section indexes to names."""
+    """Return every symbol of a table, including the empty first; `sections` maps section indexes to names.
+
+    On DOTTED_MACHINES functions are named without the dot, if the file has descriptors.
+    """
     # One call for each of 100,000 symbols: the fields are positional, because keywords take a third longer.
     found = [
         Symbol(
@@ -197,7 +199,7 @@ def symbols(
         )
         for name, value, size, info, index in _entries(layout, table)
     ]
-    return _without_dots(found) if machine == _DOTTED else found
+    return _without_dots(found) if machine in DOTTED_MACHINES else found
 
 
 def _entries(layout: ElfFormat, table: bytes) -> Iterator[tuple[int, int, int, int, int]]:
