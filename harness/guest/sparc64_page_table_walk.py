@@ -20,6 +20,7 @@ _PGD, _PUD, _PMD, _PTE = (_PAGE_SHIFT + level * _INDEX_BITS for level in (3, 2, 
 # _PAGE_VALID, _PAGE_PMD_HUGE (also that of a PUD), and _PAGE_PADDR_4U.
 _VALID, _HUGE, _PHYSICAL = 1 << 63, 1 << 56, 0x7FFFFFFE000
 # KERNBASE. Locked entries of the TLB map the kernel's image from there on (remap_kernel(), arch/sparc/mm/init_64.c).
+# The firmware loads the image to the physical address of the same number (kern_base).
 _IMAGE = 0x400000
 
 
@@ -27,22 +28,20 @@ _IMAGE = 0x400000
 class Sparc64PageTables:
     """The tables below swapper_pg_dir, whose virtual address is `page_directory_address`.
 
-    `image_end` is the virtual address at which the kernel's image ends. The firmware loads the image to the physical
-    address `image_physical`, the kernel's `kern_base`.
+    `image_end` is the virtual address at which the kernel's image ends.
     """
 
     page_directory_address: int
     image_end: int
-    image_physical: int = _IMAGE
     page_bytes: int = 1 << _PAGE_SHIFT
 
     def linear_address(self, address: int) -> int | None:
         """Return the physical address of an address in the kernel's image, None for others."""
-        return address - _IMAGE + self.image_physical if _IMAGE <= address < self.image_end else None
+        return address if _IMAGE <= address < self.image_end else None
 
     def page_address(self, address: int, read_table: ReadTable) -> int:
         """Return the physical address of the page of a virtual address. Raises UnmappedError when it is not mapped."""
-        entry = self.page_directory_address - _IMAGE + self.image_physical
+        entry = self.page_directory_address
         for level in (_PGD, _PUD, _PMD):
             entry = _entry(read_table(entry), address >> level)
             if not entry:
