@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import random
 import struct
-import zlib
 from pathlib import Path
 
 import pytest
+from compressed_objects import read_object
 
 from harness.core.architecture import DecoderKind
 from harness.core.elf import Elf
@@ -44,8 +43,7 @@ inner:  .8byte .inner, .TOC.@tocbase, 0
         .size .outer, .-.outer
 """
 
-# The object file that powerpc64-linux-gnu-as -mpower8 -a64 makes of MODULE, compressed, because a host without guests
-# of this architecture does not have the assembler.
+# The object file that powerpc64-linux-gnu-as -mpower8 -a64 makes of MODULE, compressed.
 OBJECT = """\
 eNqrd/VxY2JiZIADRgZRMIkVMEWAKQcoycXAaZHAwOjXwKBQw8G07Acjg4AHUG8CUNL7//+XIHEGKgJmHO5iBiOs4iw4xFmxeY4BIS6BRDMyYdrLAcSc
 ApjmgNRzCCHUcyCJ8wtgc4xeZl5eahGDXn5pCYhKzSlOLc9ILUpFVQXSygnEXFhMANmhhkUMBIyxuI8Ri3oFDPV6xZW5JYlJQLqkCEJnwFhFqTmJeiWp
@@ -58,9 +56,7 @@ START, TOC, TARGET = 0x8000_0000_0123_0000, 0x8000_0000_0124_8000, 0xC000_0000_0
 
 @pytest.fixture
 def module(tmp_path: Path) -> Elf:
-    built = tmp_path / "m.o"
-    built.write_bytes(zlib.decompress(base64.b64decode(OBJECT)))
-    return Elf.read(built)
+    return read_object(OBJECT, tmp_path)
 
 
 def test_a_name_is_that_of_the_function_and_not_of_its_descriptor(module: Elf) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from pathlib import Path
 
 import pytest
+from compressed_objects import read_object
 
 from harness.core.architecture import DecoderKind
 from harness.core.architecture_table import ARCHITECTURES
@@ -62,8 +61,7 @@ leaf:   li 3,2
         .8byte 0
 """
 
-# The object file that powerpc64le-linux-gnu-as -mpower8 makes of MODULE, compressed, because a host without guests of
-# this architecture does not have the assembler.
+# The object file that powerpc64le-linux-gnu-as -mpower8 makes of MODULE, compressed.
 OBJECT = """\
 eNqtU0FLAkEUfjubtqtCFglBBV4KD7LUJTx4kKzwIOXB+7rqSoJm7K5gENShY78jOvYTOvYz+hkSHZpt38tx2GEhfDC8ed/MN997jzcP580Lpm
 lApkEBFtHCWnrkGV+1310NcpDlvlkFOK28MOOe8xp50Oah5wcd8kV4vKR7GnQqhDG+j85Ie7WmK17UQVfgawo8pcDXYzCArc5CtyTUFuIUb6PP
@@ -76,9 +74,7 @@ oJ/B/0/Eoq
 
 @pytest.fixture
 def module(tmp_path: Path) -> Elf:
-    built = tmp_path / "m.o"
-    built.write_bytes(zlib.decompress(base64.b64decode(OBJECT)))
-    return Elf.read(built)
+    return read_object(OBJECT, tmp_path)
 
 
 def test_a_probe_on_an_entry_goes_to_ftraces_site_or_the_local_entry(module: Elf) -> None:
