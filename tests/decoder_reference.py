@@ -24,7 +24,7 @@ from harness.landing.code.decoder_machines import decoder_machines
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
 _SECONDS = 300.0
-_UNSIGNED = (1 << 64) - 1
+_ADDRESS = (1 << 64) - 1
 
 
 class Effect(NamedTuple):
@@ -120,13 +120,18 @@ def _mips(mnemonic: str, operands: str, _: bytes) -> Effect:
     return ENDS if mnemonic in ("break", "syscall", "eret", "deret") else PLAIN
 
 
+def _target(operands: str) -> int | None:
+    """Return the target of a branch, None if the last operand is no number; one before the start may have a sign."""
+    last = operands.split(", ")[-1]
+    return int(last, 16) & _ADDRESS if re.fullmatch(r"-?0x[0-9a-f]+", last) else None
+
+
 _SPARC_TRAP = re.compile(r"t(?:a|n|n?e|[gl]e?|gu|leu|c[cs]|pos|neg|v[cs])")
 
 
 def _sparc(mnemonic: str, operands: str, _: bytes) -> Effect:
     name, *completers = mnemonic.split(",")
-    last = operands.split(", ")[-1]
-    target = int(last, 16) & _UNSIGNED if re.fullmatch(r"-?0x[0-9a-f]+", last) else None
+    target = _target(operands)
     if name == "nop":
         return Effect(Flow.NOP, InstructionKind.OTHER, None)
     if name == "call":
@@ -168,21 +173,17 @@ def _without_slot(found: Instruction) -> InstructionKind:
     return InstructionKind.OTHER if found.kind is InstructionKind.DELAY_SLOT else found.kind
 
 
-_ADDRESS = (1 << 64) - 1
 _LOONGARCH_CONDITIONAL = frozenset({"beqz", "bnez", "bceqz", "bcnez"}) | frozenset(
     {"beq", "bne", "blt", "bge", "bltu", "bgeu", "bltz", "bgez", "blez", "bgtz"}
 )
 
 
 def _loongarch(mnemonic: str, operands: str, _: bytes) -> Effect:
-    # capstone prints a target before the start of the code with a sign.
-    last = operands.split(", ")[-1]
+    target = _target(operands)
     if mnemonic in _LOONGARCH_CONDITIONAL:
-        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, int(last, 16) & _ADDRESS)
+        return Effect(Flow.ENDS, InstructionKind.CONDITIONAL, target)
     if mnemonic in ("b", "bl"):
-        return Effect(
-            Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, int(last, 16) & _ADDRESS
-        )
+        return Effect(Flow.ENDS, InstructionKind.JUMP if mnemonic == "b" else InstructionKind.CALL, target)
     if mnemonic == "ret":
         return Effect(Flow.ENDS, InstructionKind.RETURN, None)
     if mnemonic == "jr" or (mnemonic == "jirl" and operands.startswith("$zero")):
@@ -239,7 +240,7 @@ def _effect(found: Instruction, reference: Reference) -> Effect:
     assert found.size == reference.word_bytes
     own = reference.own(found)
     # capstone prints a target before the start of the code as an unsigned number.
-    return own._replace(target=None if own.target is None else own.target & _UNSIGNED)
+    return own._replace(target=None if own.target is None else own.target & _ADDRESS)
 
 
 def _listing(reference: Reference, code: bytes) -> list[tuple[str, str]]:
