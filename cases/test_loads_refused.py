@@ -45,7 +45,7 @@ def expect_unsound(loaders: Loaders, kind: str, content: bytes) -> None:
 
 
 def expect_loaded_without_function(loaders: Loaders, content: bytes) -> None:
-    """Raise Missed unless the kernel loads a module and does not know the module's function."""
+    """Raise Missed unless the kernel loads a module and does not list the module's function."""
     path = doctored_modules.copy_to_guest(loaders.guest, "nowhere", content)
     try:
         result = loaders.run(LoaderOrder(probe=path))
@@ -98,7 +98,7 @@ def test_writable_text(guest: Guest, probe_loaders: Loaders) -> None:
 def test_symbol_of_no_section(guest: Guest, probe_loaders: Loaders) -> None:
     """A module with a symbol in a section that the file does not have is ENOEXEC (simplify_symbols()).
 
-    A kernel whose recipe documents the defect loads it, and does not know that symbol.
+    A kernel whose recipe documents the defect loads it, and does not list that symbol.
     """
     module = Elf.read_cached(guest.image.modules[NAME])
     content = doctored_modules.with_a_symbol_of_no_section(module, FUNCTION)

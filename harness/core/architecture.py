@@ -244,9 +244,9 @@ class Architecture:
     show that address; `byte_order` is that of its kernels.
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
     dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
-    32-bit programs that its kernels may run, None for an architecture that has none. `errnos` maps the kernel's numbers
-    of errors that a probe may have to the host's, where they differ. `llvm_suffix` is no entry of the
-    table: a recipe that names a clang sets it, to the end of the names of LLVM's programs (`-19`).
+    32-bit programs that its kernels may run, None for an architecture that has none. `errnos` maps the error numbers of
+    its kernels to the host's, for the errors of a refused probe that have different numbers. `llvm_suffix` is no entry
+    of the table: a recipe that names a clang sets it, to the end of the names of LLVM's programs (`-19`).
     """
 
     name: str
@@ -286,7 +286,7 @@ class Architecture:
     def cross_prefix(self) -> str:
         """The prefix of the names of gcc and the binutils; empty on a host of this architecture.
 
-        It has the path of a directory in the cache for programs of another Debian suite.
+        If the programs are those of another Debian suite, it begins with the path of their directory in the store.
         """
         if self.native:
             return ""

@@ -86,7 +86,7 @@ MIPS = replace(
         decoder=DecoderKind.MIPS_BIG,
         address_translation=AddressTranslation.MIPS32_TABLES,
         first_argument_pt_regs_offset=_PADDING + 4 * 4,  # regs[4], a0
-        # regs[7], a3: a 64-bit argument begins at an even register (o32), as the offset of register_uprobe().
+        # regs[7], a3: a 64-bit argument, such as the offset of register_uprobe(), begins at an even register (o32).
         second_argument_pt_regs_offset=_PADDING + 7 * 4,
         ftrace_call_instruction=FtraceCallInstruction.MIPS32_JAL,
         uprobe_breakpoint=MIPS_UPROBE_BREAKPOINT.to_bytes(4, "big"),

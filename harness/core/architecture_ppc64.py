@@ -8,9 +8,9 @@ from harness.core.architecture import DecoderKind
 from harness.core.architecture_ppc64le import PPC64LE
 from harness.core.kprobe_patch_patterns import PPC_BRANCH_BIG, PPC_TRAP_BIG
 
-# Debian's releases have no port of it. A function's symbol is `.f`, its descriptor is `f`, and kprobe_lookup_name()
-# (arch/powerpc/kernel/kprobes.c:66, 6.1) takes either. There is one entry, and ftrace has no call with registers there
-# (MPROFILE_KERNEL, arch/powerpc/Kconfig:525).
+# Debian's releases have no port of it. A function's symbol is `.f`, its descriptor's is `f`, and kprobe_lookup_name()
+# (arch/powerpc/kernel/kprobes.c:66, 6.1) accepts both. A function has one entry, and ftrace has no call with registers
+# there (MPROFILE_KERNEL, arch/powerpc/Kconfig:525).
 PPC64 = replace(
     PPC64LE,
     name="ppc64",
@@ -29,7 +29,7 @@ PPC64 = replace(
         return_probe_entry_bytes=0,
         uprobe_breakpoint=bytes.fromhex("7fe00008"),
     ),
-    # A program's functions have a symbol of their code, too, as the kernel's have (arch/powerpc/Makefile).
+    # With this option the code of a program's functions has symbols, too, as in the kernel (arch/powerpc/Makefile).
     program_flags=("-mcall-aixdesc",),
 )
 

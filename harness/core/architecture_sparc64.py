@@ -23,13 +23,13 @@ _DEFECTS = {
     "lone-jump": Defect(Symptom.KILLED_BY_OOPS, f"{_NO_TRAP}: the CPU jumps from the copy", oops=_ILLEGAL),
     "conditional-on-register": Defect(
         Symptom.KILLED_BY_OOPS,
-        "arch/sparc/kernel/kprobes.c:213 (6.1): relbranch_fixup() does not know branches on a register, so a taken one "
-        "goes to its distance from the copy",
+        "arch/sparc/kernel/kprobes.c:213 (6.1): relbranch_fixup() does not handle branches on a register, so a taken "
+        "one goes to its distance from the copy",
         oops=_ILLEGAL,
     ),
     "delay-slot": Defect(
         Symptom.WRONG_RESULT,
-        "arch/sparc/kernel/kprobes.c:207 (6.1): relbranch_fixup() takes the instruction of a delay slot for a branch "
+        "arch/sparc/kernel/kprobes.c:207 (6.1): relbranch_fixup() treats the instruction of a delay slot as a branch "
         "that is not taken: the first instruction of the target runs, and then the second one after the delay slot",
         _NOP,
         skips=(-4, 4),

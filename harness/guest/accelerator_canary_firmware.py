@@ -336,7 +336,7 @@ CANARIES = {
     "arm64": Canary(arm64_canary_program(GREETING, PSCI_SYSTEM_OFF), rc=0),
     "armhf": Canary(_arm(), rc=0),
     "riscv64": Canary(_riscv64(), rc=0),
-    "loongarch64": Canary(_loongarch64(), rc=0, memory_mib=1024),  # QEMU 7.2 demands 1 GiB
+    "loongarch64": Canary(_loongarch64(), rc=0, memory_mib=1024),  # QEMU 7.2 requires 1 GiB
     "parisc": Canary(_parisc(), rc=0),
     # -no-reboot makes the reset the end of QEMU.
     "mips": Canary(mips_canary_program(GREETING), rc=0),

@@ -3,8 +3,8 @@
 Some kernels measure the frequency of their timer at boot, and a busy host makes the measurement wrong. On MIPS's Malta,
 estimate_frequencies() (arch/mips/mti-malta/malta-time.c, 6.1) counts CPU cycles between two updates of the real-time
 clock. It polls a flag that QEMU sets for 244 us before each update. A processor that the host does not run in these
-244 us misses the update, and the count of 32 bits is too small after 26 s. With such a clock the guest's own time
-limits end too early, among them that of the soft lockup detector.
+244 us misses the update, and after 26 s the count exceeds its 32 bits. With such a clock the guest's own time limits
+end too early, among them that of the soft lockup detector.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOO_FAST = 1.5
 
 
 class GuestClockWrong(HostError):
-    """The guest's clock is too fast, because its kernel measured a wrong frequency at boot; another boot may not."""
+    """The guest's clock is too fast: its kernel measured a wrong frequency at boot. The next boot may be right."""
 
 
 def check_boot_clock(run: Callable[[str], Result]) -> None:

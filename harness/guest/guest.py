@@ -177,7 +177,7 @@ class Guest:
     def copy_program(self, name: str) -> str:
         """Copy one of the image's programs into the guest on the first call; return its path there.
 
-        The other files of a directory, such as the libraries of a user target, are copied with it.
+        If the program is in a directory, the directory's other files are copied with it: a user target's libraries.
         """
         path = _program_path(name)
         program = self._files[path]

@@ -22,7 +22,7 @@ _PAGE = 1 << _PAGE_SHIFT
 
 
 class _Segment(NamedTuple):
-    """Virtual addresses that are not mapped, and the bits of them that are the physical address."""
+    """Virtual addresses that the CPU translates without its TLB; `mask` has the bits that are the physical address."""
 
     start: int
     end: int
@@ -59,7 +59,7 @@ SHAPES: Mapping[AddressTranslation, TableShape] = MappingProxyType(
             frame_shift=12,
         ),
         AddressTranslation.MIPS64_TABLES: TableShape(
-            # The same, as CKSEG0 and CKSEG1. XKPHYS: all of it, by 59 bits.
+            # CKSEG0 and CKSEG1: the lower 512 MiB again. XKPHYS: all physical memory, by 59 bits.
             segments=(
                 _Segment(0xFFFFFFFF80000000, 0xFFFFFFFFC0000000, 0x1FFFFFFF),
                 _Segment(0x8000000000000000, 0xC000000000000000, (1 << 59) - 1),

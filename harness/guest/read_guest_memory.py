@@ -167,7 +167,7 @@ class Memory:
         return PageTableMemory(tables, self.read_physical)
 
     def _symbol_address(self, name: str) -> int:
-        """Return the link address of a symbol of the kernel that has one place only."""
+        """Return the link address of a symbol of the kernel. Raises GuestError unless exactly one has this name."""
         found = Elf.read_cached(self._vmlinux).symbols_named(name)
         if len(found) != 1:
             raise GuestError(f"its vmlinux has {len(found)} symbols {name}, not one", where=self._name)

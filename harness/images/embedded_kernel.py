@@ -1,4 +1,4 @@
-"""Finds the compressed kernel inside a boot file, which has nothing that names its start.
+"""Finds the compressed kernel inside a boot file that does not record where it begins.
 
 The magic number of a compression can also be a constant of the decompressor, so each place is tried.
 """
@@ -16,7 +16,7 @@ MEND = "see kernel.package in the recipe"
 
 
 class Candidate(NamedTuple):
-    """What a decompressor makes of the bytes from `start` on; it may be a part of the kernel, or no kernel."""
+    """The decompressed bytes from `start` on; they may be only a part of the kernel, or something else."""
 
     start: int
     content: bytes

@@ -20,8 +20,8 @@ class KernelDefects(RecipeTable):
     stubs stand before the text.
     `gone_probe_has_no_copy`: a kprobe at the address of one that is GONE is a NULL dereference in can_optimize(), which
     reads the copy of the instruction that was freed when the module went.
-    `stack_store_waits`: an instruction that makes a stack frame is emulated in part; its store is done at the return
-    from the trap, and interrupts that waited are handled before, so that such a probe in a handler is a WARNING.
+    `stack_store_waits`: an instruction that makes a stack frame is emulated in part. Its store is done at the return
+    from the trap, after pending interrupts are handled. A probe on such an instruction in their handlers is a WARNING.
     `signal_before_uprobe`: a thread that gets a signal while the copy of an instruction under a uprobe is stepped
     handles the signal first, for which uprobe_deny_signal() prints a WARNING.
     `symbol_sections_unchecked`: a module with a symbol in a section that its file does not have is loaded; the kernel

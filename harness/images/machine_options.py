@@ -56,7 +56,7 @@ class MachineOptions(RecipeTable):
 
     @property
     def oldest_preferred_qemu(self) -> tuple[int, int]:
-        """The oldest QEMU for which none of a newer suite is taken; not older than `oldest_qemu`."""
+        """The oldest QEMU of the host that is used instead of one of a newer suite; not older than `oldest_qemu`."""
         return max(self.oldest_qemu, _version(self.preferred_qemu))
 
 

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class RecipeTable(BaseModel):
-    """One table of a recipe, which cannot be changed after it was read."""
+    """One table of a recipe. It cannot be changed after it was read."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)

@@ -179,7 +179,7 @@ class Window:
         return found
 
     def _start_of_patch_with_unchanged_bytes(self, place: int, kprobes: KprobeTraits) -> int:
-        """The offset of a patch whose first bytes were there before, if a change at an offset is the first after these.
+        """The offset of a patch whose first bytes did not change, if its first change is at `place`; else `place`.
 
         On LoongArch ftrace writes its call after an instruction that it has written at boot.
         """

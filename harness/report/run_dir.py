@@ -105,7 +105,7 @@ class RunDirectory:
 
 
 def _make_directory(root: Path) -> Path:
-    """Make a directory with a new name: of two runs that begin in one second, one in 65,536 draws the other's name."""
+    """Make a directory with a new name. Two runs that begin in the same second may draw the same name (1 in 65,536)."""
     while True:
         path = root / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         with suppress(FileExistsError):

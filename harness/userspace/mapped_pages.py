@@ -107,7 +107,7 @@ def read_file_view(
         elif kind == "map":
             pid, start, end, offset = (int(fields[name], 0) for name in ("pid", "start", "end", "offset"))
             mappings.append(Mapping(pid, start, end, offset, fields["perms"]))
-        # SPARC's procedure linkage table is code in a segment that the dynamic linker writes: always a copy.
+        # The dynamic linker writes SPARC's procedure linkage table, which is code: its page is always a private copy.
         elif data_too or "w" not in mappings[-1].permissions:
             pages.append(_page(guest, fields, size))
     return FileView(identity, mappings, pages)

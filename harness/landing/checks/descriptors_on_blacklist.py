@@ -21,10 +21,10 @@ _POINTER = "_kbl_addr_"
 def cause_of_refusal_by_descriptors(kprobes: Kprobes, site: Site, module: str) -> str:
     """Return the defect's cause if it makes the kernel refuse a probe of `module` on a site; "" if not, or in a mutant.
 
-    The kernel takes the pointers of the module's NOKPROBE_SYMBOL() for addresses of functions. They are addresses of
-    descriptors. Those of parisc are before the module's sections. From each of them on the kernel refuses as many bytes
-    as are between the two closest symbols. Whether the site is among these depends on where the modules are. Those of
-    PowerPC are in the module's data, where kprobe_add_ksym_blacklist() (kernel/kprobes.c, 6.1) refuses to add them.
+    The kernel treats the pointers of the module's NOKPROBE_SYMBOL() as addresses of functions, but they are addresses
+    of descriptors. Those of parisc are before the module's sections. From each of them on the kernel refuses as many
+    bytes as are between the two closest symbols. Whether the site is among these depends on where the modules are.
+    Those of PowerPC are in the module's data, and kprobe_add_ksym_blacklist() (kernel/kprobes.c, 6.1) adds none.
 
     Raises Missed if the kernel's blacklist has other ranges in the module's memory than these, or if they do not decide
     whether the probe is refused.

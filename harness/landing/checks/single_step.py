@@ -268,7 +268,8 @@ def call_probed(
 def checksum_with_nops(target: Target, shape: str, site: Site, times: int, defect: Defect) -> str:
     """Call the shape without a probe and with nops where the defect skips instructions; return the checksum.
 
-    The nops are written into the guest's memory from outside. Raises GuestError if one has not the instruction's size.
+    The nops are written into the guest's memory from outside. Raises GuestError if a skipped instruction has another
+    size than the nop.
     """
     layout = Layout(target.guest, [target])
     with ExitStack() as replaced:
@@ -282,7 +283,10 @@ def checksum_with_nops(target: Target, shape: str, site: Site, times: int, defec
 
 
 def _called(layout: Layout, call: Callable[[], str], oops: str = "") -> tuple[str, MostFrequentCpuAddress | None]:
-    """The result of the call, or "" and where the CPU is if the call does not return."""
+    """Return the result of the call; if it does not return, "" and where the CPU is.
+
+    The call has its own deadline. Once the console has the text `oops`, the call has _PATIENCE_AFTER_OOPS seconds.
+    """
     console = layout.guest.console if oops else None
     began = console.position if console else 0
 

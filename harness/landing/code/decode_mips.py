@@ -127,7 +127,7 @@ def _leaving(offset: int, word: int) -> tuple[Flow, int | None, InstructionKind]
     if opcode == _COPROCESSOR_1:
         if source == _COPROCESSOR_BRANCH:
             return Flow.ENDS, target, _conditional(other & _COPROCESSOR_ANNULLING)
-        return Flow.ENDS, None, InstructionKind.CONDITIONAL  # The kernel takes any other one for a branch, too.
+        return Flow.ENDS, None, InstructionKind.CONDITIONAL  # The kernel treats any other one as a branch, too.
     if word in (_ERET, _DERET):
         return Flow.ENDS, None, InstructionKind.OTHER
     return None

@@ -49,8 +49,8 @@ class DecoderMachine(NamedTuple):
     - `padding_byte`: an instruction of one byte with which the linker fills text.
     - `entry_pad` may precede the instruction that ftrace patches.
     - `entry_nops` is the number of nops that ftrace has there; it patches the last, or all of them if
-      `patches_all_nops` is set, and then its site is the first. With `checks_last_nop` ftrace ends if the last is not
-      what it has written, so a probe there is left out. 0: it patches a call of `tracer`, or the function has
+      `patches_all_nops` is set, and then its site is the first. With `checks_last_nop` ftrace ends if the last nop
+      was changed by anything else, so a probe there is left out. 0: it patches a call of `tracer`, or the function has
       no ftrace site.
     - `tracer_called_at_entry`: that call is the first instruction, and not one after the function's prologue.
     - `probed_on_ftrace`: the kernel accepts a kprobe on an ftrace site. x86 has KPROBES_ON_FTRACE; arm64 returns EINVAL

@@ -1,7 +1,7 @@
 """The instructions on which MIPS refuses a kprobe (arch_prepare_kprobe(), arch/mips/kernel/kprobes.c, 6.1).
 
-The kernel's own masks are used (__insn_has_delay_slot(), arch/mips/kernel/probes-common.h): it takes every instruction
-of coprocessor 1 for a branch. Compact branches, which only release 6 has, are refused, too.
+The kernel's own masks are used (__insn_has_delay_slot(), arch/mips/kernel/probes-common.h): it treats every instruction
+of coprocessor 1 as a branch. Compact branches, which only release 6 has, are refused, too.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ _JR, _JALR = 8, 9
 _REGIMM_BRANCHES = frozenset({0, 1, 2, 3, 16, 17, 18, 19, 28})
 # j, jal, beq, bne, blez, bgtz; beql, bnel, blezl, bgtzl.
 _BRANCHES = frozenset({2, 3, 4, 5, 6, 7, 20, 21, 22, 23})
-# The reason for a probe behind such an instruction.
+# The reason for the refusal of a probe after such an instruction.
 DELAY_SLOT = "delay slot of a branch"
 _LOADS_LINKED, _STORES_CONDITIONAL = frozenset({0x30, 0x34}), frozenset({0x38, 0x3C})
 
 
 def has_delay_slot(word: int) -> bool:
-    """True if the kernel takes an instruction for one with a delay slot, on which it refuses a probe."""
+    """True if the kernel treats an instruction as one with a delay slot, in which it refuses a probe."""
     opcode = word >> 26
     if opcode == _SPECIAL:
         return word & 0x3F in (_JR, _JALR)

@@ -27,7 +27,7 @@ def jump_target(piece: bytes) -> int | None:
     if any(word & mask != value for word, (value, mask) in zip(words, PLT_ENTRY, strict=True)):
         return None
     bits_31_12, bits_51_32, bits_63_52, low = words
-    # JIRL counts words, and the lower 12 bits of an address are no negative distance.
+    # JIRL has the lower 12 bits of the address, in words. It would extend a sign, but they never have one.
     return (
         (bits_63_52 >> 10 & 0xFFF) << 52
         | (bits_51_32 >> 5 & 0xFFFFF) << 32

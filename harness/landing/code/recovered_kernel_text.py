@@ -1,4 +1,4 @@
-"""Text and image of a kernel whose ELF file was recovered from a packaged image: tables are looked for in them."""
+"""Text and image of a kernel whose ELF file was recovered from a packaged image; its tables are searched for there."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class RecoveredText(NamedTuple):
 def recovered_text(elf: Elf, exit_text_bytes: int) -> RecoveredText:
     """Return the text of a recovered kernel.
 
-    .exit.text follows the text that is freed after boot, and kallsyms has no symbol of it; `exit_text_bytes` is more
-    than it has.
+    .exit.text follows the text that is freed after boot, and kallsyms has no symbol of it; `exit_text_bytes` is an
+    upper limit of its size.
     """
     named = [(elf.symbols_named(begin)[0].address, elf.symbols_named(end)[0].address) for begin, end in _TEXTS]
     freed_end = named[-1][1]

@@ -1,6 +1,6 @@
-"""The instructions of x86 in kernels that capstone 5 does not know.
+"""The instructions of x86 kernels that capstone 5 cannot decode.
 
-They are those of all x86 kernels of vm_images/, whose functions were decoded. The encodings are those of the kernel's
+They were found by decoding all functions of the x86 kernels of vm_images/. The encodings are those of the kernel's
 table of opcodes (arch/x86/lib/x86-opcode-map.txt), and of AMD's manual, volume 3, where that table lacks them.
 """
 
@@ -40,7 +40,7 @@ def missing_instruction_flow(code: bytes) -> Flow:
 
 
 def bytes_to_skip(code: bytes, size: int, offset: int, _: object) -> int:
-    """Return how many bytes capstone skips where it knows no instruction: one if it is none of these.
+    """Return how many bytes capstone skips where it decodes no instruction: one if there is none of these, either.
 
     It is capstone's cs_skipdata_cb_t; `code` is a pointer to all bytes, whose slices are bytes.
     """

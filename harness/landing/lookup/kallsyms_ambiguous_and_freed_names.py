@@ -39,7 +39,7 @@ def functions_missed_by_symbol(layout: Layout, functions: Iterable[tuple[Site, i
     for line in layout.guest.run("grep", lines, "/proc/kallsyms").stdout.splitlines():
         address, kind, listed, *module = line.split()
         name = listed if module else name_in_kallsyms(layout.guest.image, listed)
-        # Other kernels have local labels whose names begin with a dot, beside functions without one.
+        # Other kernels have local labels whose names begin with a dot, and functions without a dot.
         name = name.removeprefix(".") if dotted else name
         if kind in _CODE:
             found.setdefault((module[0].strip("[]") if module else "", name), int(address, 16))

@@ -30,7 +30,8 @@ from harness.landing.sites import (
 )
 from harness.landing.sites.reserved import Reserved
 
-# The rules for the instruction itself. parisc has none (arch_prepare_kprobe(), arch/parisc/kernel/kprobes.c, 6.1).
+# The rules for the instruction itself. parisc and SPARC have none (arch_prepare_kprobe(), arch/*/kernel/kprobes.c, 6.1,
+# which checks only the alignment).
 _Rule = Callable[[bytes, int, tuple[int, int]], tuple[int, str]]
 _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.X86_64: rules_x86.refusal_errno_and_reason,

@@ -195,7 +195,7 @@ class RefusalReasonFinder:
         return decoder in _KNOWING_AS_THE_KERNEL and found is not None and found.flow is Flow.UNKNOWN
 
     def _in_delay_slot(self, address: int) -> bool:
-        """True if the kernel takes the instruction before the address for a branch with a delay slot."""
+        """True if the kernel treats the instruction before the address as a branch with a delay slot."""
         rule = _DELAY_SLOT_RULES.get(self.layout.guest.architecture.kprobe_traits.decoder)
         code = self._memory(address - _BRANCH_SIZE, 2 * _BRANCH_SIZE) if rule else None
         return rule is not None and code is not None and rule(code, _BRANCH_SIZE, (0, 0))[1] == DELAY_SLOT

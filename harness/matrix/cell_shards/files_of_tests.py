@@ -1,7 +1,7 @@
 """The directory with the temporary files of a run's tests; all runs of a user have theirs next to each other.
 
-They are below pytest's own directory in TMPDIR. A person or a program that cleans it up while tests run takes files
-away from exactly those tests: each may fail in its own way, once, while all later tests pass.
+They are below pytest's own directory in TMPDIR. If that directory is emptied while tests run, the tests that are
+running then lose their files. Each of them may fail in its own way, and later tests pass.
 """
 
 from __future__ import annotations
