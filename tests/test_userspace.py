@@ -20,7 +20,7 @@ from harness.matrix.cells.cell_phases_and_verdict import first_line_of_error, ve
 from harness.matrix.exit_status_and_counts import record_mutant_figures
 from harness.report.metrics_with_goals import Figures
 from harness.report.run_dir import RunDirectory
-from harness.userspace import debug_files, mutants, witness
+from harness.userspace import debug_files, mapped_pages, mutants, witness
 from harness.userspace.mapped_pages import FileView, Mapping, Page
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import Hit, OffsetRegistrationResult, UprobesByModule, UprobesByTracefs, _errors
@@ -65,6 +65,30 @@ def landing(
         witness.tree_statement({offset: 1} if probed is None else probed, PLACE, expected),
     )
     return Landing(Site("f", module="lib.so"), statements, hits, hex)
+
+
+LISTING = """\
+file device=1:2 inode=9 page=4096
+map pid=7 start=0x1000 end=0x2000 offset=0x0 perms=r-xp
+page pid=7 address=1000 offset=0 pagemap=a000000000000003 bytes=90
+map pid=7 start=0x2000 end=0x3000 offset=0x0 perms=rwxp
+page pid=7 address=2000 offset=0 pagemap=8000000000000004 bytes=cc
+"""
+
+
+@pytest.mark.parametrize(("data_too", "addresses"), [(False, [0x1000]), (True, [0x1000, 0x2000])])
+def test_a_writable_page_is_read_only_with_data(data_too: bool, addresses: list[int]) -> None:
+    """On SPARC the dynamic linker writes the procedure linkage table, whose mapping is executable."""
+    answer = SimpleNamespace(check=lambda: SimpleNamespace(stdout=LISTING))
+    guest = SimpleNamespace(
+        copy_program=lambda _: "pages",
+        run_script=lambda *_, **__: answer,
+        memory=SimpleNamespace(read_physical=lambda _, size: bytes(size)),
+    )
+    file = cast(UserFile, SimpleNamespace(guest_path="/lib/a"))
+    found = mapped_pages.read_file_view(cast(Guest, guest), file, [7], [0], data_too=data_too)
+    assert [each.address for each in found.pages] == addresses
+    assert [each.permissions for each in found.mappings] == ["r-xp", "rwxp"]
 
 
 def test_all_agree() -> None:

@@ -87,8 +87,10 @@ def read_file_view(
 ) -> FileView:
     """Read the pages around offsets of a file in some processes, both inside the guest and from outside.
 
-    `identity` identifies a file that no longer has a name. With `data_too` mappings that are not executable are read,
-    too. Raises GuestError when a process is gone.
+    `identity` identifies a file that no longer has a name. Pages of writable mappings are left out, because a program
+    may change them itself. With `data_too` they are read, and so are mappings that are not executable.
+
+    Raises GuestError when a process is gone.
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
     mark = "=" if data_too else ":"
