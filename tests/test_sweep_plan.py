@@ -17,6 +17,7 @@ from harness.core.errors import GuestError, GuestLost
 from harness.core.events import Bus, Event
 from harness.core.single_step_defect_types import Defect, Symptom
 from harness.guest.guest import Guest
+from harness.images.kernel_defects import KernelDefects
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed
@@ -57,6 +58,26 @@ def test_sites_that_are_stepped_wrongly_are_armed_last_and_alone(monkeypatch: py
     assert [len(batch) for batch in batches] == [19, 19, 2]
     assert list(batches[-1]) == [SITES[3], SITES[20]]
     assert {site for batch in batches for site in batch} == set(SITES)
+
+
+@pytest.mark.parametrize(("cause", "kept"), [("", SITES[:2]), ("sstep.c", SITES[1:2])])
+def test_entries_that_make_a_stack_frame_are_left_out_only_with_the_defect(
+    monkeypatch: pytest.MonkeyPatch, cause: str, kept: list[Site]
+) -> None:
+    kinds = {SITES[0].symbol: InstructionKind.STACK_STORE, SITES[1].symbol: InstructionKind.OTHER}
+    recipe = SimpleNamespace(defects=KernelDefects(stack_store_waits=cause or None))
+    layout = SimpleNamespace(
+        guest=SimpleNamespace(image=SimpleNamespace(recipe=recipe)),
+        decoder=DecoderKind.PPC64,
+        elf_and_symbol=lambda site: (None, site.symbol),
+        entry_shift_of=lambda *_: 8,
+    )
+
+    def decoded(_elf: object, symbol: str, _decoder: DecoderKind, *, landing_pad: int) -> Instruction:
+        return Instruction(landing_pad, 4, Flow.PLAIN, kind=kinds[symbol])
+
+    monkeypatch.setattr(sweep_plan, "instruction_at_function_start", decoded)
+    assert sweep_plan.without_waiting_stack_stores(cast(Layout, layout), SITES[:2]) == kept
 
 
 @pytest.mark.parametrize(
