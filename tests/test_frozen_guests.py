@@ -14,7 +14,9 @@ import pytest
 
 from harness.core.events import Bus, ProgressStep
 from harness.guest.accelerator import Accelerator
+from harness.guest.boot_clock_check import GuestClockWrong
 from harness.guest.qemu_process import FrozenGuestRefused
+from harness.images.build_context import BuildContext
 from harness.images.image import Image
 from harness.images.machine_options import MachineOptions
 from harness.images.store import Store
@@ -95,6 +97,23 @@ def test_made_once_for_all_who_ask() -> None:
     for thread in threads:
         thread.join(60)
     assert made == [1]
+
+
+def test_a_wrong_clock_of_the_guest_to_freeze_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = freezer.Freezer(cast(BuildContext, None), Bus(), None)
+    results = iter([GuestClockWrong("too fast"), Path("state")])
+
+    def freeze(*_: object) -> Path:
+        found = next(results)
+        if isinstance(found, GuestClockWrong):
+            raise found
+        return found
+
+    monkeypatch.setattr(made, "_parts", lambda _: ["a-vm"])
+    monkeypatch.setattr(made, "_obtain", freeze)
+    with pytest.raises(GuestClockWrong):
+        made.obtain_frozen_state_file(cast(Image, None), cast(freezer.Boot, None))
+    assert made.obtain_frozen_state_file(cast(Image, None), cast(freezer.Boot, None)) == Path("state")
 
 
 def test_what_making_raised_is_raised_to_each() -> None:

@@ -10,6 +10,7 @@ import test_cells
 
 from harness.core.errors import BootError, DeadlineExceeded, GuestError, GuestLost, HostError
 from harness.core.events import Bus
+from harness.guest.boot_clock_check import GuestClockWrong
 from harness.guest.guest import Guest
 from harness.matrix.cells import guest_of_cell
 from harness.matrix.cells.cell_phases_and_verdict import CellWatch, verdict_of_error
@@ -115,6 +116,16 @@ def test_a_guest_lost_before_its_first_cell_is_no_hang_of_a_cell(row: Row, loss:
     # It concerns that guest alone: the next cell runs in another.
     row.lose = None
     assert (row.cell().verdict, len(row.guests)) == (Verdict.PASS, 2)
+
+
+def test_a_wrong_clock_at_boot_concerns_that_guest_alone(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    def boot(*_: object) -> None:
+        raise GuestClockWrong("its clock runs 22 times as fast")
+
+    with monkeypatch.context() as changed:
+        changed.setattr(row.fleet, "_thaw", boot)
+        assert row.cell().verdict is Verdict.HARNESS_ERROR
+    assert row.cell().verdict is Verdict.PASS
 
 
 def test_three_guests_lost_before_their_first_cell_are_enough_for_a_row(row: Row) -> None:

@@ -15,6 +15,7 @@ from harness.core import exception_as_pinpoint_error
 from harness.core.errors import BuildError, PinpointError
 from harness.core.events import Bus
 from harness.guest import start
+from harness.guest.boot_clock_check import GuestClockWrong
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.qemu_process import FrozenGuestRefused, QemuKilled
@@ -32,7 +33,7 @@ from harness.report.time_accounts import IMAGE
 from harness.verdict.liveness import GuestDied
 
 # Errors that may not occur again with the row's next guest, and how many guests may be lost to them.
-_PASSING = (QemuKilled, FrozenGuestRefused, GuestDied, LostBeforeCell)
+_PASSING = (QemuKilled, FrozenGuestRefused, GuestClockWrong, GuestDied, LostBeforeCell)
 _MOST_LOST = 3
 
 

@@ -14,6 +14,7 @@ from harness.core.events import Bus, ProgressStep
 from harness.core.files import code_sha256
 from harness.guest import qemu, start
 from harness.guest.accelerator import Accelerator, choose, frozen_guest_host_identity, qemu_version_line
+from harness.guest.boot_clock_check import GuestClockWrong
 from harness.guest.guest import Guest
 from harness.guest.keys import RunKeys
 from harness.guest.qemu_process import FrozenGuestRefused, QemuKilled
@@ -51,7 +52,7 @@ class Freezer:
         self._build_context = build_context
         self._bus = bus
         self._forced = forced_accelerator
-        self._made: Once[str, Path] = Once(passing=(QemuKilled, LostBeforeCell))
+        self._made: Once[str, Path] = Once(passing=(QemuKilled, GuestClockWrong, LostBeforeCell))
         self._proved_keys: set[str] = set()
 
     def start_guest(self, image: Image, boot: Boot, options: StartOptions) -> Guest:
