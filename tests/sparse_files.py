@@ -1,6 +1,6 @@
 """Files larger than any disk, for tests of limits; each is emptied when its test ends (conftest.py).
 
-They take no room, but a `grep -r` in TMPDIR that met one would use up the memory.
+They need no disk space, but a `grep -r` in TMPDIR would use up the memory if it read one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def make_sparse(path: Path) -> None:
 
 
 def empty_all() -> None:
+    """Empty and close all files that make_sparse() has made."""
     while _made:
         descriptor = _made.pop()
         os.ftruncate(descriptor, 0)

@@ -29,22 +29,24 @@ def guest_with_a_clock(times_as_fast: float) -> Callable[[str], Result]:
     return run
 
 
-def test_clock_that_keeps_the_time() -> None:
+def test_a_clock_that_keeps_the_time_is_accepted() -> None:
     check_boot_clock(guest_with_a_clock(1.0))
 
 
-def test_clock_that_is_too_fast() -> None:
+def test_a_clock_that_is_too_fast_is_an_error() -> None:
     with pytest.raises(GuestClockWrong, match=r"a-vm: its clock runs [0-9.]+ times as fast as the host's"):
         check_boot_clock(guest_with_a_clock(13.0))
 
 
-def test_clock_that_cannot_be_read() -> None:
+def test_a_clock_that_cannot_be_read_is_an_error() -> None:
     with pytest.raises(GuestError, match="the guest's clock cannot be read"):
         check_boot_clock(lambda _: Result("a-vm", ("sh",), 0, b"soon\n", b"", 0.0))
 
 
 @pytest.mark.parametrize(("wrong", "boots"), [(0, 1), (1, 2), (3, 4), (4, 4)])
-def test_boots_again(monkeypatch: pytest.MonkeyPatch, wrong: int, boots: int) -> None:
+def test_a_guest_with_a_wrong_clock_is_replaced_three_times_at_most(
+    monkeypatch: pytest.MonkeyPatch, wrong: int, boots: int
+) -> None:
     tried = 0
 
     def begin(*_: object) -> str:

@@ -261,7 +261,7 @@ def test_skipped(guest): pass
 @pytest.mark.slow
 @pytest.mark.parametrize("emptied", [True, False])
 def test_a_run_reports_that_the_files_of_its_tests_were_removed(matrix: pytest.Pytester, emptied: bool) -> None:
-    """As by `rm -rf` of pytest's directory in TMPDIR while `./pinpoint check` runs: only the tests of then fail."""
+    """As after `rm -rf` of pytest's directory in TMPDIR: only tests that run at that time fail."""
     case = f"""
 import shutil
 

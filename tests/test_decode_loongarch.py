@@ -50,18 +50,20 @@ def decoded(*words: int) -> list[Instruction]:
         (0x20000085, Flow.REFUSED, InstructionKind.OTHER, None),  # ll.w a1, a0, 0
     ],
 )
-def test_an_instruction(word: int, flow: Flow, kind: InstructionKind, target: int | None) -> None:
+def test_flow_kind_and_target_of_an_instruction(
+    word: int, flow: Flow, kind: InstructionKind, target: int | None
+) -> None:
     (found,) = decoded(word)
     assert (found.flow, found.kind, found.target, found.size) == (flow, kind, target, 4)
 
 
-def test_between_a_reservation_and_its_store() -> None:
+def test_code_between_a_reservation_and_its_store_is_exclusive() -> None:
     # ll.d a1, a0, 0; addi.d a1, a1, 1; sc.d a1, a0, 0; beqz a1, -12; ret
     flows = [each.flow for each in decoded(0x22000085, 0x02C004A5, 0x23000085, 0x43FFF4BF, 0x4C000020)]
     assert flows == [Flow.REFUSED, Flow.EXCLUSIVE, Flow.REFUSED, Flow.ENDS, Flow.ENDS]
 
 
-def test_a_reservation_without_a_store() -> None:
+def test_code_after_a_reservation_without_a_store_is_not_exclusive() -> None:
     assert [each.flow for each in decoded(0x22000085, 0x02C004A5)] == [Flow.REFUSED, Flow.PLAIN]
 
 
@@ -95,5 +97,5 @@ def test_a_probe_on_the_word_that_ftrace_checks_is_left_out() -> None:
         (0x4C000020, ""),
     ],
 )
-def test_a_refused_probe(word: int, reason: str) -> None:
+def test_the_reason_for_refusing_a_probe(word: int, reason: str) -> None:
     assert refusal_reason(word) == reason

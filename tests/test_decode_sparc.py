@@ -54,29 +54,31 @@ WORDS = [
 
 
 @pytest.mark.parametrize(("word", "flow", "kind", "target"), WORDS, ids=[f"{each[0]:08x}" for each in WORDS])
-def test_an_instruction(word: int, flow: Flow, kind: InstructionKind, target: int | None) -> None:
+def test_flow_kind_and_target_of_an_instruction(
+    word: int, flow: Flow, kind: InstructionKind, target: int | None
+) -> None:
     (found,) = decode_sparc.decode(packed(word))
     assert (found.flow, found.kind, found.target, found.size) == (flow, kind, target, 4)
     assert found.is_padding == (word in (0, NOP, 0x30680003))
 
 
-def test_the_same_words_for_capstone() -> None:
+def test_capstone_decodes_the_same_words_alike() -> None:
     compared = compare(DecoderKind.SPARC, packed(*[word for word, *_ in WORDS]))
     assert (compared.known, compared.disagreements) == (len(WORDS), [])
 
 
 @pytest.mark.parametrize("branch", [CALL_8, 0x10680007, 0x38480002, 0x0AC8C003, RETL, RETURN])
-def test_the_slot_after_a_branch(branch: int) -> None:
+def test_the_instruction_after_a_branch_is_in_its_delay_slot(branch: int) -> None:
     slot = decode_sparc.decode(packed(branch, ADD))[1]
     assert (slot.flow, slot.kind) == (Flow.PLAIN, InstructionKind.DELAY_SLOT)
 
 
 @pytest.mark.parametrize("before", [ADD, NOP, 0x30680003])
-def test_no_slot(before: int) -> None:
+def test_the_instruction_after_no_branch_is_in_no_delay_slot(before: int) -> None:
     assert decode_sparc.decode(packed(before, ADD))[1].kind is InstructionKind.OTHER
 
 
-def test_a_slot_has_no_slot() -> None:
+def test_the_instruction_after_a_delay_slot_is_in_none() -> None:
     kinds = [each.kind for each in decode_sparc.decode(packed(RETL, ADD, ADD))]
     assert kinds == [InstructionKind.RETURN, InstructionKind.DELAY_SLOT, InstructionKind.OTHER]
 

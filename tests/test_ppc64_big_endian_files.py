@@ -91,7 +91,7 @@ def test_a_function_has_one_entry() -> None:
     assert not any(each.is_conditional for each in decode_ppc64.decode_big_endian(toc))
 
 
-def test_a_trap_is_refused() -> None:
+def test_a_probe_on_a_system_call_is_refused() -> None:
     assert rules_ppc64.refusal_in_big_endian(bytes.fromhex("44000002"), 0, (6, 1))[0] == errno.EINVAL
     assert rules_ppc64.refusal_in_big_endian(bytes.fromhex("02000044"), 0, (6, 1)) == (0, "")
 
@@ -114,7 +114,7 @@ def stub(at: int, target: int = TARGET, *, jump: int = 0x4E800420) -> bytes:
         (bytes(56), []),
     ],
 )
-def test_stubs(second: bytes, wrong: list[int]) -> None:
+def test_stubs_that_the_loader_does_not_write_are_found(second: bytes, wrong: list[int]) -> None:
     content = stub(START) + second + stub(START + 112) + stub(START + 168)
     assert list(find_foreign_entry_offsets(content, START, {TARGET}, lambda _: False, JumpForm.PPC64_V1)) == wrong
     assert decode_ppc64.stub_ranges_big_endian(content)[0] == (0, 56)

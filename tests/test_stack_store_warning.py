@@ -32,7 +32,7 @@ WARNING = """\
 """
 
 
-def test_documented_warning() -> None:
+def test_the_documented_warning_is_recognized_only_at_its_places() -> None:
     [complaint] = read_complaints(WARNING, timed=True)
     assert is_stack_store_warning(complaint, OUTER, INNER)
     assert not is_stack_store_warning(complaint, ("vfs_read", 0x24), INNER)
@@ -51,6 +51,6 @@ def test_documented_warning() -> None:
         ("700 at update_process_times+0x2c", "900 at update_process_times+0x2c"),
     ],
 )
-def test_another_complaint(text: str, other: str) -> None:
+def test_another_complaint_is_not_recognized(text: str, other: str) -> None:
     found = read_complaints(WARNING.replace(text, other), timed=True)
     assert not any(is_stack_store_warning(each, OUTER, INNER) for each in found)
