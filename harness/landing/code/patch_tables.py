@@ -311,16 +311,19 @@ MACHINES: Mapping[str, PatchTables] = {
 }
 
 
-def _with_second(machine: str, table: PatchTableFormat) -> PatchTables:
-    """The tables of a machine, with another second one."""
-    return MACHINES[machine]._replace(tables=(MACHINES[machine].tables[0], table))
+def _with_table(machine: str, table: PatchTableFormat) -> PatchTables:
+    """Return the tables of a machine, with one of another format instead of that at the same symbol."""
+    tables = (table if each.begin_symbol == table.begin_symbol else each for each in MACHINES[machine].tables)
+    return MACHINES[machine]._replace(tables=tuple(tables))
 
 
 _BY_WORD_BYTES = {
     # The nop in the delay slot is written, too (ftrace_modify_code_2(), arch/mips/kernel/ftrace.c, 6.1).
-    ("EM_MIPS", 4): _with_second("EM_MIPS", MACHINES["EM_MIPS"].tables[1]._replace(patch_size=_always(8))),
+    ("EM_MIPS", 4): _with_table(
+        "EM_MIPS", PatchTableFormat(*_between("mcount_loc"), "__mcount_loc", "W", _always(8), holds_addresses=True)
+    ),
     # A row ends with a distance of 64 bits (ASM_ULONG_INSN, arch/parisc/include/asm/jump_label.h, 6.1).
-    ("EM_PARISC", 8): _with_second("EM_PARISC", PatchTableFormat(*_JUMPS, "iiq", _always(4))),
+    ("EM_PARISC", 8): _with_table("EM_PARISC", PatchTableFormat(*_JUMPS, "iiq", _always(4))),
 }
 
 
