@@ -12,7 +12,9 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
+from harness.landing.code import patch_tables
 from harness.landing.code.patch_sites import LINKED, patch_sites
+from harness.landing.code.patch_table_format import PatchTables
 from harness.landing.code.patch_tables import jump_label_address_bytes
 from harness.landing.layout import Layout
 from harness.landing.sweep.documented_refusal_reasons import RefusalReasonFinder
@@ -67,6 +69,11 @@ def test_jump_labels_have_addresses_of_four_bytes(vmlinux: Elf) -> None:
     assert RefusalReasonFinder(cast("Layout", layout))._tables["jump label"] == {0x404044}
     assert jump_label_address_bytes("EM_ARM", 4) == 4
     assert jump_label_address_bytes("EM_MIPS", 8) == 8
+
+
+def test_a_machine_without_jump_labels_has_no_table_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patch_tables, "MACHINES", {"EM_VAX": PatchTables(tables=())})
+    assert jump_label_address_bytes("EM_VAX", 4) == 4
 
 
 def test_patched_and_written_text(vmlinux: Elf) -> None:

@@ -333,6 +333,10 @@ def patch_tables_of(machine: str, word_bytes: int) -> PatchTables:
 
 
 def jump_label_address_bytes(machine: str, word_bytes: int) -> int:
-    """Return the size of an address in the table of jump labels: 4 in SPARC's 64-bit kernel, else a word."""
-    row = next(table.row_format for table in patch_tables_of(machine, word_bytes).tables if table.begin_symbol == JUMPS)
+    """Return the size of an address in the table of jump labels: 4 in SPARC's 64-bit kernel, else a word.
+
+    It is also a word for a machine without such a table.
+    """
+    tables = patch_tables_of(machine, word_bytes).tables
+    row = next((table.row_format for table in tables if table.begin_symbol == JUMPS), "")
     return 4 if row.startswith("I") else word_bytes
