@@ -1,5 +1,7 @@
 """Only the documented WARNING of a second stack frame's store is recognized, and no other WARNING."""
 
+import re
+
 import pytest
 
 from harness.verdict.complaints import read_complaints
@@ -37,6 +39,14 @@ def test_the_documented_warning_is_recognized_only_at_its_places() -> None:
     assert is_stack_store_warning(complaint, OUTER, INNER)
     assert not is_stack_store_warning(complaint, ("vfs_read", 0x24), INNER)
     assert not is_stack_store_warning(complaint, OUTER, ("update_process_times", 0x2))
+    assert not is_stack_store_warning(complaint, INNER, OUTER)
+
+
+def test_the_documented_warning_of_a_kernel_whose_functions_have_dots() -> None:
+    """ELFv1: big-endian kernels."""
+    [complaint] = read_complaints(re.sub(r"(\w+\+0x)", r".\1", WARNING), timed=True)
+    assert ".emulate_loadstore+0x" in complaint.headline
+    assert is_stack_store_warning(complaint, OUTER, INNER)
     assert not is_stack_store_warning(complaint, INNER, OUTER)
 
 

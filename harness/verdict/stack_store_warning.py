@@ -8,16 +8,17 @@ from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
 
 # From the inner trap to the outer one. The outer trap's address is that of the instruction after the probed one, so the
-# kernel has emulated it, and it is on its way back from this trap.
+# kernel has emulated it, and it is on its way back from this trap. A big-endian kernel prints a dot before a function.
 _FRAMES = (
-    r"NIP \[\w+\] emulate_loadstore\+0x",
-    r"\] try_to_emulate\+0x",
-    r"\] kprobe_handler\+0x",
-    r"interrupt: 700 at {inner}\+0x{inner_offset:x}/",
-    r"\] replay_soft_interrupts\+0x",
-    r"\] interrupt_exit_kernel_prepare\+0x",
-    r"interrupt: 700 at {outer}\+0x{after_outer_offset:x}/",
+    r"NIP \[\w+\] \.?emulate_loadstore\+0x",
+    r"\] \.?try_to_emulate\+0x",
+    r"\] \.?kprobe_handler\+0x",
+    r"interrupt: 700 at \.?{inner}\+0x{inner_offset:x}/",
+    r"\] \.?replay_soft_interrupts\+0x",
+    r"\] \.?interrupt_exit_kernel_prepare\+0x",
+    r"interrupt: 700 at \.?{outer}\+0x{after_outer_offset:x}/",
 )
+_AT_FUNCTION = re.compile(r" \.?emulate_loadstore\+0x")
 _INSTRUCTION = 4
 
 
@@ -36,5 +37,6 @@ def is_stack_store_warning(complaint: Complaint, outer: tuple[str, int], inner: 
         for each in _FRAMES
     )
     frames = re.compile("(?s)" + ".*?".join(patterns))
-    at_function = complaint.kind is ComplaintKind.WARNING and " emulate_loadstore+0x" in complaint.headline
-    return at_function and frames.search("\n".join(complaint.lines)) is not None
+    if complaint.kind is not ComplaintKind.WARNING or not _AT_FUNCTION.search(complaint.headline):
+        return False
+    return frames.search("\n".join(complaint.lines)) is not None
