@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 
+from harness.core.elf_symbols_and_relocations import DESCRIPTORS
 from harness.landing.checks import register_by_hand
 from harness.landing.checks.classify_address import AddressKind
 from harness.landing.checks.register_by_hand import prove_registered_by_hand
@@ -23,10 +24,11 @@ LANDS = RelocatedFunction(Site("first"), 0x1000, 0x1000, AddressKind.INSTRUCTION
 STRAYS = RelocatedFunction(Site("first"), 0x1100, 0x1000, AddressKind.INSTRUCTION)
 
 
-def trial(*functions: RelocatedFunction) -> Trial:
+def trial(*functions: RelocatedFunction, machine: str = "EM_X86_64") -> Trial:
     places = SimpleNamespace(symbol_offset_at=lambda address: SymbolOffset((NAMES[address & ~0xFF],), address & 0xFF))
     layout = SimpleNamespace(
         guest=None,
+        kernel=SimpleNamespace(machine=machine, sections_by_name={DESCRIPTORS: None}),
         closest_symbols=places,
         probe_address=lambda site: 0x1000 + site.offset,
         next_accepted_site=lambda site: site.at_offset(4),
@@ -59,6 +61,13 @@ def test_a_function_that_lands_is_listed_by_its_name(monkeypatch: pytest.MonkeyP
     answer(monkeypatch, 0x1000)
     found = prove_registered_by_hand(trial(LANDS), Depth.SAMPLE)
     assert (found.tried, found.registered) == (1, 1)
+
+
+def test_a_dot_before_the_listed_name_is_accepted_only_of_a_kernel_with_dots(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, 0x1000, listed=".first+0x0")
+    assert prove_registered_by_hand(trial(LANDS, machine="EM_PPC64"), Depth.SAMPLE).registered == 1
+    with pytest.raises(Missed, match=r"the kernel lists \.first\+0x0 at 0x1000, the files have first\+0x0"):
+        prove_registered_by_hand(trial(LANDS), Depth.SAMPLE)
 
 
 @pytest.mark.parametrize(
