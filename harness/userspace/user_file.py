@@ -170,7 +170,7 @@ class UserFile:
 
     @cached_property
     def _coded(self) -> Elf:
-        """The file with both the code and the symbols, which a stripped file and its debug file have one each of."""
+        """The file with code and symbols. A stripped file has only the code, and its debug file only the symbols."""
         return elf_with_code_and_symbols(self.host_path, self.symbol_file)
 
     def describe_offset(self, offset: int) -> str:
