@@ -339,6 +339,24 @@ def test_notes_of_a_module_that_has_gone_are_not_another_ones() -> None:
 
 
 @pytest.mark.parametrize(
+    ("machine", "symbol", "addresses"),
+    [("EM_PPC64", ".f", [0x1004]), ("EM_PPC64", "f", [0x1004]), ("EM_PARISC", "f", [0x1004]), ("EM_PARISC", ".f", [])],
+)
+def test_a_dot_before_a_function_is_left_out_where_the_kernel_has_it(
+    machine: str, symbol: str, addresses: list[int]
+) -> None:
+    function = Symbol("f", 0x1000, 8, ".text", "func", "global")
+    kernel = SimpleNamespace(
+        machine=machine,
+        sections_by_name={".opd": None},
+        symbols_named=lambda name: [function] if name == function.name else [],
+    )
+    layout = SimpleNamespace(kernel=kernel, symbol_address=lambda each, _: each.address)
+    found = LoadedFiles(cast(Layout, layout), {}).find_places(Site(symbol, 4))
+    assert found.addresses == addresses
+
+
+@pytest.mark.parametrize(
     ("site", "places", "why"),
     [
         (Site("f"), SitePlaces(), "no file at hand has a symbol f"),

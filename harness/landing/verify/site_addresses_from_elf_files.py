@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.core.architecture import KprobeTraits
 from harness.core.elf import Elf, Symbol
+from harness.landing.code.function_descriptors import has_dotted_functions
 from harness.landing.code.system_map import SystemMap
 from harness.landing.layout import Layout
 from harness.landing.site import Site
@@ -69,8 +70,12 @@ class LoadedFiles:
     def find_places(self, site: Site) -> SitePlaces:
         """Every address that a site can mean: a name may be used many times.
 
-        A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1).
+        A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1). Where the
+        kernel prints and accepts a dot before a function's name, `Elf.symbols` has none (kprobe_lookup_name(),
+        arch/powerpc/kernel/kprobes.c, 6.1).
         """
+        if has_dotted_functions(self.layout.kernel):
+            site = replace(site, symbol=site.symbol.removeprefix("."))
         if site.module:
             return self._in_module(site, site.module)
         kernel = self.layout.kernel
