@@ -33,6 +33,7 @@ from harness.landing.code.patch_tables import FTRACE, JUMPS, patch_tables_of
 from harness.landing.code.select_stripped_table_finder import select_table_finder
 from harness.landing.code.stripped_mips_tables import MipsTableFinder
 from harness.landing.code.table_row_search import RowRange
+from harness.landing.sites.reserved import Reserved
 
 BASE = 0xFFFFFFFF80100000
 MOVE, JAL, NOP, BRANCH, JR_RA, LUI, DADDIU, JALR = (
@@ -113,6 +114,24 @@ def test_tables_are_found_by_the_form_of_their_rows() -> None:
         assert finder.find_row_ranges_of_table(table) == [place]
     assert finder.adjacent_pointers_including(starts[2]) == [starts[1], starts[2]]
     assert finder.adjacent_pointers_including(BASE + 0x40000000) == []
+
+
+class KernelWithBlacklist(Kernel):
+    """A kernel of four functions, the third of which is get_kprobe, and a list of pointers to the last two."""
+
+    def symbols_named(self, name: str) -> list[Symbol]:
+        if name == "get_kprobe":
+            return [Symbol(name, BASE + 16, 8, ".text", "func", "global")]
+        return super().symbols_named(name)
+
+
+def test_sites_finds_the_blacklist_by_its_pointer_to_get_kprobe() -> None:
+    text = packed(*(JR_RA, NOP) * 4)
+    image = text + struct.pack("<5Q", 1, BASE + 16, BASE + 24, 0, BASE + 16)
+    kernel = cast(Elf, KernelWithBlacklist(image, len(text)))
+    reserved = Reserved(kernel, {}, ARCHITECTURES["mips64el"].kprobe_traits)
+    assert reserved.blacklist_found_in_file
+    assert reserved._listed == [BASE + 16, BASE + 24]
 
 
 def test_the_type_of_a_64_bit_relocation_is_its_last_byte() -> None:

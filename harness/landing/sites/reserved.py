@@ -15,9 +15,8 @@ from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, dynamic_values, ftrace_sites, merge_ranges, table_ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, RISCV_ALTERNATIVES, STATIC_CALLS
 from harness.landing.code.select_stripped_table_finder import select_table_finder
-from harness.landing.code.stripped_arm64_tables import EXCEPTIONS, Arm64TableFinder
-from harness.landing.code.stripped_arm_tables import ArmTableFinder
-from harness.landing.code.stripped_s390_tables import S390TableFinder
+from harness.landing.code.stripped_arm64_tables import EXCEPTIONS
+from harness.landing.code.stripped_x86_32_tables import X86TableFinder
 
 _BLACKLIST = ("__start_kprobe_blacklist", "__stop_kprobe_blacklist")
 # A function that every kernel with kprobes has on its blacklist (NOKPROBE_SYMBOL(get_kprobe), kernel/kprobes.c).
@@ -46,7 +45,8 @@ class Reserved:
         self._config = config
         self._kprobes = kprobes
         tables = select_table_finder(kernel)
-        self._flat = tables if isinstance(tables, Arm64TableFinder | ArmTableFinder | S390TableFinder) else None
+        # That of 32-bit x86 finds no list of pointers.
+        self._flat = None if isinstance(tables, X86TableFinder) else tables
 
     def refusal_reason(self, address: int) -> str:
         """The reason why check_kprobe_address_safe() refuses an address with EINVAL; "" if it does not."""
