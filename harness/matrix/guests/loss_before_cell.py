@@ -39,7 +39,7 @@ def report_loss_before_first_cell(guest: Guest) -> Iterator[None]:
 
     An oops or a warning of the kernel, and every other error, is raised as it is.
     """
-    with _explained(guest, "before its first cell", lambda verdict: max(verdict, Verdict.BOOT_FAIL, key=_severity)):
+    with _explained(guest, "before its first cell", Verdict.BOOT_FAIL.worse_of):
         yield
 
 
@@ -83,7 +83,3 @@ def _verdict_of_loss(error: Exception) -> Verdict | None:
         case DeadlineExceeded():
             return Verdict.HANG
     return None
-
-
-def _severity(verdict: Verdict) -> int:
-    return verdict.severity
