@@ -48,7 +48,6 @@ project_option = click.option(
 )
 
 VMS = vms_option("A VM; repeat for more. All core VMs without it.")
-REQUIRED_VMS = vms_option("A VM; repeat for more.", required=True)
 ARCHS = click.option(
     "--arch", "archs", multiple=True, metavar="NAME", help="Every VM of an architecture; repeat for more."
 )

@@ -19,7 +19,6 @@ MODULE = "user_probe/pinpoint_uprobe"
 _REPORT = "/sys/kernel/debug/pinpoint_uprobe/report"
 _TRACING = "/sys/kernel/tracing"
 EVENTS = f"{_TRACING}/uprobe_events"
-_PROFILE = f"{_TRACING}/uprobe_profile"
 _INSTANCE = f"{_TRACING}/instances/pinpoint_user"
 _GROUP = "pinpoint_user"
 _CUT = "--pinpoint-cut--"
@@ -146,16 +145,10 @@ class UprobesByTracefs:
         """The hits in the trace."""
         return self._parsed(self.guest.run_script(f"cat {_INSTANCE}/trace", in_place=True).check().stdout)
 
-    @parsing_guest_text("uprobe_profile")
-    def read_profile_hits(self) -> dict[int, int]:
-        """The number of hits of each site in uprobe_profile, which counts independently of the trace."""
-        lines = (line.split() for line in self.guest.read_text(_PROFILE).splitlines())
-        return {int(words[1][1:]): int(words[2]) for words in lines if re.fullmatch(r"s\d+", words[1])}
-
     def remove_and_return_hits(self) -> list[Hit]:
-        """Read the trace and uprobe_profile, disable and remove the events and the instance. Returns all hits."""
+        """Read the trace, disable and remove the events and the instance. Returns all hits."""
         steps = (
-            f"cat {_INSTANCE}/trace; echo {_CUT}; cat {_PROFILE}",
+            f"cat {_INSTANCE}/trace; echo {_CUT}",
             f"[ ! -e {_INSTANCE}/events/{_GROUP} ] || echo 0 >{_INSTANCE}/events/{_GROUP}/enable",
             f"rmdir {_INSTANCE}",
             f"sed -n 's#^[pr]:\\({_GROUP}/[^ ]*\\) .*#-:\\1#p' {EVENTS} | while read -r e; do echo $e >>{EVENTS}; done",
