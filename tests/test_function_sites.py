@@ -20,7 +20,7 @@ from harness.core.kernel_errno_names import kernel_errno_name
 from harness.images.image import Image
 from harness.images.vm_recipe import Traits
 from harness.landing.probe_module import SiteReport
-from harness.landing.sites import rules_arm64, rules_x86
+from harness.landing.sites import reserved, rules_arm64, rules_x86
 from harness.landing.sites.all_functions import answer_text, predictions_of_function, tally_functions
 from harness.landing.sites.function import Answer, FunctionSites
 from harness.matrix.commands.prove_sites import Proof, _compare
@@ -216,6 +216,15 @@ def test_every_offset_of_a_function(sites: FunctionSites) -> None:
 )
 def test_entries_that_are_refused(name: str, reason: str, sites: FunctionSites) -> None:
     assert sites.describe_function(name).instructions[0].answer.reason == reason
+
+
+def test_a_kernel_whose_functions_have_dots_accepts_a_probe_in_a_part_of_a_blacklisted_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reserved, "protects_suffixed_parts", lambda _: False)
+    sites = FunctionSites(small_kernel(tmp_path, CONFIG))
+    assert sites.describe_function("g.cold").instructions[0].answer == Answer(True)
+    assert sites.describe_function("g").instructions[0].answer.reason == "blacklisted"
 
 
 def test_the_first_instruction_of_a_trampoline_may_be_a_jump_or_a_return(sites: FunctionSites) -> None:

@@ -69,6 +69,17 @@ def test_refusals_have_the_reasons_of_the_kernel(
     assert refusals(monkeypatch).reason(Site(symbol), address, number) == reason
 
 
+def test_a_kernel_whose_functions_have_dots_does_not_refuse_a_part_of_a_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name before the first dot of `.base.cold` is empty."""
+    finder = refusals(monkeypatch)
+    monkeypatch.setattr(FakeKernel, "machine", "EM_PPC64")
+    monkeypatch.setattr(FakeKernel, "sections_by_name", {".opd": None}, raising=False)
+    assert finder.reason(Site("base.cold"), 0x100900, errno.EINVAL) == ""
+    assert finder.reason(Site("base"), 0x100500, errno.EINVAL) == "blacklisted"
+
+
 @pytest.mark.parametrize(
     ("decoder", "order", "before", "reason"),
     [

@@ -18,6 +18,15 @@ def has_dotted_functions(elf: Elf) -> bool:
     return elf.machine in DOTTED_MACHINES and DESCRIPTORS in elf.sections_by_name
 
 
+def protects_suffixed_parts(elf: Elf) -> bool:
+    """True if the kernel refuses a probe in `f.cold` and similar parts of a function `f` on its blacklist.
+
+    within_kprobe_blacklist() (kernel/kprobes.c:1403, 6.1) looks for the name before the first dot. That of `.f.cold`
+    is empty.
+    """
+    return not has_dotted_functions(elf)
+
+
 class FunctionDescriptors:
     """The descriptors of one linked file; none where the machine has no descriptors."""
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from harness.core.architecture import FtraceCallInstruction, KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
-from harness.landing.code.function_descriptors import function_descriptors
+from harness.landing.code.function_descriptors import function_descriptors, protects_suffixed_parts
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, dynamic_values, ftrace_sites, merge_ranges, table_ranges
 from harness.landing.code.patch_tables import ALTERNATIVES, JUMPS, RISCV_ALTERNATIVES, STATIC_CALLS
@@ -156,6 +156,8 @@ class Reserved:
 
     def _part_of_blacklisted(self, address: int) -> bool:
         """True for code of `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
+        if not protects_suffixed_parts(self._kernel):
+            return False
         bases = (name.partition(".")[0] for name in self._names[self.closest_symbol_start(address)] if "." in name)
         found = (symbol for base in bases for symbol in self._kernel.symbols_named(base))
         return any(self.is_blacklisted(symbol.address) for symbol in found)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from harness.core.architecture import DecoderKind
 from harness.core.errors import PinpointError
+from harness.landing.code.function_descriptors import protects_suffixed_parts
 from harness.landing.code.function_selection import PREAMBLES, read_blacklist_ranges
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import decode_first_instruction, longest_instruction_size
@@ -124,7 +125,7 @@ class RefusalReasonFinder:
     def _base_blacklisted(self, site: Site) -> bool:
         """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
         base, dot, _ = site.symbol.partition(".")
-        found = self.layout.kernel.symbols_named(base) if dot else []
+        found = self.layout.kernel.symbols_named(base) if dot and protects_suffixed_parts(self.layout.kernel) else []
         return any(self._blacklisted(symbol.address + self.layout.slide) for symbol in found)
 
     @cached_property
