@@ -204,7 +204,7 @@ class FunctionSites:
         arms = "ftrace call" if self.reserved.on_ftrace_site(shifted) else "breakpoint"
         found = text.get(address, "")
         shown = arms if answer.accepted is not False else ""
-        return InstructionSite(each.offset, each.size, found or "?", answer, shown, bool(found))
+        return InstructionSite(each.offset, each.size, found or "?", answer, shown, objdump.is_instruction(found))
 
     def _code(self, symbol: Symbol) -> Sequence[Instruction]:
         """The instructions of a function; those of the last function are kept."""
