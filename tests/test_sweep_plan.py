@@ -195,7 +195,7 @@ def test_what_is_no_death_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_probe_of_the_kernels_own_is_not_new_when_it_is_no_jump_any_more() -> None:
-    module = SweepModule(cast("Any", SimpleNamespace(name="vm")))
+    module = SweepModule(cast("Any", SimpleNamespace(name="vm", architecture=ARCHITECTURES["x86_64"])))
     module._listed_before = [ListedProbe(0x10, "trampoline+0x0", ("[OPTIMIZED]",))]
     text = f"0 0 0\n0 20 0 0\n{SEPARATOR}\n0000000000000010  k  trampoline+0x0\n0000000000000020  k  f+0x0\n"
     found = module._batch(["f"], text)
@@ -206,7 +206,7 @@ def test_a_probe_of_the_kernels_own_is_not_new_when_it_is_no_jump_any_more() -> 
 @pytest.mark.parametrize("own", [("[OPTIMIZED]",), ()], ids=["jump", "trap"])
 def test_a_probe_at_the_address_of_the_kernels_own_is_new(own: tuple[str, ...]) -> None:
     """PA-RISC's and PowerPC's kernels have a probe on __kretprobe_trampoline, which is also a site of a sweep."""
-    module = SweepModule(cast("Any", SimpleNamespace(name="vm")))
+    module = SweepModule(cast("Any", SimpleNamespace(name="vm", architecture=ARCHITECTURES["x86_64"])))
     module._listed_before = [ListedProbe(0x10, "trampoline+0x0", own)]
     lines = "0000000000000010  k  trampoline+0x0    [DISABLED]\n0000000000000010  k  trampoline+0x0\n"
     found = module._batch(["trampoline"], f"0 0 0\n0 10 0 0\n{SEPARATOR}\n{lines}")
@@ -307,3 +307,9 @@ def test_a_batch_is_held_only_where_a_nested_hit_is_fatal(
     layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))
     Sweep(layout, cast(SweepModule, None), armed=True, idle=idle).sweep_as_one_batch([])
     assert taken == [way]
+
+
+def test_a_refusal_of_a_batch_has_the_number_of_the_host() -> None:
+    """SPARC's EILSEQ is EDQUOT elsewhere."""
+    module = SweepModule(cast("Any", SimpleNamespace(name="vm", architecture=ARCHITECTURES["sparc64"])))
+    assert [each.errno for each in module._batch(["f"], f"0 0 0\n122 0 0 0\n{SEPARATOR}\n").reports] == [errno.EILSEQ]

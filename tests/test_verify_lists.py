@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal, cast
 
 import pytest
 
+from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf, Symbol
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -91,6 +93,13 @@ def test_registrations_of_uprobes_are_read_with_their_files() -> None:
     named, nameless = records.uprobe_registrations
     assert (named.asked, named.errno, named.command) == ("busy box:0x4dd0", 0, "perf")
     assert (nameless.asked, nameless.errno) == ("inode 78 of 0:2:0x1", 22)
+
+
+def test_the_errors_of_registrations_have_the_numbers_of_the_host() -> None:
+    text = (RECORDS + UPROBES).replace("errno=2 ", "errno=45 ").replace("errno=22 ", "errno=122 ")
+    records = registrations.parse_registrations(text, ARCHITECTURES["sparc64"].errnos)
+    assert [each.errno for each in records.registrations] == [0, errno.EOPNOTSUPP, 0]
+    assert [each.errno for each in records.uprobe_registrations] == [0, errno.EILSEQ]
 
 
 @pytest.mark.parametrize("text", ["inode=7 errno=0\n", "errno=0\n", "time=x errno=0\n", "what\n"])
@@ -239,6 +248,8 @@ class Answering:
     """A guest that answers every script with the same text."""
 
     name = "vm"
+
+    architecture = ARCHITECTURES["x86_64"]
 
     def __init__(self, out: str, rc: int = 0, err: str = "") -> None:
         self.result = Result("vm", (), rc, out.encode(), err.encode(), 0.0)

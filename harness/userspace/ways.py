@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.core.errors import GuestError
@@ -86,7 +86,7 @@ class UprobesByModule:
         words.append(f"site={','.join(request.specs)}")
         report = self.guest.run_script(f"{shlex.join(words)} && cat {_REPORT}", in_place=True).check().stdout
         lines = [_words(line) for line in report.splitlines() if line.startswith("site=")]
-        return [OffsetRegistrationResult(int(fields["errno"]), int(fields["offset"], 0)) for fields in lines]
+        return [OffsetRegistrationResult(_errno(self.guest, fields), int(fields["offset"], 0)) for fields in lines]
 
     def read_hits(self) -> list[Hit]:
         """The hits in the module's report."""
@@ -206,7 +206,7 @@ class UprobesByPerf:
             fields = _words(line or "")
             if "errno" not in fields:
                 raise GuestError(f"pinpoint_perf: {line or 'has ended'}", where=guest.name)
-            found.append(OffsetRegistrationResult(int(fields["errno"]), int(fields["spec"][2:], 0)))
+            found.append(OffsetRegistrationResult(_errno(guest, fields), int(fields["spec"][2:], 0)))
         return found
 
     def read_hits(self) -> list[Hit]:
@@ -237,6 +237,12 @@ WAYS: dict[str, type[UprobesByModule | UprobesByTracefs | UprobesByPerf]] = {
     "module": UprobesByModule,
     "perf": UprobesByPerf,
 }
+
+
+def _errno(guest: Guest, fields: Mapping[str, str]) -> int:
+    """The error number of a report as the host's."""
+    number = int(fields["errno"])
+    return guest.architecture.errnos.get(number, number)
 
 
 def _words(line: str) -> dict[str, str]:

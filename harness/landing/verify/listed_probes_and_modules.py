@@ -66,7 +66,8 @@ def read_lists(guest: Guest) -> GuestLists:
     except (ValueError, IndexError):
         raise GuestError(f"not a list of kprobes: {listing[:80]!r}", where=guest.name) from None
     traced = traced_functions.parse_enabled_functions("".join(texts[traced_functions.FILE]))
-    records = registrations.parse_registrations("".join(texts[registrations.FILE] + texts[registrations.UPROBES]))
+    recorded = "".join(texts[registrations.FILE] + texts[registrations.UPROBES])
+    records = registrations.parse_registrations(recorded, guest.architecture.errnos)
     return GuestLists(kprobes, traced, records, "".join(texts[_MODULES]))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from harness.core.errors import GuestError
 from harness.core.kernel_errno_names import kernel_errno_name
@@ -77,12 +79,17 @@ class Records:
     uprobe_registrations: tuple[UprobeRegistration, ...] = ()
 
 
-def parse_registrations(text: str) -> Records:
-    """Read the module's two files, one behind the other. Raises GuestError, one line, for anything else."""
+def parse_registrations(text: str, errnos: Mapping[int, int] = MappingProxyType({})) -> Records:
+    """Read the module's two files, one behind the other. Raises GuestError, one line, for anything else.
+
+    `errnos` maps the kernel's numbers of errors to the host's, where they differ (`Architecture.errnos`).
+    """
     calls, uprobes, lost, now = [], [], 0, 0
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
         try:
+            if "errno" in fields:
+                fields["errno"] = str(errnos.get(int(fields["errno"]), fields["errno"]))
             if "now" in fields:
                 lost, now = lost + int(fields["lost"]), int(fields["now"])
             elif "lost" in fields:
