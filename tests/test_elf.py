@@ -312,3 +312,23 @@ def test_the_halves_of_an_address_have_one_addend() -> None:
     assert found == {0: 0xFFF8, 4: 0xFFF8, 8: 0xFFF8, 12: 0x10010, 16: 4, 20: 0x48}
     alone = elf_in_place_addends.with_addends(form, "EM_MIPS", listed[:1], read)
     assert [each.addend for each in alone] == [0x10000]
+
+
+def test_the_address_of_a_modules_section_means_nothing(tmp_path: Path) -> None:
+    """`ld -r` sets one if its script merges sections without saying where they begin, as of modules since 6.19."""
+    source = tmp_path / "m.c"
+    source.write_text("int first(int x) { return x + 1; }\nint second(int x) { return x * 3; }\n")
+    for words in (
+        ["gcc", "-c", "-O1", "-o", "plain.o", "m.c"],
+        ["objcopy", "--change-section-address", ".text=0x30", "plain.o", "moved.o"],
+    ):
+        subprocess.run(words, cwd=tmp_path, check=True)
+    plain, moved = (Elf.read(tmp_path / name) for name in ("plain.o", "moved.o"))
+    assert (
+        b" 0000000000000030 "
+        in subprocess.run(["readelf", "-SW", "moved.o"], cwd=tmp_path, check=True, capture_output=True).stdout
+    )
+    for name in ("first", "second"):
+        symbol = moved.function(name)
+        assert moved.offset_in_section(symbol) == plain.offset_in_section(plain.function(name))
+        assert moved.function_bytes(symbol) == plain.function_bytes(plain.function(name))
