@@ -13,6 +13,7 @@ import pytest
 from sample_runs import cell
 
 from harness.core.elf import Elf
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.landing_judgment import Landing, MutantNotInForceError
 from harness.landing.site import Site
@@ -76,19 +77,32 @@ page pid=7 address=2000 offset=0 pagemap=8000000000000004 bytes=cc
 """
 
 
-@pytest.mark.parametrize(("data_too", "addresses"), [(False, [0x1000]), (True, [0x1000, 0x2000])])
-def test_a_writable_page_is_read_only_with_data(data_too: bool, addresses: list[int]) -> None:
-    """On SPARC the dynamic linker writes the procedure linkage table, whose mapping is executable."""
-    answer = SimpleNamespace(check=lambda: SimpleNamespace(stdout=LISTING))
+def file_view(listing: str, *, data_too: bool) -> FileView:
+    answer = SimpleNamespace(check=lambda: SimpleNamespace(stdout=listing))
     guest = SimpleNamespace(
+        name="vm",
         copy_program=lambda _: "pages",
         run_script=lambda *_, **__: answer,
         memory=SimpleNamespace(read_physical=lambda _, size: bytes(size)),
     )
     file = cast(UserFile, SimpleNamespace(guest_path="/lib/a"))
-    found = mapped_pages.read_file_view(cast(Guest, guest), file, [7], [0], data_too=data_too)
+    return mapped_pages.read_file_view(cast(Guest, guest), file, [7], [0], data_too=data_too)
+
+
+@pytest.mark.parametrize(("data_too", "addresses"), [(False, [0x1000]), (True, [0x1000, 0x2000])])
+def test_a_writable_page_is_read_only_with_data(data_too: bool, addresses: list[int]) -> None:
+    """On SPARC the dynamic linker writes the procedure linkage table, whose mapping is executable."""
+    found = file_view(LISTING, data_too=data_too)
     assert [each.address for each in found.pages] == addresses
     assert [each.permissions for each in found.mappings] == ["r-xp", "rwxp"]
+
+
+def test_a_present_page_that_cannot_be_read_is_an_error() -> None:
+    """Without its bytes a witness would make no statement, and nothing would contradict."""
+    listing = LISTING.replace("bytes=90", "bytes=")
+    with pytest.raises(GuestError, match="vm: pid 7: /proc/PID/mem cannot be read at 0x1000"):
+        file_view(listing, data_too=False)
+    assert not file_view(listing.replace("r-xp", "---p"), data_too=False).pages[0].bytes_inside
 
 
 def test_all_agree() -> None:

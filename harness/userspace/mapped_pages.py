@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.guest.result import parsing_guest_text
 from harness.images.user_targets import PAGES
@@ -90,7 +91,7 @@ def read_file_view(
     `identity` identifies a file that no longer has a name. Pages of writable mappings are left out, because a program
     may change them itself. With `data_too` they are read, and so are mappings that are not executable.
 
-    Raises GuestError when a process is gone.
+    Raises GuestError when a process is gone, and for a page that is readable and present but cannot be read there.
     """
     wanted = ",".join(f"{offset:#x}" for offset in sorted(set(offsets)))
     mark = "=" if data_too else ":"
@@ -111,7 +112,10 @@ def read_file_view(
             mappings.append(Mapping(pid, start, end, offset, fields["perms"]))
         # The dynamic linker writes SPARC's procedure linkage table, which is code: its page is always a private copy.
         elif data_too or "w" not in mappings[-1].permissions:
-            pages.append(_page(guest, fields, size))
+            page = _page(guest, fields, size)
+            if "r" in mappings[-1].permissions and page.bytes_outside and not page.bytes_inside:
+                raise GuestError(f"pid {page.pid}: /proc/PID/mem cannot be read at {page.address:#x}", where=guest.name)
+            pages.append(page)
     return FileView(identity, mappings, pages)
 
 

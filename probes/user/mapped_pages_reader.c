@@ -64,7 +64,12 @@ static void show_page(int pid, uint64_t address, uint64_t offset)
 	unsigned long i;
 	ssize_t got;
 
-	got = pread(mem, content, page_size, address);
+	/*
+	 * pread() refuses an offset of which the upper bit is set, as addresses of
+	 * libraries on 64-bit SPARC have. There, lseek() sets such an offset and
+	 * returns its lower 32 bits.
+	 */
+	got = lseek(mem, address, SEEK_SET) == -1 ? -1 : read(mem, content, page_size);
 	if (pread(map, &entry, sizeof(entry), address / page_size * sizeof(entry)) != sizeof(entry))
 		fail("pagemap");
 	printf("page pid=%d address=%#llx offset=%#llx pagemap=%#llx bytes=", pid,
