@@ -77,11 +77,7 @@ class Elf:
         self._layout = elf_symbols_and_relocations.ElfFormat(self.word_bytes, parsed.little_endian)
         found = [(part.name, part.header) for part in parsed.iter_sections()]
         self._headers = [_Header(header["sh_type"], header["sh_link"], header["sh_info"]) for _, header in found]
-        self._sections = [Section.from_pyelftools_header(name, header) for name, header in found]
-        if not self.linked:
-            # The value of a module's symbol is an offset into its section. ld -r may give a section an address, which
-            # means nothing: the module loader overwrites it (rewrite_section_headers(), kernel/module/main.c, 6.1).
-            self._sections = [section._replace(address=0) for section in self._sections]
+        self._sections = [Section.from_pyelftools_header(name, header, linked=self.linked) for name, header in found]
         self._segments = [
             _Segment(
                 part["p_vaddr"], part["p_offset"], part["p_filesz"], part["p_memsz"], bool(part["p_flags"] & _PF_X)

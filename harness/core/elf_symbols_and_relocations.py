@@ -135,11 +135,15 @@ class Section(NamedTuple):
     alignment: int
 
     @classmethod
-    def from_pyelftools_header(cls, name: str, header: Mapping[str, int]) -> Section:
-        """Return the section for a header that pyelftools has read."""
+    def from_pyelftools_header(cls, name: str, header: Mapping[str, int], *, linked: bool) -> Section:
+        """Return the section for a header that pyelftools has read.
+
+        In a module the value of a symbol is an offset into its section. `ld -r` may give a section an address, which
+        means nothing: the module loader overwrites it (rewrite_section_headers(), kernel/module/main.c, 6.1).
+        """
         return cls(
             name=name,
-            address=header["sh_addr"],
+            address=header["sh_addr"] if linked else 0,
             offset=header["sh_offset"],
             size=header["sh_size"],
             executable=bool(header["sh_flags"] & _SHF_EXECINSTR),
