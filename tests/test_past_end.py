@@ -12,7 +12,7 @@ from harness.core.elf import Elf
 from harness.core.elf_symbols_and_relocations import Section, Symbol
 from harness.core.single_step_defect_types import Defect, Symptom
 from harness.landing.checks.probe_flags import select_sites_apart
-from harness.landing.checks.single_step import MostFrequentCpuAddress, SingleStepResult
+from harness.landing.checks.single_step_result import MostFrequentCpuAddress, SingleStepResult
 from harness.landing.five_address_witnesses import Statement
 from harness.landing.landing_judgment import Landing, Missed, prove_landings
 from harness.landing.layout import Layout
