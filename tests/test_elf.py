@@ -292,6 +292,22 @@ def test_addends_that_stand_in_the_bytes() -> None:
     assert list(elf_in_place_addends.with_addends(form, "EM_X86_64", listed, read)) == listed
 
 
+def test_addends_of_superh_are_in_two_places() -> None:
+    data = Symbol("data", 0, 0, ".data", "object", "local")
+    form = elf_symbols_and_relocations.ElfFormat(4, little_endian=True)
+    listed = [Relocation(0, 1, data, 0x10), Relocation(4, 2, data, 0), Relocation(8, 25, data, 3)]
+    content = struct.pack("<3i", 0x200, -4, 7)
+
+    def read(offset: int, size: int) -> bytes:
+        return content[offset : offset + size]
+
+    found = list(elf_in_place_addends.with_addends(form, "EM_SH", listed, read))
+    # R_SH_DIR32 and R_SH_REL32
+    assert [each.addend for each in found] == [0x210, -4, 3]
+    assert elf_in_place_addends.are_in_place("EM_SH", "SHT_RELA")
+    assert not elf_in_place_addends.are_in_place("EM_SPARCV9", "SHT_RELA")
+
+
 def test_the_halves_of_an_address_have_one_addend() -> None:
     first, second = (Symbol(name, 0, 0, ".data", "object", "local") for name in ("first", "second"))
     # lui v0,1; lui v1,1; lw a0,-8(v0); lw a0,0x10(v1); lw a0,4(a1); j .text+0x48

@@ -287,7 +287,7 @@ class Elf:
                     symbols=self._table,
                     machine=self.machine,
                 )
-                if header.type == "SHT_REL" and changed.in_file:
+                if changed.in_file and elf_in_place_addends.are_in_place(self.machine, header.type):
                     content = partial(self._part, changed)
                     listed = elf_in_place_addends.with_addends(self._layout, self.machine, listed, content)
                 found[changed.name] += listed

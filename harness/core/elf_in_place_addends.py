@@ -1,4 +1,8 @@
-"""Addends of a relocation table that has none (SHT_REL), read from the bytes that its relocations change."""
+"""Addends that are in the bytes that relocations change: those of a table that has none (SHT_REL), and SuperH's.
+
+`ld -r` leaves a part of SuperH's addends there, and the module loader adds both (apply_relocate_add(),
+arch/sh/kernel/module.c, 6.1).
+"""
 
 from __future__ import annotations
 
@@ -28,8 +32,10 @@ _FIELDS: Mapping[str, Mapping[int, _Field]] = MappingProxyType(
         "EM_386": {1: _WORD, 2: _WORD, 4: _WORD},  # R_386_32, PC32, PLT32
         "EM_MIPS": {2: _WORD, 4: _Field(26, 2), 6: _Field(16)},  # R_MIPS_32, 26, LO16
         "EM_ARM": {2: _WORD, 3: _WORD, 38: _WORD},  # R_ARM_ABS32, REL32, TARGET1
+        "EM_SH": {1: _WORD, 2: _WORD},  # R_SH_DIR32, REL32
     }
 )
+_BESIDE_ADDENDS = frozenset({"EM_SH"})
 
 
 # R_MIPS_HI16 and LO16 have the halves of one address. A table has a HI16, or several, before the first LO16 of the same
@@ -39,10 +45,15 @@ _LOWER_HALVES: Mapping[str, int] = MappingProxyType({"EM_MIPS": 6})
 _UPPER = _Field(16, 16)
 
 
+def are_in_place(machine: str, table_type: str) -> bool:
+    """Return True if the bytes that a table's relocations change have addends, or a part of them."""
+    return table_type == "SHT_REL" or machine in _BESIDE_ADDENDS
+
+
 def with_addends(
     elf_format: ElfFormat, machine: str, entries: Iterable[Relocation], content: Callable[[int, int], bytes]
 ) -> Iterator[Relocation]:
-    """Yield the entries of a table, each with the addend from the bytes that it changes; an upper half is delayed.
+    """Yield the entries of a table with the addends from the bytes that it changes added; an upper half is delayed.
 
     `content` returns bytes by offset and size. An upper half without a lower one has only the addend of its own field.
     """
@@ -63,5 +74,5 @@ def with_addends(
             waiting = []
             yield entry._replace(addend=of_symbol.get(entry.symbol, 0) + addend)
         else:
-            yield entry._replace(addend=addend)
+            yield entry._replace(addend=entry.addend + addend)
     yield from waiting

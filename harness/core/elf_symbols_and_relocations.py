@@ -65,6 +65,7 @@ _ABSOLUTE: dict[str, dict[int, int]] = {
     "EM_MIPS": {18: 8, 2: 4},  # R_MIPS_64, 32
     "EM_SPARCV9": {32: 8, 54: 8, 3: 4, 23: 4},  # R_SPARC_64, UA64, 32, UA32
     "EM_S390": {22: 8, 4: 4},  # R_390_64, 32
+    "EM_SH": {1: 4},  # R_SH_DIR32
     "EM_PPC64": {38: 8, 1: 4},  # R_PPC64_ADDR64, ADDR32
     "EM_386": {1: 4},  # R_386_32
     "EM_ARM": {2: 4, 38: 4},  # R_ARM_ABS32, TARGET1, which the kernel takes as ABS32 (arch/arm/kernel/module.c, 6.1)
