@@ -58,7 +58,7 @@ def _wanted(architecture: Architecture) -> WantedSuitePrograms:
     major, prefix = compiler.partition("-")[2], f"usr/bin/{gnu}-"
     return WantedSuitePrograms(
         suite=architecture.cross_tools_suite,
-        packages=(f"{compiler}-{gnu}", f"libc6-dev-{architecture.debian}-cross"),
+        packages=(f"{compiler}-{gnu}", f"libc6-dev-{architecture.debian or architecture.name}-cross"),
         kept_paths=(
             *(f"{prefix}{tool}" for tool in (compiler, *_BINUTILS)),
             *(f"usr/libexec/gcc-cross/{gnu}/{major}/{part}" for part in ("cc1", "collect2", "liblto_plugin.so")),
