@@ -56,7 +56,7 @@ def bare_kernel_argv(image: Image, initrd: Path, accelerator: Accelerator) -> Se
         *(("-cpu", model) if model else ()),
         *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
         *("-kernel", str(image.kernel), "-initrd", str(initrd), "-append", qemu.kernel_arguments(recipe)),
-        *("-serial", "stdio"),
+        *machine.serial_ports("stdio"),
     ]
 
 

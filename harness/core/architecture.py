@@ -105,7 +105,8 @@ class QemuMachine:
     needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
     `machine_name_since_version` is the QEMU version from which on the machine has another name, and that name.
     `nic_has_rom` is true if the network card can have a boot ROM. `cannot_save_because` is why QEMU cannot write this
-    machine's state to a file, empty where it can: then each guest is booted.
+    machine's state to a file, empty where it can: then each guest is booted. `console_port` is the number of the
+    machine's serial port that the kernel's console is on.
     """
 
     qemu: str
@@ -122,6 +123,11 @@ class QemuMachine:
     machine_name_since_version: tuple[tuple[int, int], str] | None = None
     nic_has_rom: bool = True
     cannot_save_because: str = ""
+    console_port: int = 0
+
+    def serial_ports(self, console: str) -> tuple[str, ...]:
+        """Return QEMU's options for the serial ports up to that of the console, the only one that is connected."""
+        return (*("-serial", "null") * self.console_port, "-serial", console)
 
     def for_qemu(self, program: str, version: tuple[int, int]) -> QemuMachine:
         """Return this machine with the path of a QEMU and the machine name that its version uses."""

@@ -60,7 +60,7 @@ def argv(recipe: Recipe, accelerator: Accelerator, wiring: QemuFiles) -> list[st
         *(("-cpu", model) if model else ()),
         *("-smp", str(recipe.machine.cpus), "-m", f"{recipe.machine.memory_mib}M"),
         *("-chardev", f"socket,id=console,fd={wiring.console_descriptor}"),
-        *("-serial", "chardev:console"),
+        *machine.serial_ports("chardev:console"),
         *("-chardev", f"socket,id=monitor,fd={wiring.monitor_descriptor}", "-mon", "chardev=monitor,mode=control"),
         *("-netdev", f"user,id=net,restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"),
         # No boot ROM: no guest boots from the network, and the firmware would take time to run it.
