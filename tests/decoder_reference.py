@@ -20,6 +20,7 @@ from harness.core.events import Bus
 from harness.images import prepare
 from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import load_all
+from harness.landing.code import decode_superh
 from harness.landing.code.decoder_machines import decoder_machines
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 
@@ -42,7 +43,8 @@ def _own(found: Instruction) -> Effect:
 class Reference(NamedTuple):
     """How to have capstone list the code of a decoder, and how to read a line of its listing.
 
-    `own` is what is compared of our own instruction, where it has more than the CPU's view.
+    `own` is what is compared of our own instruction, where it has more than the CPU's view. `decode` is our own decoder
+    of words without what is around them, where the usual one tells code from data.
     """
 
     architecture: str
@@ -50,6 +52,7 @@ class Reference(NamedTuple):
     word_bytes: int
     effect: Callable[[str, str, bytes], Effect]
     own: Callable[[Instruction], Effect] = _own
+    decode: Callable[[bytes], list[Instruction]] | None = None
 
 
 PLAIN = Effect(Flow.PLAIN, InstructionKind.OTHER, None)
@@ -201,12 +204,52 @@ def _own_loongarch(found: Instruction) -> Effect:
     return Effect(Flow.PLAIN if alone else found.flow, found.kind, found.target)
 
 
+_SUPERH_BRANCHES = {
+    **dict.fromkeys(("bt", "bf", "bt/s", "bf/s"), InstructionKind.CONDITIONAL),
+    **{"bra": InstructionKind.JUMP, "bsr": InstructionKind.CALL},
+}
+
+
+def _superh(mnemonic: str, operands: str, _: bytes) -> Effect:
+    if mnemonic in _SUPERH_BRANCHES:
+        return Effect(Flow.ENDS, _SUPERH_BRANCHES[mnemonic], int(operands, 16) & 0xFFFFFFFF)
+    if mnemonic in ("jsr", "bsrf"):
+        return Effect(Flow.ENDS, InstructionKind.CALL, None)
+    if mnemonic in ("jmp", "braf"):
+        return Effect(Flow.COMPUTED, InstructionKind.JUMP, None)
+    if mnemonic == "rts":
+        return Effect(Flow.ENDS, InstructionKind.RETURN, None)
+    return ENDS if mnemonic in ("rte", "trapa") else PLAIN
+
+
+_SUPERH_KINDS = {
+    InstructionKind.BACKWARD_CONDITIONAL: InstructionKind.CONDITIONAL,
+    InstructionKind.TAKEN_FOR_RETURN: InstructionKind.OTHER,
+}
+
+
+def _own_superh(found: Instruction) -> Effect:
+    """The instruction alone: what the kernel takes it for is left out."""
+    kind = _SUPERH_KINDS.get(found.kind, found.kind)
+    return Effect(found.flow, kind, None if found.target is None else found.target & 0xFFFFFFFF)
+
+
+def _superh_words(code: bytes) -> list[Instruction]:
+    """Each word alone, because in a function the decoder tells code from constants."""
+    found = []
+    for offset in range(0, len(code), 2):
+        (each,) = decode_superh.decode(code[offset : offset + 2])
+        found.append(each._replace(offset=offset, target=None if each.target is None else each.target + offset))
+    return found
+
+
 REFERENCES: Mapping[DecoderKind, Reference] = {
     DecoderKind.LOONGARCH: Reference("LOONGARCH", "LOONGARCH64", 4, _loongarch, _own_loongarch),
     DecoderKind.MIPS_BIG: Reference("MIPS", "MIPS64R2+BIG_ENDIAN", 4, _mips, _own_mips),
     DecoderKind.MIPS_LITTLE: Reference("MIPS", "MIPS64R2", 4, _mips, _own_mips),
     DecoderKind.PARISC: Reference("HPPA", "HPPA_20+BIG_ENDIAN", 4, _parisc),
     DecoderKind.SPARC: Reference("SPARC", "V9+BIG_ENDIAN", 4, _sparc, _own_sparc),
+    DecoderKind.SUPERH: Reference("SH", "SH4", 2, _superh, _own_superh, decode=_superh_words),
 }
 
 
@@ -221,10 +264,9 @@ class Comparison(NamedTuple):
 def compare(decoder: DecoderKind, code: bytes) -> Comparison:
     """Decode some code with both decoders. A capstone that cannot be installed fails the test."""
     reference = REFERENCES[decoder]
+    decode = reference.decode or decoder_machines()[decoder].decode
     known, unknown, disagreements = 0, [], []
-    for (mnemonic, operands), found in zip(
-        _listing(reference, code), decoder_machines()[decoder].decode(code), strict=True
-    ):
+    for (mnemonic, operands), found in zip(_listing(reference, code), decode(code), strict=True):
         word = code[found.offset : found.end]
         if not mnemonic:
             unknown.append(word.hex())

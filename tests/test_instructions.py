@@ -88,7 +88,7 @@ unsigned it(unsigned x, unsigned *p)
 
 def _objdump(path: Path, architecture: str) -> list[tuple[int, str, str]]:
     """Return offset, mnemonic and operands of each instruction of the only function."""
-    listing = _run(_tool(architecture, "objdump"), "-d", "--insn-width=16", path)
+    listing = _run(_tool(architecture, "objdump"), "-dz", "--insn-width=16", path)
     return [(int(offset, 16), mnemonic, rest) for offset, _, mnemonic, rest in _LINE.findall(listing)]
 
 
@@ -111,7 +111,9 @@ def test_line_ends_before_the_first_branch_objdump_shows(tmp_path: Path, archite
     # in comments.
     before = "" if architecture == "loongarch64" else "(?<![#!] )"
     to_label = re.compile(rf"{before}\b[0-9a-f]+ <(?:\.?it\+|\.L|L0)")
-    first = next(offset for offset, mnemonic, rest in _objdump(made, architecture) if to_label.search(rest))
+    # SuperH's loads of constants have labels, too.
+    found = [each for each in _objdump(made, architecture) if not each[1].startswith("mov")]
+    first = next(offset for offset, _, rest in found if to_label.search(rest))
     assert function.straight
     assert function.straight[0] == 0
     assert max(function.straight) < first

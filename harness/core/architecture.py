@@ -30,6 +30,7 @@ class DecoderKind(Enum):
     LOONGARCH = "loongarch"
     PPC64_BIG = "ppc64-big"
     SPARC = "sparc"
+    SUPERH = "superh"
 
 
 class PatchPattern(NamedTuple):
@@ -67,6 +68,8 @@ class AddressTranslation(Enum):
     """The same with the three levels of a 64-bit kernel."""
     SPARC64_TABLES = "sparc64-tables"
     """The same, with other tables (KERN_PGTABLE_WALK(), arch/sparc/include/asm/tsb.h, 6.1)."""
+    SUPERH_TABLES = "superh-tables"
+    """The same for SuperH (arch/sh/include/asm/pgtable-2level.h, 6.1)."""
 
 
 class FtraceCallInstruction(Enum):

@@ -16,6 +16,7 @@ from harness.landing.code import (
     decode_riscv,
     decode_s390,
     decode_sparc,
+    decode_superh,
 )
 from harness.landing.code.instruction import Instruction
 
@@ -60,6 +61,7 @@ class DecoderMachine(NamedTuple):
     - `absolute_targets` maps the offsets of branches whose targets depend on the function's address to the distances of
       these targets from there.
     - `ftrace_code_in_table`: the file's table of ftrace sites is needed to find the site (mips_ftrace_site.py).
+    - `decode_at` is `decode` for a function whose address decides what is code in it.
     - `loads` returns the constant addresses from which a function at a given address reads words.
     """
 
@@ -81,6 +83,7 @@ class DecoderMachine(NamedTuple):
     absolute_targets: Callable[[bytes, int], dict[int, int]] = _no_targets
     ftrace_code_in_table: bool = False
     loads: Callable[[bytes, int], set[int]] = _no_loads
+    decode_at: Callable[[bytes, int], list[Instruction]] | None = None
 
 
 def _mips(order: decode_mips.Order) -> DecoderMachine:
@@ -189,4 +192,11 @@ def decoder_machines() -> Mapping[DecoderKind, DecoderMachine]:
             probed_on_ftrace=False,
         ),
         DecoderKind.SPARC: DecoderMachine(decode_sparc.decode, delay_slots=True),
+        DecoderKind.SUPERH: DecoderMachine(
+            decode_superh.decode,
+            starts=decode_superh.instruction_starts,
+            longest=2,
+            delay_slots=True,
+            decode_at=decode_superh.decode,
+        ),
     }

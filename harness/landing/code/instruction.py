@@ -54,10 +54,14 @@ class InstructionKind(Enum):
     LONE_JUMP = "lone-jump"
     """A jump that annuls its delay slot (SPARC)."""
     DELAY_SLOT = "delay-slot"
-    """It runs before the branch that precedes it takes effect (SPARC; MIPS, which refuses a probe on it). PA-RISC steps
-    it as any other instruction, and there it is OTHER."""
+    """It runs before the branch that precedes it takes effect (SPARC, SuperH; MIPS, which refuses a probe on it).
+    PA-RISC steps it as any other instruction, and there it is OTHER."""
     CONDITIONAL_ON_REGISTER = "conditional-on-register"
     """A branch that compares a register with zero (SPARC), taken or not."""
+    BACKWARD_CONDITIONAL = "backward-conditional"
+    """A conditional branch back, whose distance the kernel takes for one ahead when it is probed (SuperH)."""
+    TAKEN_FOR_RETURN = "taken-for-return"
+    """The kernel takes it for a return when it is probed, which it is not (SuperH)."""
     STACK_STORE = "stack-store"
     """It makes a stack frame and stores the old stack pointer there, which the kernel of PowerPC emulates in part."""
 

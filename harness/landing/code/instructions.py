@@ -25,7 +25,8 @@ def decode_function(elf: Elf, symbol: Symbol, decoder: DecoderKind) -> list[Inst
     """
     machine = decoder_machines()[decoder]
     code = elf.function_bytes(symbol)
-    found = machine.decode(_without_most_padding(code, machine.padding_byte) if symbol.size_includes_padding else code)
+    code = _without_most_padding(code, machine.padding_byte) if symbol.size_includes_padding else code
+    found = machine.decode_at(code, symbol.address) if machine.decode_at else machine.decode(code)
     slots = frozenset({Flow.ENDS, Flow.COMPUTED}) if machine.delay_slots else frozenset()
     # A nop in a delay slot is none between functions.
     while symbol.size_includes_padding and len(found) > 1 and found[-1].is_padding and found[-2].flow not in slots:

@@ -26,6 +26,7 @@ from harness.landing.sites import (
     rules_ppc64,
     rules_riscv,
     rules_s390,
+    rules_superh,
     rules_x86,
 )
 from harness.landing.sites.reserved import Reserved
@@ -43,6 +44,7 @@ _RULES: Mapping[DecoderKind, _Rule] = {
     DecoderKind.MIPS_LITTLE: rules_mips.refusal_little_endian,
     DecoderKind.MIPS_BIG: rules_mips.refusal_big_endian,
     DecoderKind.PPC64: rules_ppc64.refusal_errno_and_reason,
+    DecoderKind.SUPERH: rules_superh.refusal_errno_and_reason,
     DecoderKind.PPC64_BIG: rules_ppc64.refusal_in_big_endian,
 }
 
