@@ -1,4 +1,4 @@
-"""Guest memory is read in few commands, around holes, and by parisc's page tables."""
+"""Guest memory is read in few commands, around holes, and by the page tables of parisc, SPARC and SuperH."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from harness.core.architecture import AddressTranslation
 from harness.core.errors import GuestError, UnmappedError
 from harness.guest import read_guest_memory as room
 from harness.guest.booted_kernel_check import build_id
+from harness.guest.mips_page_table_walk import SHAPES as TABLE_SHAPES
+from harness.guest.mips_page_table_walk import MipsPageTables
 from harness.guest.monitor import Json, Monitor
 from harness.guest.page_table_memory import PageTableMemory
 from harness.guest.parisc_page_table_walk import SHAPES, PariscPageTables
@@ -233,6 +235,55 @@ def test_sparc64_huge_page() -> None:
 def test_sparc64_unmapped_memory_is_an_error(address: int) -> None:
     with pytest.raises(GuestError, match=f"{address:#x}"):
         Sparc64().memory().read_span((address, 4))
+
+
+class SuperH:
+    """Physical memory of an r2d board: an image, the directory in it, and two pages of a module."""
+
+    ram_start, directory, module = 0x0C000000, 0x0C003080, 0xC0400000
+    present = 0x100
+
+    def __init__(self) -> None:
+        self.ram = bytearray(1 << 20)
+        # The address of a table is virtual, in P1.
+        self.word(self.directory + 4 * (self.module >> 22), 0x8C010000)
+        for number, physical in enumerate((0x0C020000, 0x0C012000)):
+            self.word(0x0C010000 + 4 * number, physical | self.present | 0x7C)
+            self.fill(physical, number + 1)
+        self.word(0x0C010008, 0x0C030000)
+
+    def word(self, address: int, value: int) -> None:
+        struct.pack_into("<I", self.ram, address - self.ram_start, value)
+
+    def fill(self, address: int, byte: int) -> None:
+        start = address - self.ram_start
+        self.ram[start : start + 0x1000] = bytes([byte]) * 0x1000
+
+    def memory(self) -> PageTableMemory:
+        def read(address: int, size: int) -> bytes:
+            return bytes(self.ram[address - self.ram_start : address - self.ram_start + size])
+
+        tables = MipsPageTables(TABLE_SHAPES[AddressTranslation.SUPERH_TABLES], self.directory | 0x80000000)
+        return PageTableMemory(tables, read)
+
+
+@pytest.mark.parametrize("segment", [0x80000000, 0xA0000000], ids=["P1", "P2"])
+def test_superh_segments_are_not_translated(segment: int) -> None:
+    superh = SuperH()
+    superh.word(0x0C041000, 0xC33A0009)
+    assert superh.memory().read_span((segment | 0x0C041000, 4)) == b"\x09\x00\x3a\xc3"
+
+
+def test_superh_module_memory_goes_through_the_tables() -> None:
+    superh = SuperH()
+    assert superh.memory().read_span((superh.module + 0xFFE, 4)) == b"\x01\x01\x02\x02"
+    assert superh.memory().physical_address(superh.module + 0x1008) == 0x0C012008
+
+
+@pytest.mark.parametrize("address", [SuperH.module + 0x2000, SuperH.module + (1 << 22)], ids=["no page", "no table"])
+def test_superh_unmapped_memory_is_an_error(address: int) -> None:
+    with pytest.raises(UnmappedError, match=f"{address:#x}"):
+        SuperH().memory().read_span((address, 4))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -1,8 +1,8 @@
-"""Walker of the kernel page tables of MIPS.
+"""Walker of the kernel page tables of MIPS, and of SuperH, whose tables have the same form.
 
 The kernel fills the TLB in software, so QEMU can translate only addresses that are in the TLB, and those of segments
 that are not mapped. Sources: arch/mips/include/asm/pgtable-32.h, pgtable-64.h and pgtable-bits.h, 6.1, with 4 KiB pages
-and a CPU of release 2 or later.
+and a CPU of release 2 or later; arch/sh/include/asm/pgtable-2level.h and pgtable_32.h, with 4 KiB pages.
 """
 
 from __future__ import annotations
@@ -68,6 +68,14 @@ SHAPES: Mapping[AddressTranslation, TableShape] = MappingProxyType(
             entry="<Q",
             valid=1 << 9,  # with huge pages
             frame_shift=14,
+        ),
+        AddressTranslation.SUPERH_TABLES: TableShape(
+            # P1 and P2: all 512 MiB of physical memory.
+            segments=(_Segment(0x80000000, 0xC0000000, 0x1FFFFFFF),),
+            levels=((22, 1024), (12, 1024)),
+            entry="<I",
+            valid=1 << 8,  # _PAGE_PRESENT
+            frame_shift=12,
         ),
     }
 )

@@ -139,6 +139,7 @@ class Memory:
             AddressTranslation.PARISC_TABLES: self._through_parisc_tables,
             AddressTranslation.PARISC64_TABLES: self._through_parisc_tables,
             AddressTranslation.SPARC64_TABLES: self._through_sparc64_tables,
+            AddressTranslation.SUPERH_TABLES: self._through_superh_tables,
         }
         return makers[self._translation]()
 
@@ -162,6 +163,10 @@ class Memory:
         return self._through_tables(
             Sparc64PageTables(self._symbol_address("swapper_pg_dir"), self._symbol_address("_end"))
         )
+
+    def _through_superh_tables(self) -> _Space:
+        shape = mips_page_table_walk.SHAPES[self._translation]
+        return self._through_tables(MipsPageTables(shape, self._symbol_address("swapper_pg_dir")))
 
     def _through_tables(self, tables: PageTables) -> _Space:
         return PageTableMemory(tables, self.read_physical)
