@@ -56,6 +56,7 @@ def test_canary_whose_breakpoint_is_not_taken_is_no_canary(monkeypatch: pytest.M
         "i386": (b"\x31\xdb\xcc", b"\x31\xdb\x90"),
         "mips": (b"\x00\x00\x00\x0d", bytes(4)),
         "ppc64le": (b"\x7f\xe0\x00\x08", b"\x60\x00\x00\x00"),
+        "sh4": (b"\x3a\xc3", b"\x09\x00"),
         "sparc64": (b"\x91\xd0\x20\x70", b"\x01\x00\x00\x00"),
     }
     for architecture, (trap, nop) in deaf.items():

@@ -33,6 +33,7 @@ _PACKAGES = {
     "qemu-system-s390x": "qemu-system-misc",
     "qemu-system-riscv64": "qemu-system-misc",
     "qemu-system-ppc64": "qemu-system-ppc",
+    "qemu-system-sh4": "qemu-system-misc",
     "qemu-system-sparc64": "qemu-system-sparc",
 }
 # Content of the cached answer of a canary that passed.
@@ -188,9 +189,9 @@ def canary_argv(architecture: Architecture, name: str, canary: Canary, rom: Path
     machine = architecture.qemu_machine
     argv = [machine.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", *SANDBOX_ARGUMENTS]
     argv += ["-machine", machine.machine, "-accel", name, "-m", str(canary.memory_mib)]
-    argv += ["-bios", str(rom)]
+    argv += [canary.option, str(rom)]
     argv += ["-cpu", cpu_model(architecture, name)] if cpu_model(architecture, name) else []
-    argv += ["-chardev", "stdio,id=line,signal=off", "-serial", "chardev:line"]
+    argv += ["-chardev", "stdio,id=line,signal=off", *machine.serial_ports("chardev:line")]
     return argv + [word for device in canary.devices for word in ("-device", device)]
 
 

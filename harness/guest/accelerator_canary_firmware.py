@@ -10,6 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from harness.guest.mips_canary_firmware import mips_canary_program
+from harness.guest.sh4_canary_firmware import sh4_canary_program
 from harness.guest.sparc64_canary_firmware import sparc64_canary_program
 
 GREETING = b"pinpoint: canary\n"
@@ -23,13 +24,14 @@ class Canary:
     """One canary.
 
     `rom` is the firmware, `rc` QEMU's exit status after a complete run, `devices` the QEMU devices that it needs,
-    `memory_mib` the memory without which QEMU refuses the machine.
+    `memory_mib` the memory without which QEMU refuses the machine, `option` the option that names the firmware's file.
     """
 
     rom: bytes
     rc: int
     devices: tuple[str, ...] = ()
     memory_mib: int = 16
+    option: str = "-bios"
 
 
 # The ROM is 64 KiB and ends at 4 GiB. Its parts are at these offsets; hlt between them stops a stray jump.
@@ -339,11 +341,10 @@ CANARIES = {
     "loongarch64": Canary(_loongarch64(), rc=0, memory_mib=1024),  # QEMU 7.2 requires 1 GiB
     "parisc": Canary(_parisc(), rc=0),
     # -no-reboot makes the reset the end of QEMU.
-    "mips": Canary(mips_canary_program(GREETING), rc=0),
-    "mips64el": Canary(mips_canary_program(GREETING), rc=0),
+    **dict.fromkeys(("mips", "mips64el"), Canary(mips_canary_program(GREETING), rc=0)),
     # A pseries machine needs a multiple of 256 MiB (SPAPR_MEMORY_BLOCK_SIZE, include/hw/ppc/spapr.h).
-    "ppc64": Canary(_pseries(), rc=0, memory_mib=256),
-    "ppc64le": Canary(_pseries(), rc=0, memory_mib=256),
+    **dict.fromkeys(("ppc64", "ppc64le"), Canary(_pseries(), rc=0, memory_mib=256)),
     "s390x": Canary(_s390x(), rc=0),
+    "sh4": Canary(sh4_canary_program(GREETING), rc=0, option="-kernel"),  # an r2d board takes no -bios
     "sparc64": Canary(sparc64_canary_program(GREETING), rc=0),
 }
