@@ -169,7 +169,7 @@ def _patch_sites(elf: Elf, *, ftrace: bool) -> PatchSites:
         found[LINKED] += kernel.patched(table)
     found[LINKED] += [each for table in with_skip for each in kernel.skipped(table)]
     found[LINKED] += kernel.relocated()
-    return PatchSites(found, known=bool(kernel.rows(machine.tables[0].begin_symbol, machine.tables[0].end_symbol)))
+    return PatchSites(found, known=not machine.tables or bool(kernel.rows(*machine.tables[0][:2])))
 
 
 @lru_cache(maxsize=32)

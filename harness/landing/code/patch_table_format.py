@@ -53,8 +53,8 @@ class PatchTableFormat(NamedTuple):
 class PatchTables(NamedTuple):
     """All tables that patch text on one machine.
 
-    The first of `tables` is one that every kernel of the machine has. `loader_filled_sections` are the sections that a
-    module's loader fills, by name. `relocation_distance_bias` is what
+    The first of `tables` is one that every kernel of the machine has; without tables, the kernel patches no text.
+    `loader_filled_sections` are the sections that a module's loader fills, by name. `relocation_distance_bias` is what
     the relocation of a distance takes off it; `is_patched_whole` selects symbols that are patched whole;
     `written_ranges` are the symbols at which data in text that the kernel writes at any time begins and ends;
     `table_families` are tables of which there is one for each of many names, which `begin` and `end` lack at their end.

@@ -296,6 +296,8 @@ MACHINES: Mapping[str, PatchTables] = {
         relocation_distance_bias=8,
         is_patched_whole=_WRITTEN_AT_BOOT.__contains__,
     ),
+    # No static branches and no alternatives (arch/sh/Kconfig, 6.1), and our kernels have no ftrace.
+    "EM_SH": PatchTables(tables=()),
     "EM_SPARCV9": PatchTables(
         tables=(
             PatchTableFormat(*_JUMPS, "III", _always(4), holds_addresses=True),
