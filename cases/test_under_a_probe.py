@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.core.single_step_defect_types import Symptom
 from harness.guest.guest import Guest
 from harness.landing.checks import single_step
 from harness.landing.checks.every_instruction import EveryInstructionSites
@@ -62,13 +63,18 @@ def under_probe_or_defect(
         if defect.nop:
             skipped = single_step.checksum_with_nops(target, shape, site, TIMES, defect)
             found = replace(found, skipped_checksum=skipped)
+        if defect.symptom is Symptom.HITS_LOST:
+            found = replace(found, runs=single_step.count_runs(target, shape, site, TIMES))
         found.demand_symptom(defect)
     else:
         with fresh(may_die=True) as guest:
             own = Target(guest, target.module)
             own.load()
             began = guest.console.position
-            found = single_step.call_probed(own, shape, site, TIMES, kprobes.mutant, nested=nested, oops=defect.oops)
+            at_probe = defect.symptom is Symptom.TRAPS_AT_PROBE
+            found = single_step.call_probed(
+                own, shape, site, TIMES, kprobes.mutant, nested=nested, oops=defect.oops, traps_at_probe=at_probe
+            )
             if found.error or found.cpu_address:
                 # On SPARC the task faults again while it dies, and its shell never answers. That guest is stopped.
                 printed = (
@@ -114,6 +120,8 @@ def test_every_instruction(layout: Layout, target: Target, kprobes: Kprobes) -> 
         pytest.param(InstructionKind.ANNULLING, "emulated", id="annulling-branch"),
         pytest.param(InstructionKind.LONE_JUMP, "emulated", id="jump-without-delay-slot"),
         pytest.param(InstructionKind.CONDITIONAL_ON_REGISTER, "emulated", id="branch-on-register"),
+        pytest.param(InstructionKind.TAKEN_FOR_RETURN, "emulated", id="taken-for-a-return"),
+        pytest.param(InstructionKind.BACKWARD_CONDITIONAL, "emulated", id="branch-back"),
     ],
 )
 def test_leaving_the_line(

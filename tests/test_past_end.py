@@ -171,7 +171,11 @@ EXACT = outcome("0xfeed", 8)
 SHOWS = {
     Symptom.WRONG_RESULT: replace(outcome("0xbad", 8), skipped_checksum="0xbad"),
     Symptom.SAME_RESULT_HITS_MISSED: outcome("0xfeed", 1, 7),
+    Symptom.HITS_LOST: replace(outcome("0xfeed", 8), runs=24),
     Symptom.KILLED_BY_OOPS: replace(outcome("", 0), error="the guest's shell ended", oops="illegal operation: 0001"),
+    Symptom.TRAPS_AT_PROBE: outcome(
+        "", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=True, at_probe=True)
+    ),
     Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
 
@@ -200,6 +204,22 @@ def test_another_wrong_result_is_not_the_documented_one(change: dict[str, str | 
     wrong = replace(SHOWS[Symptom.WRONG_RESULT], **change)  # type: ignore[arg-type]
     with pytest.raises(Missed, match="not the documented defect, wrong result"):
         wrong.demand_symptom(Defect(Symptom.WRONG_RESULT, "why"))
+
+
+@pytest.mark.parametrize("change", [{"hits": 9}, {"runs": 8}, {"missed": 16}, {"probed_checksum": "0xbad"}])
+def test_other_lost_hits_are_not_the_documented_ones(change: dict[str, int | str]) -> None:
+    wrong = replace(SHOWS[Symptom.HITS_LOST], **change)  # type: ignore[arg-type]
+    with pytest.raises(Missed, match="not the documented defect, hits lost"):
+        wrong.demand_symptom(Defect(Symptom.HITS_LOST, "why"))
+
+
+@pytest.mark.parametrize("change", [{"at_probe": False}, {"times_found": 7}, {"sample_count": 121}])
+def test_a_guest_that_is_elsewhere_does_not_trap_at_its_probe(change: dict[str, int | bool]) -> None:
+    seen = SHOWS[Symptom.TRAPS_AT_PROBE].cpu_address
+    assert seen
+    wrong = replace(SHOWS[Symptom.TRAPS_AT_PROBE], cpu_address=replace(seen, **change))  # type: ignore[arg-type]
+    with pytest.raises(Missed, match="not the documented defect, traps at the probe"):
+        wrong.demand_symptom(Defect(Symptom.TRAPS_AT_PROBE, "why"))
 
 
 @pytest.mark.parametrize("oops", ["", "Unable to handle kernel pointer dereference"])

@@ -14,11 +14,16 @@ class Symptom(Enum):
     survives."""
     TRAPS_FOR_EVER = "traps forever"
     """The CPU takes the same trap repeatedly and makes no progress: the guest is lost."""
+    TRAPS_AT_PROBE = "traps at the probe forever"
+    """The same, and the CPU is seen at the probed instruction."""
     KILLED_BY_OOPS = "killed by an oops"
     """The caller of the function is killed by an oops of the kernel, whose headline has the defect's text. The call
     ends with an error, or never."""
     SAME_RESULT_HITS_MISSED = "hits missed"
     """The function returns the correct value, but only its first call hits; the kernel counts the rest as missed."""
+    HITS_LOST = "hits lost"
+    """The function returns the correct value, but only the first run of the instruction in each call hits; the kernel
+    counts no other one, neither as a hit nor as missed."""
 
 
 @dataclass(frozen=True)
@@ -43,4 +48,8 @@ class Defect:
     @property
     def fatal(self) -> bool:
         """True when the guest may not survive the defect, or is of no use after it."""
-        return self.ends_probing or self.symptom in (Symptom.TRAPS_FOR_EVER, Symptom.KILLED_BY_OOPS)
+        return self.ends_probing or self.symptom in (
+            Symptom.TRAPS_FOR_EVER,
+            Symptom.TRAPS_AT_PROBE,
+            Symptom.KILLED_BY_OOPS,
+        )

@@ -15,6 +15,7 @@ from harness.core.worker_threads import WorkerThreads
 from harness.guest.write_guest_memory import bytes_replaced
 from harness.landing import past_end, probe_module
 from harness.landing.checks.single_step_result import STOOD, MostFrequentCpuAddress, SingleStepResult
+from harness.landing.code.basic_blocks import group_equally_run_offsets
 from harness.landing.code.instruction import Flow, Instruction, InstructionKind
 from harness.landing.code.instructions import (
     LEAVING_FLOWS,
@@ -118,6 +119,23 @@ def count_hits_of_conditional_branch(target: Target, shape: str, site: Site, tim
     return times - call_probed(target, shape, site.at_offset(branch.end), times).hits
 
 
+def count_runs(target: Target, shape: str, site: Site, times: int) -> int:
+    """Count how often an instruction runs, by a probe on another one that always runs together with it.
+
+    Raises GuestError if there is none that is stepped correctly.
+    """
+    layout = Layout(target.guest, [target])
+    elf, symbol = layout.elf_and_symbol(site)
+    code = {each.offset: each for each in decode_function(elf, symbol, layout.decoder)}
+    groups = group_equally_run_offsets(elf, symbol, layout.decoder)
+    together = next(group for group in groups if site.offset in group)
+    others = (code[offset] for offset in together if offset != site.offset)
+    other = next((each for each in others if each.kind is InstructionKind.OTHER and each.flow is Flow.PLAIN), None)
+    if other is None:
+        raise GuestError(f"no other instruction runs as often as {site}", where=target.guest.name)
+    return call_probed(target, shape, site.at_offset(other.offset), times).hits
+
+
 def call_probed(
     target: Target,
     shape: str,
@@ -127,11 +145,13 @@ def call_probed(
     *,
     nested: Site | None = None,
     oops: str = "",
+    traps_at_probe: bool = False,
 ) -> SingleStepResult:
     """Probe one site, call the shape, and return the result. A guest in an endless trap is stopped.
 
     So is a guest whose console has the text `oops` and whose call does not return. `nested` is a second site to probe;
-    the handler of the first probe runs it (probes/probe/main.c, parameter nests).
+    the handler of the first probe runs it (probes/probe/main.c, parameter nests). With `traps_at_probe` a guest is in
+    an endless trap if its CPU is seen at the probe, otherwise if it is seen outside of all functions.
     """
     layout = Layout(target.guest, [target])
     _ = layout.slide  # Read while the guest still responds; looking from outside needs it.
@@ -142,7 +162,10 @@ def call_probed(
     probe_module.load_probe_module(target.guest, [each.spec for each in sites], wrongs)
     try:
         probed, stands = _called(
-            layout, lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS)), oops
+            layout,
+            lambda: target.call_for_checksum(shape, times, target.guest.scaled_deadline(_CALL_SECONDS)),
+            oops,
+            layout.probe_address(site) if traps_at_probe else None,
         )
     except GuestError as error:
         return SingleStepResult(site, times, unprobed, "", error=error.what)
@@ -174,10 +197,13 @@ def checksum_with_nops(target: Target, shape: str, site: Site, times: int, defec
         return target.call_for_checksum(shape, times)
 
 
-def _called(layout: Layout, call: Callable[[], str], oops: str = "") -> tuple[str, MostFrequentCpuAddress | None]:
+def _called(
+    layout: Layout, call: Callable[[], str], oops: str = "", probe: int | None = None
+) -> tuple[str, MostFrequentCpuAddress | None]:
     """Return the result of the call; if it does not return, "" and where the CPU is.
 
     The call has its own deadline. Once the console has the text `oops`, the call has _PATIENCE_AFTER_OOPS seconds.
+    `probe` is the address of the probe if the CPU is looked for there.
     """
     console = layout.guest.console if oops else None
     began = console.position if console else 0
@@ -188,8 +214,8 @@ def _called(layout: Layout, call: Callable[[], str], oops: str = "") -> tuple[st
     with WorkerThreads(1) as pool:
         answer = pool.submit(call)
         wait([answer], _PATIENCE)
-        stands = None if over() else sample_most_frequent_cpu_address(layout, over)
-        if stands and stands.is_stuck_outside_functions:
+        stands = None if over() else sample_most_frequent_cpu_address(layout, over, probe)
+        if stands and _is_stuck(stands, probe):
             layout.guest.stop()
             return "", stands
         while oops and not over():
@@ -201,16 +227,20 @@ def _called(layout: Layout, call: Callable[[], str], oops: str = "") -> tuple[st
     try:
         return answer.result(), None
     except (DeadlineExceeded, GuestLost):
-        return "", sample_most_frequent_cpu_address(layout)
+        return "", sample_most_frequent_cpu_address(layout, probe=probe)
+
+
+def _is_stuck(stands: MostFrequentCpuAddress, probe: int | None) -> bool:
+    return stands.is_stuck_outside_functions if probe is None else stands.is_stuck_at_probe
 
 
 def sample_most_frequent_cpu_address(
-    layout: Layout, over: Callable[[], bool] = lambda: False
+    layout: Layout, over: Callable[[], bool] = lambda: False, probe: int | None = None
 ) -> MostFrequentCpuAddress | None:
     """Sample the CPU's address through QEMU's monitor, which needs no response from the guest.
 
-    Samples until one address outside of all functions was seen often enough. If there is none, returns the most
-    frequent address. Returns None as soon as `over` returns True.
+    Samples until one address outside of all functions, or that of the probe if it is given, was seen often enough. If
+    there is none, returns the most frequent address. Returns None as soon as `over` returns True.
     """
     seen: Counter[int] = Counter()
     for looks in range(1, _LOOKS + 1):
@@ -218,16 +248,20 @@ def sample_most_frequent_cpu_address(
             return None
         address = _program_counter(layout)
         seen[address] += 1
-        found = _stood(layout, address, seen[address], looks) if seen[address] >= STOOD else None
-        if found and found.is_stuck_outside_functions:
+        found = _stood(layout, address, seen[address], looks, probe) if seen[address] >= STOOD else None
+        if found and _is_stuck(found, probe):
             return found
         time.sleep(_LOOK_PAUSE)
-    return _stood(layout, *seen.most_common(1)[0], _LOOKS)
+    return _stood(layout, *seen.most_common(1)[0], _LOOKS, probe)
 
 
-def _stood(layout: Layout, address: int, times: int, looks: int) -> MostFrequentCpuAddress:
+def _stood(layout: Layout, address: int, times: int, looks: int, probe: int | None) -> MostFrequentCpuAddress:
     return MostFrequentCpuAddress(
-        layout.describe_address(address), times, looks, past_end.is_in_any_function(layout, address)
+        layout.describe_address(address),
+        times,
+        looks,
+        past_end.is_in_any_function(layout, address),
+        at_probe=address == probe,
     )
 
 

@@ -19,18 +19,28 @@ class MostFrequentCpuAddress:
     """The address at which the CPU of a lost guest is found most often: `times_found` of `sample_count` found it there.
 
     `symbol_offset` is the address as symbol + offset. `in_function` is true if the address is in a function of the
-    kernel or of a target.
+    kernel or of a target, `at_probe` if it is the probe's.
     """
 
     symbol_offset: str
     times_found: int
     sample_count: int
     in_function: bool
+    at_probe: bool = False
 
     @property
     def is_stuck_outside_functions(self) -> bool:
         """True if the CPU stays at an address that is in no function."""
-        return self.times_found >= STOOD and self.times_found >= _STANDS * self.sample_count and not self.in_function
+        return self._stands and not self.in_function
+
+    @property
+    def is_stuck_at_probe(self) -> bool:
+        """True if the CPU returns to the probed instruction again and again."""
+        return self._stands and self.at_probe
+
+    @property
+    def _stands(self) -> bool:
+        return self.times_found >= STOOD and self.times_found >= _STANDS * self.sample_count
 
     def __str__(self) -> str:
         place = "in" if self.in_function else "outside of"
@@ -47,7 +57,8 @@ class SingleStepResult:
     of what the kernel complained about, if they were read. `inner_hits_and_misses` holds hits and misses of the probe
     on a function that the handler calls. `skipped_checksum` is the checksum without the probe and with a nop in the
     place of the instruction; "" if it was not measured. `exact_hits` is the number of hits of a probe whose handler
-    does not run in every call; None for any other probe.
+    does not run in every call; None for any other probe. `runs` is how often the instruction runs in all calls without
+    a probe on it; 0 if it was not counted.
     """
 
     site: Site
@@ -62,6 +73,7 @@ class SingleStepResult:
     exact_hits: int | None = None
     error: str = ""
     oops: str = ""
+    runs: int = 0
 
     @property
     def exact(self) -> bool:
@@ -71,6 +83,7 @@ class SingleStepResult:
         """
         same = self.probed_checksum == self.unprobed_checksum and self.missed == 0
         hit = self.hits >= self.calls if self.exact_hits is None else self.hits == self.exact_hits > 0
+        hit = hit and self.hits >= self.runs
         return same and hit and self.inner_hits_and_misses in (None, (0, self.hits))
 
     def demand_exact(self) -> None:
@@ -94,9 +107,14 @@ class SingleStepResult:
                     1,
                     self.calls - 1,
                 )
+            case Symptom.HITS_LOST:
+                same = self.probed_checksum == self.unprobed_checksum
+                return same and (self.hits, self.missed) == (self.calls, 0) and self.hits < self.runs
             case Symptom.KILLED_BY_OOPS:
                 ended = bool(self.error or self.cpu_address)
                 return ended and bool(defect.oops) and defect.oops in self.oops
+            case Symptom.TRAPS_AT_PROBE:
+                return self.cpu_address is not None and self.cpu_address.is_stuck_at_probe
             case Symptom.TRAPS_FOR_EVER:
                 return self.cpu_address is not None and self.cpu_address.is_stuck_outside_functions
 
@@ -109,6 +127,7 @@ class SingleStepResult:
             return f"{self.site}: returned {self.unprobed_checksum} unprobed; probed: {self.error}{oops}"
         wanted = "" if self.exact_hits is None else f", not {self.exact_hits},"
         counted = f"hit {self.hits}{wanted} and missed {self.missed} times in {self.calls} calls"
+        counted += f" with {self.runs} runs" if self.runs else ""
         inner = ""
         if self.inner_hits_and_misses is not None:
             hits, misses = self.inner_hits_and_misses
