@@ -17,6 +17,7 @@ import pytest
 from harness.core import paths
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestLost
+from harness.guest import console
 from harness.guest.console import Console, Transcript
 
 SOON = 60.0
@@ -63,6 +64,16 @@ def test_line_that_comes_in_pieces(line: Line) -> None:
     threading.Thread(target=send_slowly).start()
     match = line.console.await_line(["pinpoint: ready"], Deadline.after(SOON))
     assert (match.start, match.end) == (7, 22)
+
+
+def test_text_is_typed_in_parts_if_the_port_takes_no_more(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived: list[bytes] = []
+    monkeypatch.setattr(console.time, "sleep", lambda _: arrived.append(line.guest.recv(4096)))
+    line.console.type(b"ssh-rsa AAAAB3 root\n", at_once=8)
+    assert arrived == [b"ssh-rsa ", b"AAAAB3 r", b"oot\n"]
+    monkeypatch.undo()
+    line.console.type(b"ssh-rsa AAAAB3 root\n")
+    assert line.guest.recv(4096) == b"ssh-rsa AAAAB3 root\n"
 
 
 def test_first_match_in_the_stream_wins(line: Line) -> None:

@@ -109,7 +109,8 @@ class QemuMachine:
     `machine_name_since_version` is the QEMU version from which on the machine has another name, and that name.
     `nic_has_rom` is true if the network card can have a boot ROM. `cannot_save_because` is why QEMU cannot write this
     machine's state to a file, empty where it can: then each guest is booted. `console_port` is the number of the
-    machine's serial port that the kernel's console is on.
+    machine's serial port that the kernel's console is on, and `console_bytes_at_once` what that port takes before the
+    guest must read, where QEMU drops what is more; 0 where it waits.
     """
 
     qemu: str
@@ -127,6 +128,7 @@ class QemuMachine:
     nic_has_rom: bool = True
     cannot_save_because: str = ""
     console_port: int = 0
+    console_bytes_at_once: int = 0
 
     def serial_ports(self, console: str) -> tuple[str, ...]:
         """Return QEMU's options for the serial ports up to that of the console, the only one that is connected."""

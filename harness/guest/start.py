@@ -134,7 +134,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
 
 def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline, *, booted: bool) -> None:
     """Type the provisioning line, wait for init's reply, log in, and check the kernel; after a boot its clock, too."""
-    guest.console.type(format_provisioning_line(keys))
+    guest.console.type(format_provisioning_line(keys), at_once=guest.architecture.qemu_machine.console_bytes_at_once)
     _hear(guest, READY, deadline)
     step.publish_progress("ready, connecting")
     guest.connect(keys, deadline)
