@@ -253,6 +253,7 @@ class Architecture:
     `cross_tools_compiler` that compiler (images/debian_suite_cross_tools.py); `elf_machine` is the machine in the
     header of an ELF file; `flat_image_base_address` is the link address of a flat kernel image if its own code does not
     show that address; `byte_order` is that of its kernels.
+    `module_flags` are flags with which its kernels' headers compile without a warning.
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
     dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
     32-bit programs that its kernels may run, None for an architecture that has none. `errnos` maps the error numbers of
@@ -277,6 +278,7 @@ class Architecture:
     cross_tools_compiler: str = ""
     flat_image_base_address: int = 0
     byte_order: Literal["little", "big"] = "little"
+    module_flags: tuple[str, ...] = ()
     program_flags: tuple[str, ...] = ()
     static_program_flags: tuple[str, ...] = ("-fPIE", "-static-pie")
     compat_programs: CompatPrograms | None = None

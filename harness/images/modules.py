@@ -142,6 +142,7 @@ class _Job:
         maps = {place.sources: "probes", headers.objects: "objects", headers.source: "linux"}
         flags = [
             self.recipe.kernel.cflags,
+            *self.recipe.architecture.module_flags,
             "-Werror -g1",
             *(f"-ffile-prefix-map={old}={new}" for old, new in maps.items()),
         ]
