@@ -324,6 +324,64 @@ Call Trace:
 [<0000000000406174>] linux_sparc_syscall+0x34/0x44
 """
 
+SUPERH_OOPS = """\
+BUG: unable to handle kernel NULL pointer dereference at 00000004
+PC: [<c00331cc>] pinpoint_null_read+0x4/0x10 [pinpoint_crash]
+pgd = (ptrval)
+[00000004] *pgd=00000000
+Oops: 0000 [#2]
+Modules linked in: pinpoint_crash(O)
+
+CPU: 0 PID: 26 Comm: init Tainted: G      D W  O       6.1.192-pinpoint #1
+PC is at pinpoint_null_read+0x4/0x10 [pinpoint_crash]
+PR is at pinpoint_obey+0xa4/0xc8 [pinpoint_crash]
+PC  : c00331cc SP  : 8ca23eb4 SR  : 40008001 TEA : c0034205
+
+Call trace:
+ [<c0033184>] pinpoint_write+0x38/0x7c [pinpoint_crash]
+ [<8c161642>] full_proxy_write+0x3a/0x78
+ [<8c0ffe08>] vfs_write+0x74/0x290
+ [<8c011fbc>] arch_local_irq_restore+0x0/0x24
+ [<8c161608>] full_proxy_write+0x0/0x78
+ [<8c30f5b0>] do_page_fault+0xd4/0x240
+ [<8c11b35a>] __fdget_pos+0xe/0x68
+ [<8c10013e>] ksys_write+0x4a/0xc4
+ [<8c01621e>] syscall_call+0x18/0x1e
+ [<8c1001b8>] sys_write+0x0/0xc
+
+Process: init (pid: 26, stack limit = (ptrval))
+Stack: (0x8ca23eb4 to 0x8ca24000)
+---[ end trace 0000000000000000 ]---
+"""
+
+SUPERH_BUG = """\
+------------[ cut here ]------------
+kernel BUG at probes/crash/faults.c:35!
+Kernel BUG: 003e [#1]
+Modules linked in: pinpoint_crash(O)
+
+CPU: 0 PID: 25 Comm: init Tainted: G        W  O       6.1.192-pinpoint #1
+PC is at pinpoint_bug+0xc/0x14 [pinpoint_crash]
+PR is at pinpoint_obey+0xa4/0xc8 [pinpoint_crash]
+PC  : c00332a8 SP  : 8ca23eb4 SR  : 40008001 TEA : c0034205
+
+Call trace:
+ [<c0033184>] pinpoint_write+0x38/0x7c [pinpoint_crash]
+ [<8c161642>] full_proxy_write+0x3a/0x78
+ [<8c0ffe08>] vfs_write+0x74/0x290
+ [<8c011fbc>] arch_local_irq_restore+0x0/0x24
+ [<8c161608>] full_proxy_write+0x0/0x78
+ [<8c30f5b0>] do_page_fault+0xd4/0x240
+ [<8c11b35a>] __fdget_pos+0xe/0x68
+ [<8c10013e>] ksys_write+0x4a/0xc4
+ [<8c01621e>] syscall_call+0x18/0x1e
+ [<8c1001b8>] sys_write+0x0/0xc
+
+Process: init (pid: 25, stack limit = (ptrval))
+Stack: (0x8ca23eb4 to 0x8ca24000)
+---[ end trace 0000000000000000 ]---
+"""
+
 # Each log, and the kind and place of each complaint that must be read from it, in order.
 LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "parisc warning at boot": (SLUB_WARNING, [(ComplaintKind.WARNING, "mm/slub.c:5134")]),
@@ -336,6 +394,8 @@ LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "arm64 oops": (ARM64_OOPS, [(ComplaintKind.FAULT, "__unregister_kprobe_bottom")]),
     "SPARC illegal instruction": (SPARC_ILLEGAL, [(ComplaintKind.FAULT, "")]),
     "SPARC fault": (SPARC_FAULT, [(ComplaintKind.FAULT, "pinpoint_emulated")]),
+    "SuperH oops": (SUPERH_OOPS, [(ComplaintKind.FAULT, "pinpoint_null_read")]),
+    "SuperH BUG": (SUPERH_BUG, [(ComplaintKind.BUG, "probes/crash/faults.c:35")]),
     "KASAN": (KASAN, [(ComplaintKind.KASAN, "pinpoint_read")]),
     "KASAN null pointer": (KASAN_NULL, [(ComplaintKind.FAULT, "pinpoint_read")]),
     "circular locking": (CIRCULAR, [(ComplaintKind.LOCKDEP, "register_kprobe")]),

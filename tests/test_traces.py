@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kernel_logs import SPARC_FAULT, SPARC_ILLEGAL
+from kernel_logs import SPARC_FAULT, SPARC_ILLEGAL, SUPERH_OOPS
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.elf import Elf
@@ -133,6 +133,14 @@ def test_a_trace_of_sparc_begins_at_its_trap_program_counter_and_repeats_no_fram
         "vfs_write+0x90",
         "ksys_write+0x4c",
         "linux_sparc_syscall+0x34",
+    ]
+
+
+def test_a_trace_of_superh_begins_at_its_program_counter() -> None:
+    assert [str(frame) for frame in frames(SUPERH_OOPS.splitlines(), {})][:3] == [
+        "pinpoint_null_read+0x4 [pinpoint_crash]",
+        "pinpoint_write+0x38 [pinpoint_crash]",
+        "full_proxy_write+0x3a",
     ]
 
 

@@ -19,14 +19,16 @@ _FRAME = re.compile(
     r"(?:(?P<doubtful>\? )|(?<![\w.$]))\.?(?P<function>[A-Za-z_][\w.$]*)\+0x(?P<offset>[0-9a-f]+)/0x[0-9a-f]+"
     r"(?: \[(?P<module>\w+)\])?"
 )
-# Lines with the instruction pointer itself, on x86, arm64 and RISC-V, parisc, ARM, s390, PowerPC, MIPS, SPARC and
-# LoongArch. All other lines have return addresses.
-_POINTER = re.compile(r"RIP: |e?pc(?:  )? : |\s*IAOQ\[0\]: |PC is at |Krnl PSW : |NIP \[|TPC: <|\s*ERA: ")
-# The second entry of parisc's instruction address queue, and registers with a return address that the trace also has.
+# Lines with the instruction pointer itself, on x86, arm64 and RISC-V, parisc, ARM, s390, PowerPC, MIPS, SPARC,
+# LoongArch and SuperH. All other lines have return addresses.
+_POINTER = re.compile(r"RIP: |e?pc(?:  )? : |\s*IAOQ\[0\]: |PC is at |Krnl PSW : |NIP \[|TPC: <|\s*ERA: |PC: \[<")
+# The second entry of parisc's instruction address queue, and registers with a return address that the trace also has,
+# or that is an old one (SuperH's PR).
 # On s390 a value that only looks like a return address is in parentheses (show_stack(), arch/s390/kernel/dumpstack.c),
 # on PowerPC it is marked (show_stack(), arch/powerpc/kernel/process.c).
 _NO_FRAME = re.compile(
-    r"\s*(?:IAOQ\[1\]|RP\(r2\)|RPC|I7|lr |ra|ra |ra    ): |LR is at |LR \[|WARNING: |BUG: |\s*\(\[<|.*\(unreliable\)$"
+    r"\s*(?:IAOQ\[1\]|RP\(r2\)|RPC|I7|lr |ra|ra |ra    ): |[LP]R is at |LR \[|WARNING: |BUG: |\s*\(\[<"
+    r"|.*\(unreliable\)$"
 )
 # The next line has the last branch that the CPU took (show_last_breaking_event(), arch/s390/kernel/dumpstack.c, 6.1).
 _LAST_BRANCH = "Last Breaking-Event-Address:"
