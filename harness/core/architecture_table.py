@@ -21,6 +21,7 @@ from harness.core.architecture_mips import MIPS, MIPS64EL
 from harness.core.architecture_parisc import PARISC
 from harness.core.architecture_parisc64 import PARISC64
 from harness.core.architecture_ppc64 import POWERPC
+from harness.core.architecture_sh4 import SH4
 from harness.core.architecture_sparc64 import SPARC64
 from harness.core.kprobe_patch_patterns import (
     ARM64_BREAKPOINT,
@@ -311,6 +312,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         MIPS,
         MIPS64EL,
         *POWERPC,
+        SH4,
         SPARC64,
     )
 }

@@ -31,6 +31,8 @@ PPC_BRANCH_BIG = PatchPattern(bytes.fromhex("48000000"), 4, mask=bytes.fromhex("
 MIPS_BREAKPOINT, MIPS_UPROBE_BREAKPOINT = 0x000080CD, 0x000D000D
 # BREAKPOINT_INSTRUCTION, `ta 0x70` (arch/sparc/include/asm/kprobes.h, 6.1).
 SPARC_TRAP = PatchPattern(bytes.fromhex("91d02070"), 4)
+# BREAKPOINT_INSTRUCTION, `trapa #0x3a` (arch/sh/include/asm/kprobes.h, 6.1).
+SUPERH_TRAP = PatchPattern(bytes.fromhex("3ac3"), 2)
 # BREAK with the code BRK_KPROBE_BP (uapi/asm/break.h), and ftrace's BL after the MOVE t0,ra that it wrote at boot
 # (ftrace_init_nop(), ftrace_make_call(), arch/loongarch/kernel/ftrace_dyn.c; 6.12).
 LOONGARCH_BREAKPOINT = PatchPattern(bytes.fromhex("0a002a00"), 4)

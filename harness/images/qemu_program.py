@@ -27,6 +27,7 @@ _PACKAGES = {
     "qemu-system-ppc64": ("qemu-system-ppc",),
     "qemu-system-riscv64": ("qemu-system-riscv", "opensbi"),
     "qemu-system-s390x": ("qemu-system-s390x",),
+    "qemu-system-sh4": ("qemu-system-misc",),
     "qemu-system-sparc64": ("qemu-system-sparc",),
     "qemu-system-mips": ("qemu-system-mips",),
     "qemu-system-mips64el": ("qemu-system-mips",),

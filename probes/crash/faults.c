@@ -86,6 +86,9 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #elif defined(CONFIG_PPC)
 #define PINPOINT_ILLEGAL	".long 0"
 #define PINPOINT_BREAKPOINT	"trap"
+#elif defined(CONFIG_SUPERH)
+#define PINPOINT_ILLEGAL	".short 0"
+#define PINPOINT_BREAKPOINT	"trapa #0x3a"
 #elif defined(CONFIG_SPARC)
 #define PINPOINT_ILLEGAL	"illtrap 0"
 #define PINPOINT_BREAKPOINT	"ta 0x70"
@@ -162,6 +165,12 @@ static noinline void pinpoint_recursion(unsigned int seconds)
 #define PINPOINT_DIVIDES \
 	(IS_ENABLED(CONFIG_X86) || IS_ENABLED(CONFIG_PARISC) || IS_ENABLED(CONFIG_SPARC))
 
+/*
+ * On SuperH the kernel takes it for one of user mode, and it runs again
+ * (do_reserved_inst(), arch/sh/kernel/traps_32.c, 6.1).
+ */
+#define PINPOINT_ENDS_ILLEGAL	!IS_ENABLED(CONFIG_SUPERH)
+
 const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "warn", pinpoint_warn, true },
 	{ "warn_on", pinpoint_warn_on, true },
@@ -171,7 +180,7 @@ const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "null_call", pinpoint_null_call, true },
 	{ "poison_read", pinpoint_poison_read, true },
 	{ "constant_write", pinpoint_constant_write, PINPOINT_READ_ONLY },
-	{ "illegal", pinpoint_illegal, true },
+	{ "illegal", pinpoint_illegal, PINPOINT_ENDS_ILLEGAL },
 	{ "breakpoint", pinpoint_breakpoint, true },
 	{ "divide", pinpoint_divide, PINPOINT_DIVIDES },
 	{ "recursion", pinpoint_recursion, IS_ENABLED(CONFIG_VMAP_STACK) },

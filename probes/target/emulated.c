@@ -210,6 +210,22 @@ static __always_inline u32 pinpoint_not_zero(u32 a)
 }
 #define pinpoint_not_zero pinpoint_not_zero
 
+#elif defined(CONFIG_SUPERH)
+
+/* Three turns of a loop. `or` has the last four bits of a return, and bf goes back. */
+static __always_inline u32 pinpoint_above(u32 a, u32 b)
+{
+	u32 result, turns = 3;
+
+	asm volatile("cmp/hi %3, %2\n\t"
+		     "movt %0\n"
+		     "1:\tor %0, %0\n\t"
+		     "dt %1\n\t"
+		     "bf 1b" : "=&r" (result), "+r" (turns) : "r" (a), "r" (b) : "t");
+	return result;
+}
+#define pinpoint_above pinpoint_above
+
 #endif
 
 /* In C, the shapes for which the architecture defines no macro: it has no assembly for them. */

@@ -7,5 +7,4 @@ from collections.abc import Mapping
 VMS_WITHOUT_RECIPE: Mapping[str, str] = {
     "parisc-7.0": "Debian never had 7.0 to 7.0.3, which have the defect of `parisc-6.19`; later ones are listed, but "
     "not on the mirror, and have the fix, as `parisc-7.3`",
-    "sh4": "no kprobe runs its handler in any kernel, and Debian 12's gcc for SuperH is broken (docs/findings.md)",
 }
