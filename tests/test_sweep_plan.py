@@ -60,14 +60,28 @@ def test_sites_that_are_stepped_wrongly_are_armed_last_and_alone(monkeypatch: py
     assert {site for batch in batches for site in batch} == set(SITES)
 
 
-@pytest.mark.parametrize(("cause", "kept"), [("", SITES[:2]), ("sstep.c", SITES[1:2])])
-def test_entries_that_make_a_stack_frame_are_left_out_only_with_the_defect(
-    monkeypatch: pytest.MonkeyPatch, cause: str, kept: list[Site]
+@pytest.mark.parametrize(
+    ("kind", "stack_store", "defects", "kept"),
+    [
+        (InstructionKind.STACK_STORE, "", {}, SITES[:2]),
+        (InstructionKind.STACK_STORE, "sstep.c", {}, SITES[1:2]),
+        (InstructionKind.STACK_STORE, "", {"taken-for-return": "kprobes.c"}, SITES[:2]),
+        (InstructionKind.TAKEN_FOR_RETURN, "sstep.c", {}, SITES[:2]),
+        (InstructionKind.TAKEN_FOR_RETURN, "", {"taken-for-return": "kprobes.c"}, SITES[1:2]),
+    ],
+)
+def test_entries_are_left_out_only_with_their_defect(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: InstructionKind,
+    stack_store: str,
+    defects: dict[str, str],
+    kept: list[Site],
 ) -> None:
-    kinds = {SITES[0].symbol: InstructionKind.STACK_STORE, SITES[1].symbol: InstructionKind.OTHER}
-    recipe = SimpleNamespace(defects=KernelDefects(stack_store_waits=cause or None))
+    kinds = {SITES[0].symbol: kind, SITES[1].symbol: InstructionKind.OTHER}
+    recipe = SimpleNamespace(defects=KernelDefects(stack_store_waits=stack_store or None))
+    architecture = SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects))
     layout = SimpleNamespace(
-        guest=SimpleNamespace(image=SimpleNamespace(recipe=recipe)),
+        guest=SimpleNamespace(image=SimpleNamespace(recipe=recipe), architecture=architecture),
         decoder=DecoderKind.PPC64,
         elf_and_symbol=lambda site: (None, site.symbol),
         entry_shift_of=lambda *_: 8,
@@ -77,7 +91,7 @@ def test_entries_that_make_a_stack_frame_are_left_out_only_with_the_defect(
         return Instruction(landing_pad, 4, Flow.PLAIN, kind=kinds[symbol])
 
     monkeypatch.setattr(sweep_plan, "instruction_at_function_start", decoded)
-    assert sweep_plan.without_waiting_stack_stores(cast(Layout, layout), SITES[:2]) == kept
+    assert sweep_plan.without_defective_entries(cast(Layout, layout), SITES[:2]) == kept
 
 
 @pytest.mark.parametrize(

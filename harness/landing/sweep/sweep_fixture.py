@@ -89,8 +89,7 @@ class Sweeps:
         """Measure entries from all over the kernel, or instructions of idle targets if a nested hit is fatal.
 
         tracefs arms probes while the guest runs, and its handler runs many kernel functions, so that one hit is inside
-        of another. Entries that make a stack frame are left out where the kernel's emulation of that is a documented
-        defect (`stack_store_waits`).
+        of another. Entries that a documented defect makes dangerous then are left out.
         """
         fatal = self.layout.guest.architecture.kprobe_traits.nested_hit_is_fatal
         idle = (
@@ -102,7 +101,7 @@ class Sweeps:
         sites = evenly_spread(
             list(idle) if fatal else sweep_plan.entry_sites_with_unique_names(self.layout), _PEER_SITES
         )
-        sites = sweep_plan.without_waiting_stack_stores(self.layout, sites)
+        sites = sweep_plan.without_defective_entries(self.layout, sites)
         with self.bus.step(self.layout.guest.name, "tracefs") as step:
             peer = tracefs_speed_comparison.time_cycle(self.layout.guest, sites)
             step.set_final_detail(f"{peer.site_count} sites, {peer.sites_per_second:.1f} a second")

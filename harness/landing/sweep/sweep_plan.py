@@ -43,18 +43,26 @@ def entry_sites_with_unique_names(layout: Layout) -> list[Site]:
     return [*_kernel(layout), *target_entry_sites(layout)]
 
 
-def without_waiting_stack_stores(layout: Layout, sites: Sequence[Site]) -> list[Site]:
-    """Leave out entries that make a stack frame, if the kernel has the documented defect of their emulation."""
-    if not layout.guest.image.recipe.defects.stack_store_waits:
-        return list(sites)
-    return [site for site in sites if not _makes_stack_frame(layout, site)]
+def without_defective_entries(layout: Layout, sites: Sequence[Site]) -> list[Site]:
+    """Leave out entries that end in a wrong state of the kernel, by a documented defect, if the guest runs meanwhile.
+
+    They make a stack frame (PowerPC, `stack_store_waits`), or are taken for a return (SuperH).
+    """
+    left_out = {InstructionKind.TAKEN_FOR_RETURN} if _takes_for_return(layout) else set()
+    if layout.guest.image.recipe.defects.stack_store_waits:
+        left_out.add(InstructionKind.STACK_STORE)
+    return [site for site in sites if _kind_of_entry(layout, site) not in left_out] if left_out else list(sites)
 
 
-def _makes_stack_frame(layout: Layout, entry: Site) -> bool:
+def _takes_for_return(layout: Layout) -> bool:
+    return InstructionKind.TAKEN_FOR_RETURN.value in layout.guest.architecture.kprobe_traits.defects
+
+
+def _kind_of_entry(layout: Layout, entry: Site) -> InstructionKind | None:
     elf, symbol = layout.elf_and_symbol(entry)
     pad = layout.entry_shift_of(elf, symbol)
     probed = instruction_at_function_start(elf, symbol, layout.decoder, landing_pad=pad)
-    return probed is not None and probed.kind is InstructionKind.STACK_STORE
+    return probed and probed.kind
 
 
 class Depth(Enum):
