@@ -104,9 +104,9 @@ def is_refused(layout: Layout, site: Site) -> bool:
 
 
 def count_hits_of_conditional_branch(target: Target, shape: str, site: Site, times: int) -> int | None:
-    """Count how often a branch is taken that is executed once in each call; None if its probe's handler runs anyway.
+    """Count how often a branch is taken; None if its probe's handler runs anyway.
 
-    Counted are the calls in which the instruction after the branch runs, by a probe on that instruction.
+    Probes on the instructions before and after it count how often it is executed, and how often it is not taken.
     """
     layout = Layout(target.guest, [target])
     elf, symbol = layout.elf_and_symbol(site)
@@ -114,9 +114,15 @@ def count_hits_of_conditional_branch(target: Target, shape: str, site: Site, tim
     branch = next(each for each in code if each.offset == site.offset)
     if not branch.is_conditional:
         return None
-    if any(each.target == branch.end for each in code):
-        raise Missed(f"{site}: the instruction after it is the target of another branch")
-    return times - call_probed(target, shape, site.at_offset(branch.end), times).hits
+    if any(each.target in (branch.offset, branch.end) for each in code):
+        raise Missed(f"{site}: it, or the instruction after it, is the target of another branch")
+    before = next((each for each in code if each.end == branch.offset), None)
+    if before is None or before.is_conditional or before.flow is not Flow.PLAIN:
+        raise Missed(f"{site}: the instruction before it does not always run with it")
+    executed, not_taken = (
+        call_probed(target, shape, site.at_offset(offset), times).hits for offset in (before.offset, branch.end)
+    )
+    return executed - not_taken
 
 
 def count_runs(target: Target, shape: str, site: Site, times: int) -> int:
