@@ -123,8 +123,10 @@ def matrix(runs: Sequence[Path], output: Path | None, update: bool) -> int:
 
     directories = [RunDirectory(run.resolve()) for run in runs or (paths.results() / LATEST,)]
     found = [Run(directory.name, read_cells_of_run(directory.path)) for directory in directories]
-    files = {str(path.relative_to(paths.PROJECT)) for path in paths.CASES.rglob("test_*.py")}
-    claims = {file: _claim(file) for file in {cell.file for run in found for cell in run.cells} | files}
+    files = {cell.file for run in found for cell in run.cells}
+    if update:  # The page has claims of other files too.
+        files |= {str(path.relative_to(paths.PROJECT)) for path in paths.CASES.rglob("test_*.py")}
+    claims = {file: _claim(file) for file in files}
     earlier = read_earlier_page(_page_to_update(output), VM_COLUMNS) if update else None
     _print(results_by_vm_markdown(found, claims, load_all(), VMS_WITHOUT_RECIPE, earlier), output)
     return 0

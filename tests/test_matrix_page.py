@@ -8,24 +8,11 @@ import pytest
 
 from harness.core import paths
 from harness.images.vm_recipe import load_all
+from harness.report.export.earlier_matrix_page import tables_of_page
 from harness.report.export.newest_results_of_runs_markdown import results_by_vm_markdown
 from harness.report.export.vms_without_recipe import VMS_WITHOUT_RECIPE
 
 PAGE = paths.PROJECT / "docs" / "matrix.md"
-_FIELDS = re.compile(r"(?<!\\)\|")
-
-
-def tables(page: str) -> list[list[list[str]]]:
-    """The tables of a page: each has rows, each of them fields, without the row of dashes."""
-    found: list[list[list[str]]] = []
-    for before, line in zip(["", *page.splitlines()], page.splitlines(), strict=False):
-        if not line.startswith("|"):
-            continue
-        if not before.startswith("|"):
-            found.append([])
-        if not line.startswith("| ---"):
-            found[-1].append([field.strip() for field in _FIELDS.split(line)[1:-1]])
-    return found
 
 
 def problems(page: str) -> list[str]:
@@ -34,13 +21,13 @@ def problems(page: str) -> list[str]:
     # Every VM was run there, or is named as not run.
     form = results_by_vm_markdown([], {}, recipes, VMS_WITHOUT_RECIPE)
     found = [f"lacks the line {line!r}" for line in form.splitlines() if line and line[0] != "|" and line not in page]
-    vms, absent, claims = tables(page)
-    if vms[0] != (wanted := tables(form)[0][0]):
+    vms, absent, claims = tables_of_page(page)
+    if vms[0] != (wanted := tables_of_page(form)[0][0]):
         found.append(f"the table of VMs has the columns {vms[0]}, not {wanted}")
     named = [row[0].strip("`") for row in vms[1:]]
     found += [
         f"{name}: run it, or add the row {' | '.join(row)}"
-        for row in tables(form)[0][1:]
+        for row in tables_of_page(form)[0][1:]
         if (name := row[0].strip("`")) not in named
     ]
     found += [f"{name} has no recipe" for name in named if name not in recipes]

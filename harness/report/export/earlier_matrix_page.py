@@ -32,7 +32,7 @@ class EarlierPage(NamedTuple):
 
 def read_earlier_page(page: str, columns: Sequence[str]) -> EarlierPage:
     """Read a page whose table of VMs has `columns`. Raises UsageError if it has another form."""
-    tables = _tables(page)
+    tables = tables_of_page(page)
     if len(tables) < 2 or tables[0][0] != list(columns) or tables[-1][0][:1] != ["claim"]:
         raise UsageError("the page does not have the tables that this version writes", mend="write it without --update")
     (_, *rows), (heads, *claims) = tables[0], tables[-1]
@@ -46,7 +46,7 @@ def read_earlier_page(page: str, columns: Sequence[str]) -> EarlierPage:
     return EarlierPage(ran, {text: dict(zip(named, shown, strict=True)) for text, *shown in claims})
 
 
-def _tables(page: str) -> list[list[list[str]]]:
+def tables_of_page(page: str) -> list[list[list[str]]]:
     """Return the tables of a page: each has rows, each of them fields, without the row of dashes."""
     found: list[list[list[str]]] = []
     before = ""
