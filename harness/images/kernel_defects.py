@@ -28,6 +28,8 @@ class KernelDefects(RecipeTable):
     reads the address of that section past the end of the table of sections.
     `descriptors_blacklisted`: NOKPROBE_SYMBOL() in a module adds the addresses of descriptors to the blacklist, and the
     bytes from there on, instead of the functions. Descriptors in the module's data are not added at all.
+    `stopped_call_not_repeated`: a system call that SIGSTOP has interrupted fails with EINTR after SIGCONT, instead of
+    being repeated, unless the instruction before its trap sets the number of the call.
     """
 
     gone_stays_on_ftrace: _Cause | None = None
@@ -37,3 +39,4 @@ class KernelDefects(RecipeTable):
     signal_before_uprobe: _Cause | None = None
     symbol_sections_unchecked: _Cause | None = None
     descriptors_blacklisted: _Cause | None = None
+    stopped_call_not_repeated: _Cause | None = None
