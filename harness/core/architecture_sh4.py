@@ -55,8 +55,6 @@ SH4 = Architecture(
         console="ttySC1",
         nic="virtio-net-pci",
         nic_modules=(),
-        # A periodic timer: fewer things to go wrong while it is not known why the clock of a guest stops (findings.md).
-        kernel_arguments=("nohz=off", "highres=off"),
         console_port=1,
         console_bytes_at_once=8,  # half of the FIFO of sh_serial_receive1(), hw/char/sh_serial.c, QEMU 7.2 and 11.1
         # "State blocked by non-migratable device 'cpu'", QEMU 7.2 and 11.1

@@ -10,6 +10,7 @@
  * would keep a pointer into the module.
  */
 #include <linux/fdtable.h>
+#include <linux/irqflags.h>
 #include <linux/jiffies.h>
 #include <linux/kernel.h>
 #include <linux/module.h>
@@ -87,6 +88,8 @@ static int pinpoint_spin(void)
 		if (time_after(jiffies, end))
 			return -ETIMEDOUT;
 		cond_resched();
+		/* QEMU's SuperH looks for an interrupt that waits where SR is written, and not in such a loop. */
+		local_irq_enable();
 	}
 	return 0;
 }
