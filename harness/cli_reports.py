@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -126,7 +126,7 @@ def matrix(runs: Sequence[Path], output: Path | None, update: bool) -> int:
     files = {cell.file for run in found for cell in run.cells}
     if update:  # The page has claims of other files too.
         files |= {str(path.relative_to(paths.PROJECT)) for path in paths.CASES.rglob("test_*.py")}
-    claims = {file: _claim(file) for file in files}
+    claims = _distinct_claims(files)
     earlier = read_earlier_page(_page_to_update(output), VM_COLUMNS) if update else None
     _print(results_by_vm_markdown(found, claims, load_all(), VMS_WITHOUT_RECIPE, earlier), output)
     return 0
@@ -175,9 +175,14 @@ def _page_to_update(output: Path | None) -> str:
         raise UsageError("is not a text file", where=str(output)) from None
 
 
-def _claim(file: str) -> str:
-    """Return the first line of a case file's docstring; the file's name if it has none or does not exist any more."""
-    return read_claims(file).file_claim or Path(file).name
+def _distinct_claims(files: Iterable[str]) -> Mapping[str, str]:
+    """Return the first line of each case file's docstring; the file's name if it has none or does not exist any more.
+
+    Files with the same line have their paths added, so that each has a row of its own.
+    """
+    claims = {file: read_claims(file).file_claim or Path(file).name for file in files}
+    shared = Counter(claims.values())
+    return {file: claim if shared[claim] == 1 else f"{claim} ({file})" for file, claim in claims.items()}
 
 
 @click.command(epilog=example_epilog("history test_orders --flaky"))

@@ -6,11 +6,13 @@ import re
 
 import pytest
 
+from harness import cli_reports
 from harness.core import paths
 from harness.images.vm_recipe import load_all
 from harness.report.export.earlier_matrix_page import tables_of_page
 from harness.report.export.newest_results_of_runs_markdown import results_by_vm_markdown
 from harness.report.export.vms_without_recipe import VMS_WITHOUT_RECIPE
+from harness.report.page.case_docstrings import CaseFileClaims
 
 PAGE = paths.PROJECT / "docs" / "matrix.md"
 
@@ -59,3 +61,14 @@ def test_the_page_is_in_the_form_that_the_command_writes() -> None:
 def test_a_page_in_another_form_is_reported(old: str, new: str, problem: str) -> None:
     page = re.sub(old, new, PAGE.read_text(), count=1, flags=re.MULTILINE)
     assert any(problem in each for each in problems(page)), problems(page)
+
+
+def test_case_files_with_one_claim_have_rows_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = {"cases/test_a.py": "It lands.", "mine/cases/test_a.py": "It lands.", "cases/test_b.py": "It misses."}
+    monkeypatch.setattr(cli_reports, "read_claims", lambda file: CaseFileClaims(claims.get(file, "")))
+    assert cli_reports._distinct_claims([*claims, "cases/test_c.py"]) == {
+        "cases/test_a.py": "It lands. (cases/test_a.py)",
+        "mine/cases/test_a.py": "It lands. (mine/cases/test_a.py)",
+        "cases/test_b.py": "It misses.",
+        "cases/test_c.py": "test_c.py",
+    }
