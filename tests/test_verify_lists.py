@@ -97,7 +97,7 @@ def test_registrations_of_uprobes_are_read_with_their_files() -> None:
 
 def test_the_errors_of_registrations_have_the_numbers_of_the_host() -> None:
     text = (RECORDS + UPROBES).replace("errno=2 ", "errno=45 ").replace("errno=22 ", "errno=122 ")
-    records = registrations.parse_registrations(text, ARCHITECTURES["sparc64"].errnos)
+    records = registrations.parse_registrations(text, ARCHITECTURES["sparc64"].host_errno)
     assert [each.errno for each in records.registrations] == [0, errno.EOPNOTSUPP, 0]
     assert [each.errno for each in records.uprobe_registrations] == [0, errno.EILSEQ]
 

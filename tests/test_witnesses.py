@@ -237,9 +237,8 @@ def test_report_lines_are_read() -> None:
 
 def test_an_error_has_the_number_of_the_host() -> None:
     """SPARC's EILSEQ is EDQUOT elsewhere."""
-    errnos = ARCHITECTURES["sparc64"].errnos
     lines = [f"index=0 spec=f errno={number} address=0x0 hits=0 missed=0 ip=0x0" for number in (122, 22, 45)]
-    reports = parse_report("\n".join(lines), errnos)
+    reports = parse_report("\n".join(lines), ARCHITECTURES["sparc64"].host_errno)
     assert [each.errno for each in reports] == [errno.EILSEQ, errno.EINVAL, errno.EOPNOTSUPP]
     assert parse_report(lines[0])[0].errno == errno.EDQUOT
 

@@ -310,5 +310,9 @@ class Architecture:
         """The link in the cache to the directory with the cross compiler of another Debian suite."""
         return paths.cache() / "cross-tools" / self.name
 
+    def host_errno(self, number: int) -> int:
+        """Return the host's number of an error that a kernel of this architecture returned."""
+        return self.errnos.get(number, number)
+
 
 _UNAME = {"arm64": "aarch64", "armhf": "armv7l", "mips64el": "mips64"}

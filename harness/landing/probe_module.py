@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -131,15 +130,15 @@ def _view(guest: Guest, script: str) -> ProbeView:
         raise GuestError(f"the probe module failed: {result.stderr.strip()}", where=guest.name)
     with parsing_guest_text("the probe module's report"):
         *before, reports, listing = result.stdout.split(f"{SEPARATOR}\n")
-    errnos = guest.architecture.errnos
-    return ProbeView(parse_report(reports, errnos), parse_kprobe_list(listing), parse_kprobe_list("".join(before)))
+    reports_of_sites = parse_report(reports, guest.architecture.host_errno)
+    return ProbeView(reports_of_sites, parse_kprobe_list(listing), parse_kprobe_list("".join(before)))
 
 
 @parsing_guest_text("the probe module's report")
-def parse_report(text: str, errnos: Mapping[int, int] = MappingProxyType({})) -> tuple[SiteReport, ...]:
+def parse_report(text: str, host_errno: Callable[[int], int] = int) -> tuple[SiteReport, ...]:
     """Parse the lines of a report, which have words `key=value` and are in the order of the sites.
 
-    `errnos` maps the kernel's numbers of errors to the host's, where they differ (`Architecture.errnos`).
+    `host_errno` converts the kernel's number of an error to the host's (`Architecture.host_errno`).
     """
     reports = []
     for line in text.splitlines():
@@ -147,7 +146,7 @@ def parse_report(text: str, errnos: Mapping[int, int] = MappingProxyType({})) ->
         reports.append(
             SiteReport(
                 spec=fields["spec"],
-                errno=errnos.get(int(fields["errno"]), int(fields["errno"])),
+                errno=host_errno(int(fields["errno"])),
                 address=int(fields["address"], 16),
                 hits=int(fields["hits"]),
                 ip=int(fields["ip"], 16),

@@ -225,7 +225,7 @@ def race_registration(guest: Guest, module: str, shape: str, spec: str, rounds: 
         "status=$?; rm -f /tmp/racing; wait $! && exit $status",
         guest.scaled_deadline(_RACE_SECONDS),
     ).check()
-    reports = probe_module.parse_report(result.stdout, guest.architecture.errnos)
+    reports = probe_module.parse_report(result.stdout, guest.architecture.host_errno)
     return RegistrationRaceResult(
         Counter(report.errno for report in reports), Counter(report.hits for report in reports if not report.errno)
     )

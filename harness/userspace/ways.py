@@ -241,8 +241,7 @@ WAYS: dict[str, type[UprobesByModule | UprobesByTracefs | UprobesByPerf]] = {
 
 def _errno(guest: Guest, fields: Mapping[str, str]) -> int:
     """The error number of a report as the host's."""
-    number = int(fields["errno"])
-    return guest.architecture.errnos.get(number, number)
+    return guest.architecture.host_errno(int(fields["errno"]))
 
 
 def _words(line: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import struct
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
@@ -178,8 +178,8 @@ class SweepModule:
     @parsing_guest_text("the sweep module's report")
     def _batch(self, specs: Sequence[str], text: str) -> BatchReport:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
-        errnos = self.guest.architecture.errnos
-        reports = [_report(spec, line, errnos) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
+        host_errno = self.guest.architecture.host_errno
+        reports = [_report(spec, line, host_errno) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
         return BatchReport(reports, KprobesListing(_newly_listed(parse_kprobe_list(listing), self._listed_before)))
 
 
@@ -201,6 +201,6 @@ def _newly_listed(listed: Iterable[ListedProbe], before: Collection[ListedProbe]
     return new[::-1]
 
 
-def _report(spec: str, line: str, errnos: Mapping[int, int]) -> SiteReport:
+def _report(spec: str, line: str, host_errno: Callable[[int], int]) -> SiteReport:
     number, address, hits, ip = line.split()
-    return SiteReport(spec, errnos.get(int(number), int(number)), int(address, 16), int(hits), int(ip, 16))
+    return SiteReport(spec, host_errno(int(number)), int(address, 16), int(hits), int(ip, 16))

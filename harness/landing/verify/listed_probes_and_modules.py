@@ -67,7 +67,7 @@ def read_lists(guest: Guest) -> GuestLists:
         raise GuestError(f"not a list of kprobes: {listing[:80]!r}", where=guest.name) from None
     traced = traced_functions.parse_enabled_functions("".join(texts[traced_functions.FILE]))
     recorded = "".join(texts[registrations.FILE] + texts[registrations.UPROBES])
-    records = registrations.parse_registrations(recorded, guest.architecture.errnos)
+    records = registrations.parse_registrations(recorded, guest.architecture.host_errno)
     return GuestLists(kprobes, traced, records, "".join(texts[_MODULES]))
 
 

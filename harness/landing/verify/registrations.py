@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from harness.core.errors import GuestError
 from harness.core.kernel_errno_names import kernel_errno_name
@@ -79,17 +78,17 @@ class Records:
     uprobe_registrations: tuple[UprobeRegistration, ...] = ()
 
 
-def parse_registrations(text: str, errnos: Mapping[int, int] = MappingProxyType({})) -> Records:
+def parse_registrations(text: str, host_errno: Callable[[int], int] = int) -> Records:
     """Read the module's two files, one behind the other. Raises GuestError, one line, for anything else.
 
-    `errnos` maps the kernel's numbers of errors to the host's, where they differ (`Architecture.errnos`).
+    `host_errno` converts the kernel's number of an error to the host's (`Architecture.host_errno`).
     """
     calls, uprobes, lost, now = [], [], 0, 0
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
         try:
             if "errno" in fields:
-                fields["errno"] = str(errnos.get(int(fields["errno"]), fields["errno"]))
+                fields["errno"] = str(host_errno(int(fields["errno"])))
             if "now" in fields:
                 lost, now = lost + int(fields["lost"]), int(fields["now"])
             elif "lost" in fields:
