@@ -105,11 +105,13 @@ def build(
     """
     vms = vms_unless_others_are_named(vms, others=bool(archs or matrix))
     if kernels or config:
-        if archs or matrix:
-            raise UsageError("--kernel is for one VM", mend="name it with --vm")
         from harness.matrix.commands import prepare_given_kernel_with_board
 
-        recipes = [prepare_given_kernel_with_board.prepare_given_kernel_recipe(vms, kernels, config, boot=False)]
+        recipes = [
+            prepare_given_kernel_with_board.prepare_given_kernel_recipe(
+                vms, kernels, config, boot=False, names_other_vms=bool(archs or matrix)
+            )
+        ]
     else:
         recipes = select(vms, architectures=archs, matrix=matrix)
     if module:

@@ -21,7 +21,6 @@ from harness.cli_common import (
     vms_unless_others_are_named,
 )
 from harness.core import paths
-from harness.core.errors import UsageError
 from harness.core.events import Bus
 from harness.guest import accelerator, qemu
 from harness.images import prepare, qemu_program
@@ -148,10 +147,8 @@ def run(
     vms = vms_unless_others_are_named(vms, others=_names_other_vms(archs, matrix, pytest_arguments))
     gate = Gate.from_options(baseline, confirm, strict=strict)
     if kernels or config:
-        if archs or matrix:
-            raise UsageError("--kernel is for one VM", mend="name it with --vm")
         recipe = prepare_given_kernel_with_board.prepare_given_kernel_recipe(
-            vms, kernels, config, boot=True, accelerator=accel
+            vms, kernels, config, boot=True, accelerator=accel, names_other_vms=bool(archs or matrix)
         )
         gate.lost_traits = given_kernel_recipe.lost_traits(select([recipe.name])[0], recipe)
         replace_in_this_run(recipe, given_kernel_recipe.GivenKernel(tuple(kernels), config).command_line_options)

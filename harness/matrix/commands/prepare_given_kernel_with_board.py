@@ -18,9 +18,20 @@ from harness.report.live_or_plain_progress_board import Board
 
 
 def prepare_given_kernel_recipe(
-    vms: Sequence[str], kernels: Sequence[Path], config: Path | None, *, boot: bool, accelerator: str | None = None
+    vms: Sequence[str],
+    kernels: Sequence[Path],
+    config: Path | None,
+    *,
+    boot: bool,
+    accelerator: str | None = None,
+    names_other_vms: bool = False,
 ) -> Recipe:
-    """Build or unpack the kernel; with `boot`, ask the booted kernel for its traits. Raises as the steps do."""
+    """Build or unpack the kernel; with `boot`, ask the booted kernel for its traits. Raises as the steps do.
+
+    Raises UsageError with `names_other_vms`, which is true if an option names VMs in another way than `vms`.
+    """
+    if names_other_vms:
+        raise UsageError("--kernel is for one VM", mend="name it with --vm")
     if not kernels:
         raise UsageError("--config is for a kernel of your own", mend="add --kernel TREE")
     recipe = GivenKernel(tuple(kernels), config).recipe_with_kernel(vms)
