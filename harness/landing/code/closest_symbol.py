@@ -17,6 +17,11 @@ from harness.landing.code.function_descriptors import has_dotted_functions
 _NOT_KEPT = ("$", ".L", "L0\x01", "__crc_", "__kstrtab_", "__kstrtabns_")
 
 
+def is_kept_by_kallsyms(name: str) -> bool:
+    """Return True for the name of a symbol that kallsyms lists."""
+    return bool(name) and not name.startswith(_NOT_KEPT)
+
+
 class LoadedSymbol(NamedTuple):
     """A symbol and its load address; `module` is empty for vmlinux."""
 
@@ -69,7 +74,7 @@ class ClosestSymbolTable:
     def __init__(self, symbols: Iterable[LoadedSymbol]) -> None:
         names: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
         for symbol in symbols:
-            if symbol.name and not symbol.name.startswith(_NOT_KEPT):
+            if is_kept_by_kallsyms(symbol.name):
                 names[symbol.address, symbol.module].append(symbol.name)
         self._starts = sorted(names)
         self._names = names

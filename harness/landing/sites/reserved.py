@@ -10,6 +10,7 @@ from functools import cached_property
 from harness.core.architecture import FtraceCallInstruction, KprobeTraits
 from harness.core.elf import Elf
 from harness.landing.code.bug_table import linked_bug_addresses
+from harness.landing.code.closest_symbol import is_kept_by_kallsyms
 from harness.landing.code.function_descriptors import function_descriptors, protects_suffixed_parts
 from harness.landing.code.function_selection import PREAMBLES
 from harness.landing.code.patch_sites import LINKED, Range, dynamic_values, ftrace_sites, merge_ranges, table_ranges
@@ -152,7 +153,9 @@ class Reserved:
     @cached_property
     def _starts(self) -> Sequence[int]:
         text = {section for section, each in self._kernel.sections_by_name.items() if each.executable}
-        return sorted({each.address for each in self._kernel.symbols if each.section in text and _is_listed(each.name)})
+        return sorted(
+            {each.address for each in self._kernel.symbols if each.section in text and is_kept_by_kallsyms(each.name)}
+        )
 
     def _part_of_blacklisted(self, address: int) -> bool:
         """True for code of `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
@@ -223,11 +226,6 @@ class Reserved:
             yield first[0].address, last[0].address
         elif self._flat:
             yield from self._flat.find_row_ranges_of_table(EXCEPTIONS)
-
-
-def _is_listed(name: str) -> bool:
-    """True for symbols that kallsyms keeps (scripts/mksysmap, 6.1)."""
-    return bool(name) and not name.startswith(("$", ".L", "L0\x01"))
 
 
 def _within(spans: Sequence[Range], address: int) -> bool:
