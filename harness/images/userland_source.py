@@ -11,6 +11,7 @@ from typing import Any
 from harness.core import paths
 from harness.core.architecture import Architecture
 from harness.core.deadline import Deadline
+from harness.core.errors import HostError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, sha256, write_text
 from harness.core.process import run
@@ -75,9 +76,13 @@ def _fragment() -> Path:
 
 
 def _static_libc(architecture: Architecture) -> Path:
-    """Return the static C library with which both programs are linked."""
-    printed = run([f"{architecture.cross_prefix}gcc", "-print-file-name=libc.a"], deadline=Deadline.after(30))
-    return Path(printed.output.strip())
+    """Return the static C library with which both programs are linked. Raises HostError if there is none."""
+    compiler = f"{architecture.cross_prefix}gcc"
+    printed = run([compiler, "-print-file-name=libc.a"], deadline=Deadline.after(30))
+    found = Path(printed.output.strip())
+    if not found.is_absolute():  # gcc repeats the name of a file that it does not find.
+        raise HostError("finds no static C library", where=compiler, mend="./pinpoint doctor names the missing package")
+    return found
 
 
 @dataclass(frozen=True)
