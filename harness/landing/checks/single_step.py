@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import wait
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import pairwise
 
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
@@ -38,6 +39,8 @@ _PATIENCE = 1.5
 _PATIENCE_AFTER_OOPS = 5.0
 _LOOKS = 400
 _LOOK_PAUSE = 0.02
+# So many addresses are named if the CPU stays at none of them.
+_NAMED = 6
 _SHAPES_WITH_CALLS = ("calls", "branches")
 _RETURN_THUNK = "__x86_return_thunk"
 
@@ -258,7 +261,9 @@ def sample_most_frequent_cpu_address(
         if found and _is_stuck(found, probe):
             return found
         time.sleep(_LOOK_PAUSE)
-    return _stood(layout, *seen.most_common(1)[0], _LOOKS, probe)
+    (most, times), *rest = seen.most_common(_NAMED)
+    others = ", ".join(f"{count} at {layout.describe_address(address)}" for address, count in rest)
+    return replace(_stood(layout, most, times, _LOOKS, probe), others=others)
 
 
 def _stood(layout: Layout, address: int, times: int, looks: int, probe: int | None) -> MostFrequentCpuAddress:

@@ -19,7 +19,7 @@ class MostFrequentCpuAddress:
     """The address at which the CPU of a lost guest is found most often: `times_found` of `sample_count` found it there.
 
     `symbol_offset` is the address as symbol + offset. `in_function` is true if the address is in a function of the
-    kernel or of a target, `at_probe` if it is the probe's.
+    kernel or of a target, `at_probe` if it is the probe's. `others` lists the next addresses, each with its count.
     """
 
     symbol_offset: str
@@ -27,6 +27,7 @@ class MostFrequentCpuAddress:
     sample_count: int
     in_function: bool
     at_probe: bool = False
+    others: str = ""
 
     @property
     def is_stuck_outside_functions(self) -> bool:
@@ -44,7 +45,8 @@ class MostFrequentCpuAddress:
 
     def __str__(self) -> str:
         place = "in" if self.in_function else "outside of"
-        return f"{self.times_found} of {self.sample_count} times at {self.symbol_offset}, {place} a function"
+        others = f" (then {self.others})" if self.others else ""
+        return f"{self.times_found} of {self.sample_count} times at {self.symbol_offset}, {place} a function{others}"
 
 
 @dataclass(frozen=True)
