@@ -9,6 +9,7 @@ from harness.landing.code.instructions import instruction_starts_in_bytes
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 
+# The smallest page of all architectures. A larger page also ends where one of this size ends.
 _PAGE = 4096
 # The size of last_mapped_word_site().
 WORD = 4
