@@ -19,13 +19,9 @@ from sshd_here import SshdHere
 from test_hosts import CASE, CASES, NO_IMAGES, VMS, cells_of_last_run, ended, wait_for_cells
 from test_matrix import CONFTEST
 
-from harness.core import paths
-from harness.core.errors import HostError, UsageError
-from harness.core.events import Bus
-from harness.images.build_context import BuildContext
+from harness.core.errors import HostError
 from harness.images.vm_recipe import KERNEL_VARIABLES, Kernel, replace_in_this_run, select
-from harness.matrix.hosts import cluster_of_options, dask_packages, hosts_file, own_files, ssh_worker
-from harness.pinning.check_foreign_loader_command import ForeignLoaderProgramAndArguments
+from harness.matrix.hosts import dask_packages, ssh_worker
 
 _LISTEN = "0A"
 
@@ -353,104 +349,6 @@ def test_the_recipe_of_a_given_kernel_goes_to_the_host(
     only = ["-k", "x86_64-debian"]
     status, output = ended(start(sshd, tmp_path, sshd.hosts_file(("a",)), GIVEN, *only))
     assert (status, len(cells_of_last_run(tmp_path))) == (0, 1), output
-
-
-def test_modules_of_the_own_tree_need_headers_that_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "probes" / "mine").mkdir(parents=True)
-    base = select(["x86_64-debian"])[0]
-
-    def demand(kernel: Kernel) -> None:
-        cluster_of_options._demand_own_modules_build_on_hosts(base.model_copy(update={"kernel": kernel}), "--hosts")
-
-    directory = Kernel(source="given", given=(str(tmp_path),))
-    demand(directory)
-    monkeypatch.setenv(paths.OWN_TREE, str(tmp_path))
-    demand(base.kernel)
-    demand(Kernel(source="given", given=("/nowhere/a.deb", "/nowhere/b.rpm")))
-    for kernel in (directory, Kernel(source="tree", tree=str(tmp_path))):
-        with pytest.raises(UsageError, match="the headers of this kernel, which stay here; give the kernel's packages"):
-            demand(kernel)
-
-
-def test_own_files_arrive_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of --loader is known by the controller's path; files that are damaged on the way are refused."""
-    loader = tmp_path / "home" / "load.sh"
-    loader.parent.mkdir()
-    loader.write_text("#!/bin/sh\n")
-    loader.chmod(0o755)
-    monkeypatch.setenv("PINPOINT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv(paths.OWN_TREE, raising=False)
-    own, contents = own_files.collect(f"{loader} --quiet")
-    context = BuildContext.in_cache(Bus())
-    with pytest.raises(HostError, match="arrived damaged"):
-        own_files.receive(own, dict.fromkeys(contents, (b"other", True)), context)
-    own_files.receive(own, contents, context)
-    loader.unlink()
-    with own_files.in_use(own, context):
-        command = ForeignLoaderProgramAndArguments.parse_command_line(f"{loader} --quiet")
-    assert command.host_file
-    assert command.host_file.read_text() == "#!/bin/sh\n"
-    assert os.access(command.host_file, os.X_OK)
-    assert (command.loader_option_value, command.host_file.name) == (f"{loader} --quiet", "load.sh")
-    with pytest.raises(UsageError, match="does not exist"):
-        ForeignLoaderProgramAndArguments.parse_command_line(str(loader))
-
-
-def test_own_files_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cases").mkdir()
-    with (tmp_path / "cases" / "core").open("wb") as file:
-        file.truncate((32 << 20) + 1)
-    monkeypatch.setenv(paths.OWN_TREE, str(tmp_path))
-    with pytest.raises(UsageError, match="more than 32 MiB of your own files, which are sent to each host"):
-        own_files.collect(None)
-
-
-GOOD = '[[host]]\nssh = "lab1"\npinpoint = "/opt/pinpoint/pinpoint"\n'
-
-
-@pytest.mark.parametrize(
-    ("text", "wanted"),
-    [
-        ("", "missing key: host"),
-        ("host = []", "host: Tuple should have at least 1 item"),
-        ("[[host]]\nssh = 3", "host '3' ssh: should be a valid string, it is 3"),
-        (GOOD.replace('"lab1"', '"-oProxyCommand=x"'), "host '-oProxyCommand=x' ssh: String should match pattern"),
-        (GOOD.replace("/opt", "opt"), "host 'lab1' pinpoint: String should match pattern"),
-        (GOOD + 'cache = "~/x"', "host 'lab1' cache: String should match pattern"),
-        (GOOD + "cores = 0", "host 'lab1' cores: should be greater than or equal to 1, it is 0"),
-        (GOOD + 'gib = "8"', "host 'lab1' gib: should be a valid integer, it is '8'"),
-        (GOOD + "memory = 8", "unknown key: host 'lab1' memory"),
-        (GOOD + GOOD, "'lab1' is named twice"),
-        ("[hosts]", "unknown key: hosts"),
-        ("host = ", "is not TOML"),
-        ("host = 3", "host: "),
-        ("host = [3]", "host 0: "),
-    ],
-)
-def test_a_wrong_file_is_one_line(tmp_path: Path, text: str, wanted: str) -> None:
-    file = tmp_path / "hosts.toml"
-    file.write_text(text)
-    with pytest.raises(UsageError) as caught:
-        hosts_file.read(file)
-    assert str(caught.value).startswith(f"{file}: {wanted}"), str(caught.value)
-    assert str(caught.value).endswith("; see docs/hosts.md")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_good_file(tmp_path: Path) -> None:
-    file = tmp_path / "hosts.toml"
-    file.write_text(GOOD + "cores = 8\ngib = 16\n" + GOOD.replace("lab1", "me@lab2"))
-    first, second = hosts_file.read(file)
-    assert (first.ssh, first.pinpoint, first.cache, first.cores, first.gib) == (
-        "lab1",
-        "/opt/pinpoint/pinpoint",
-        "",
-        8,
-        16,
-    )
-    assert (second.ssh, second.cores, second.gib) == ("me@lab2", None, None)
-    with pytest.raises(UsageError, match="cannot be read"):
-        hosts_file.read(tmp_path)
 
 
 @pytest.mark.parametrize(("address", "refused"), [("127.0.0.1", False), ("0.0.0.0", True)])
