@@ -151,6 +151,14 @@ def test_a_complaint_about_a_value_does_not_print_the_whole_recipe(recipes: Path
     assert "linux-source" not in complaint(written(recipes, GOOD.replace('"x86_64"', '"vax"')))
 
 
+@pytest.mark.parametrize("arch", ["mips64el", "mips", "sh4", "sparc64"])
+def test_a_second_cpu_is_refused_where_no_machine_has_it(recipes: Path, arch: str) -> None:
+    own = GOOD.replace('arch = "x86_64"', f'arch = "{arch}"').replace("[machine]", "[machine]\ncpus = 2")
+    assert f"machine.cpus 2 is not for {arch}: " in complaint(written(recipes, own))
+    # 34Kf has the MT extension.
+    assert load(written(recipes, own.replace("cpus = 2", 'cpus = 2\ncpu = "34Kf"'))).machine.cpus == 2
+
+
 def test_pvh_is_refused_where_no_kernel_has_it(recipes: Path) -> None:
     path = recipes / "vm.toml"
     path.write_text(GOOD.replace('arch = "x86_64"', 'arch = "parisc"').replace("[machine]", '[machine]\nboot = "pvh"'))

@@ -108,7 +108,8 @@ class QemuMachine:
     needs to mount a squashfs from it below an overlay; empty where Debian has no packages that such a disk could hold.
     `machine_name_since_version` is the QEMU version from which on the machine has another name, and that name.
     `nic_has_rom` is true if the network card can have a boot ROM. `cannot_save_because` is why QEMU cannot write this
-    machine's state to a file, empty where it can: then each guest is booted. `console_port` is the number of the
+    machine's state to a file, empty where it can: then each guest is booted. `one_cpu_because` is why this machine has
+    no second CPU, empty where it can have one. `console_port` is the number of the
     machine's serial port that the kernel's console is on, and `console_bytes_at_once` what that port takes before the
     guest must read, where QEMU drops what is more; 0 where it waits.
     """
@@ -127,6 +128,7 @@ class QemuMachine:
     machine_name_since_version: tuple[tuple[int, int], str] | None = None
     nic_has_rom: bool = True
     cannot_save_because: str = ""
+    one_cpu_because: str = ""
     console_port: int = 0
     console_bytes_at_once: int = 0
 
@@ -257,8 +259,9 @@ class Architecture:
     `program_flags` select code in which a uprobe can be asked for at all, `static_program_flags` a program without
     dynamic linker, at an address that is chosen at run time where the C library can. `compat_programs` describes the
     32-bit programs that its kernels may run, None for an architecture that has none. `errnos` maps the error numbers of
-    its kernels to the host's, for the errors of a refused probe that have different numbers. `llvm_suffix` is no entry
-    of the table: a recipe that names a clang sets it, to the end of the names of LLVM's programs (`-19`).
+    its kernels to the host's, for the errors of a refused probe that have different numbers. `bug_prints_place` is true
+    if BUG() prints its file and line without a table of BUGs (CONFIG_GENERIC_BUG). `llvm_suffix` is no entry of the
+    table: a recipe that names a clang sets it, to the end of the names of LLVM's programs (`-19`).
     """
 
     name: str
@@ -283,6 +286,7 @@ class Architecture:
     static_program_flags: tuple[str, ...] = ("-fPIE", "-static-pie")
     compat_programs: CompatPrograms | None = None
     errnos: Mapping[int, int] = field(default_factory=dict, hash=False)
+    bug_prints_place: bool = False
     llvm_suffix: str = ""
 
     @property

@@ -55,6 +55,7 @@ SH4 = Architecture(
         console="ttySC1",
         nic="virtio-net-pci",
         nic_modules=(),
+        one_cpu_because="QEMU's r2d has one CPU",
         console_port=1,
         console_bytes_at_once=8,  # half of the FIFO of sh_serial_receive1(), hw/char/sh_serial.c, QEMU 7.2 and 11.1
         # "State blocked by non-migratable device 'cpu'", QEMU 7.2 and 11.1

@@ -53,6 +53,9 @@ SPARC64 = Architecture(
         console="ttyS0",
         nic="virtio-net-pci,bus=pciB",  # the root bus has no room (slot_reserved_mask, hw/sparc64/sun4u.c, QEMU 7.2)
         nic_modules=(),
+        # OpenBIOS's "boot" returns, for which machine_restart() (arch/sparc/kernel/reboot.c) panics again, without end.
+        kernel_arguments=("panic=0",),
+        one_cpu_because="QEMU's sun4u has one CPU",
         # 7.2 divides by zero when it saves a guest whose pages (8 KiB) are larger than the host's. A guest that 11.1
         # has saved and loaded does not respond at its console.
         cannot_save_because="QEMU 7.2 ends with SIGFPE, and a guest that 11.1 has loaded does not respond",
@@ -74,5 +77,6 @@ SPARC64 = Architecture(
         uprobe_mid_instruction_errno=errno.EINVAL,  # __uprobe_register(): the alignment of the breakpoint
     ),
     static_program_flags=("-static",),
+    bug_prints_place=True,  # do_BUG(), arch/sparc/kernel/traps_64.c, with CONFIG_DEBUG_BUGVERBOSE
     errnos={45: errno.EOPNOTSUPP, 122: errno.EILSEQ},  # arch/sparc/include/uapi/asm/errno.h
 )

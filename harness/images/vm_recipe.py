@@ -150,6 +150,9 @@ class Recipe(RecipeTable):
             raise ValueError(f"arch {self.arch!r} is none of {', '.join(sorted(ARCHITECTURES))}")
         if self.machine.boot == "pvh" and not self.architecture.qemu_machine.pvh:
             raise ValueError(f"machine.boot 'pvh' is not for {self.arch}")
+        lone = self.architecture.qemu_machine.one_cpu_because
+        if self.machine.cpus > 1 and lone and not self.machine.cpu:
+            raise ValueError(f"machine.cpus {self.machine.cpus} is not for {self.arch}: {lone}")
         if self.test_cells and self.tier != "full":
             raise ValueError("test_cells is for tier 'full'; every cell of a core VM is in `./pinpoint test`")
         if self.kernel.sibling == self.name:

@@ -159,7 +159,10 @@ _SECONDS = 300.0
 
 @dataclass(frozen=True)
 class StressRuns:
-    """Races in one cell: in the row's guest if it has two virtual CPUs, else in a fresh guest that has two."""
+    """Races in one cell: in the row's guest if it has two virtual CPUs, else in a fresh guest that has two.
+
+    Where the kernel or the machine has only one CPU, the race is in the row's guest.
+    """
 
     guest: Guest
     open_fresh_guest: Callable[..., AbstractContextManager[Guest]]
@@ -171,7 +174,8 @@ class StressRuns:
         if self.mutant is not HONEST:
             return run_stress_race(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
         image = self.guest.image
-        if image.recipe.machine.cpus >= _CPUS or "CONFIG_SMP" not in image.config:
+        one_cpu = "CONFIG_SMP" not in image.config or bool(image.recipe.architecture.qemu_machine.one_cpu_because)
+        if one_cpu or image.recipe.machine.cpus >= _CPUS:
             return self._race(self.guest, self.changes_wanted)
         with self.open_fresh_guest(cpus=_CPUS) as guest:
             return self._race(guest, self.changes_wanted)
