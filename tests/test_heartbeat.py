@@ -180,6 +180,7 @@ OOPS = "[    9.505260] kernel BUG at probes/crash/faults.c:36!\n"
         ({}, OOPS, Condition.OOPSED, Verdict.OOPS),
         ({"silence": silent(False, True)}, "", Condition.SOFT_HANG, Verdict.HANG),
         ({"silence": silent(False, False)}, OOPS, Condition.HARD_HANG, Verdict.HANG),
+        ({"silence": silent(True, True)}, PANIC + PANIC, Condition.PANICKED, Verdict.PANIC),
         ({"silence": silent()}, "", Condition.OUR_FAULT, Verdict.HARNESS_ERROR),
         ({"event": "SHUTDOWN"}, PANIC, Condition.PANICKED, Verdict.PANIC),
         ({"event": "SHUTDOWN", "silence": silent(True)}, "", Condition.PANICKED, Verdict.PANIC),
@@ -198,6 +199,7 @@ def test_what_became_of_a_guest(
         scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))
     found = diagnose_guest(scene.guest, read_complaints(console), hex)
     assert (found.condition, found.condition.verdict) == (condition, verdict)
+    assert found.evidence.count("Kernel panic") <= 1
     if found.condition is Condition.SOFT_HANG:
         assert "CPU 0 at 0x1000 (2/2)" in found.evidence
 

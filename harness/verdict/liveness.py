@@ -11,6 +11,7 @@ from harness.core.errors import GuestLost
 from harness.guest.guest import Guest
 from harness.guest.heartbeat import CpuRegisterSample, Heartbeat
 from harness.verdict.cell_verdict_enum import Verdict
+from harness.verdict.complaint_kinds import ComplaintKind
 from harness.verdict.complaints import Complaint
 
 # How many places of a hanging CPU are reported, the most frequent first.
@@ -25,7 +26,7 @@ class Condition(Enum):
     SLOW = "slow"
     """Its last heartbeat took longer than the interval between two."""
     PANICKED = "panicked"
-    """The kernel stopped or reset itself, with a panic or without a message."""
+    """The kernel stopped or reset itself, with a panic or without a message, or it panicked and is silent."""
     OOPSED = "oopsed but alive"
     SOFT_HANG = "soft hang"
     """No process answers, but interrupts come through."""
@@ -90,7 +91,7 @@ def diagnose_guest(guest: Guest, complaints: Sequence[Complaint], name: Callable
     heart = guest.heartbeat
     if heart is None:
         return Diagnosis(Condition.BOOTING, "no SSH connection yet")
-    printed = "; ".join(str(complaint) for complaint in complaints)
+    printed = "; ".join(dict.fromkeys(map(str, complaints)))
     stopped = next((event for event in guest.monitor.events() if event.name in _STOPPED), None)
     if stopped is not None:
         how = f"{stopped.name} {stopped.data.get('reason', '')}".strip()
@@ -98,6 +99,8 @@ def diagnose_guest(guest: Guest, complaints: Sequence[Complaint], name: Callable
     if heart.emulator.exit_status is not None or guest.monitor.gone:
         return Diagnosis(Condition.QEMU_DIED, _how_it_ended(heart))
     if heart.silence is not None:
+        if any(complaint.kind is ComplaintKind.PANIC for complaint in complaints):
+            return Diagnosis(Condition.PANICKED, f"{printed}; {heart.silence}")
         return _silent(heart, name)
     if not guest.ssh_connection.alive:
         return Diagnosis(Condition.OUR_FAULT, "the SSH connection broke while QEMU runs on and no heartbeat is missing")
