@@ -28,8 +28,8 @@ class CrashTrigger:
 
     `commands_before` and `commands_after` are shell commands that make the kernel detect it soon. `stall_seconds` is
     how long a stall lasts. After a trigger that `ruins_kernel`, the kernel is unusable: its further complaints are
-    genuine, and no other trigger is fired in that guest. `function_of_bug` is the place on a kernel without a table of
-    BUGs (CONFIG_GENERIC_BUG; MIPS), which prints no file: the function in which the CPU stopped.
+    genuine, and no other trigger is fired in that guest. `function_of_bug` is the place on a kernel whose BUG() prints
+    no file (MIPS): the function in which the CPU stopped.
     """
 
     name: str
@@ -173,7 +173,7 @@ class CrashModule:
     def detectable_triggers(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
         """Return the triggers that this kernel can detect, with the places that it reports."""
         possible = [trigger for trigger in triggers if trigger.name in self._possible]
-        if "CONFIG_GENERIC_BUG" in self.guest.image.config:
+        if "CONFIG_GENERIC_BUG" in self.guest.image.config or self.guest.architecture.bug_prints_place:
             return possible
         return [replace(each, expected_place=each.function_of_bug or each.expected_place) for each in possible]
 
