@@ -18,6 +18,7 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/string.h>
+#include <linux/vmalloc.h>
 #include <linux/wait.h>
 
 #include "pinned.h"
@@ -138,5 +139,10 @@ int pinpoint_gate(const char *name)
 	if (error)
 		return error;
 	WRITE_ONCE(pinpoint_gate_open, false);
+	/*
+	 * A module that was freed meanwhile can still be reached through the TLB, on
+	 * SPARC for as long as no 32 MiB have been freed after it.
+	 */
+	vm_unmap_aliases();
 	return 0;
 }
