@@ -41,7 +41,7 @@ def test_user_function(uprobes: Uprobes, way: str) -> None:
     """
     file = uprobes.target_file(FIRST_LIBRARY)
     sites = file.once_per_call_sites(file.site("pinpoint_one_leaf"), BOUNDARIES)
-    with uprobes.runner_of_build() as first, uprobes.runner_of_build() as second:
+    with uprobes.runners_at_two_addresses("pinpoint_one_leaf") as (first, second):
         with uprobes.on(file, sites, way).record_pages_before(first, second) as run:
             first.call("pinpoint_one_leaf", TIMES)
             second.call("pinpoint_one_leaf", TIMES + 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.guest.guest import Guest
@@ -14,6 +15,9 @@ from harness.userspace.mutants import HONEST, UserMutant
 from harness.userspace.probe_run import UprobeRun
 from harness.userspace.runner import Runner
 from harness.userspace.user_file import UserFile
+
+# So many processes are started at most for two different addresses.
+_DRAWS = 12
 
 
 class Uprobes:
@@ -39,6 +43,20 @@ class Uprobes:
     def runner_of_build(self, variant: str = "plain", **environment: str) -> Runner:
         """The target program in one of its builds: `with uprobes.runner_of_build() as process`."""
         return Runner(self.guest, self.target_file("pinpoint_runner", variant).guest_path, environment, aslr=self._aslr)
+
+    @contextmanager
+    def runners_at_two_addresses(self, function: str) -> Iterator[tuple[Runner, Runner]]:
+        """Two processes of the target program that have a function at different addresses, if addresses are random.
+
+        A kernel may choose the same address twice, SPARC often (docs/findings.md). The second process is then started
+        again.
+        """
+        with self.runner_of_build() as first:
+            for left in reversed(range(_DRAWS)):
+                with self.runner_of_build() as second:
+                    if not left or first.function_address(function) != second.function_address(function):
+                        yield first, second
+                        return
 
     @property
     def _aslr(self) -> bool:
