@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.guest.result import parsing_guest_text
+from harness.landing.landing_judgment import Missed
 from harness.userspace.uprobes_fixture import Uprobes
 from harness.userspace.user_file import UserFile
 from harness.userspace.ways import EVENTS
 
 _GROUP = "pinpoint_toggled"
+# The script's exit status if the program in a round failed or died.
+_PROGRAM_FAILED = 4
 _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
 
@@ -25,7 +28,7 @@ def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) ->
     """Define, enable, disable and remove a uprobe `rounds` times.
 
     In each round a program starts, loads and unloads the file, forks, executes another program and ends, while a thread
-    of it hits.
+    of it hits. Raises Missed if the program does not end as it does without a uprobe.
     """
     lines = f"""spin {symbol}
 again {file.guest_path}
@@ -55,7 +58,7 @@ do
     sleep 0.01
     echo 0 >{_ENABLE}
     {enable} || exit 3
-    wait $started || exit 4
+    wait $started || exit {_PROGRAM_FAILED}
     hits=$(sed -n 's/.* leaf  *//p' /sys/kernel/tracing/uprobe_profile)
     echo 0 >{_ENABLE}
     echo '-:{_GROUP}/leaf' >>{EVENTS} || exit 5
@@ -64,6 +67,9 @@ done
 rm $lines
 echo $n $total
 """
+    result = uprobes.guest.run_script(script)
+    if result.rc == _PROGRAM_FAILED:
+        raise Missed(f"the program that hits {symbol} failed: {result.stderr.strip() or 'it printed nothing'}")
     with parsing_guest_text("the counts of uprobe hits"):
-        played, hits = uprobes.guest.run_script(script).check().stdout.split()
+        played, hits = result.check().stdout.split()
         return RoundAndHitCounts(int(played), int(hits))
