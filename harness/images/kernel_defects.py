@@ -28,6 +28,8 @@ class KernelDefects(RecipeTable):
     reads the address of that section past the end of the table of sections.
     `descriptors_blacklisted`: NOKPROBE_SYMBOL() in a module adds the addresses of descriptors to the blacklist, and the
     bytes from there on, instead of the functions. Descriptors in the module's data are not added at all.
+    `uprobe_resume_address_shared`: the address at which a process continues after a uprobe is kept with the uprobe, so
+    that a hit in another process, which has the file elsewhere, changes it.
     `stopped_call_not_repeated`: a system call that SIGSTOP has interrupted fails with EINTR after SIGCONT, instead of
     being repeated, unless the instruction before its trap sets the number of the call.
     """
@@ -40,3 +42,4 @@ class KernelDefects(RecipeTable):
     symbol_sections_unchecked: _Cause | None = None
     descriptors_blacklisted: _Cause | None = None
     stopped_call_not_repeated: _Cause | None = None
+    uprobe_resume_address_shared: _Cause | None = None

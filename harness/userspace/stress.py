@@ -16,6 +16,14 @@ _PROGRAM_FAILED = 4
 _ENABLE = f"/sys/kernel/tracing/events/{_GROUP}/enable"
 
 
+class ProgramFailed(Missed):
+    """A program that hits a uprobe did not end as it does without one; `by_signal` is true if SIGSEGV ended it."""
+
+    def __init__(self, what: str, *, by_signal: bool) -> None:
+        self.by_signal = by_signal
+        super().__init__(what)
+
+
 @dataclass(frozen=True)
 class RoundAndHitCounts:
     """The number of rounds that were run, and the number of hits that the kernel counted in all of them."""
@@ -28,7 +36,7 @@ def toggle_uprobe(uprobes: Uprobes, file: UserFile, symbol: str, rounds: int) ->
     """Define, enable, disable and remove a uprobe `rounds` times.
 
     In each round a program starts, loads and unloads the file, forks, executes another program and ends, while a thread
-    of it hits. Raises Missed if the program does not end as it does without a uprobe.
+    of it hits. Raises ProgramFailed.
     """
     lines = f"""spin {symbol}
 again {file.guest_path}
@@ -58,10 +66,11 @@ do
     sleep 0.01
     echo 0 >{_ENABLE}
     {enable} || exit 3
-    wait $started || exit {_PROGRAM_FAILED}
+    wait $started; status=$?
     hits=$(sed -n 's/.* leaf  *//p' /sys/kernel/tracing/uprobe_profile)
     echo 0 >{_ENABLE}
     echo '-:{_GROUP}/leaf' >>{EVENTS} || exit 5
+    [ $status -eq 0 ] || exit {_PROGRAM_FAILED}
     total=$((total + hits)); n=$((n + 1))
 done
 rm $lines
@@ -69,7 +78,11 @@ echo $n $total
 """
     result = uprobes.guest.run_script(script)
     if result.rc == _PROGRAM_FAILED:
-        raise Missed(f"the program that hits {symbol} failed: {result.stderr.strip() or 'it printed nothing'}")
+        printed = result.stderr.strip()
+        raise ProgramFailed(
+            f"the program that hits {symbol} failed: {printed or 'it printed nothing'}",
+            by_signal="Segmentation fault" in printed,
+        )
     with parsing_guest_text("the counts of uprobe hits"):
         played, hits = result.check().stdout.split()
         return RoundAndHitCounts(int(played), int(hits))
