@@ -7,20 +7,24 @@ from typing import cast
 
 import pytest
 
+from harness.core.architecture_table import ARCHITECTURES
 from harness.guest.guest import Guest
 from harness.verdict.crash_triggers import QUICK, CrashModule
 
 
 @pytest.mark.parametrize(
-    ("config", "places"),
+    ("arch", "config", "place"),
     [
-        ({"CONFIG_GENERIC_BUG": "y"}, {"bug": "probes/crash/faults.c", "null_read": "pinpoint_null_read"}),
-        ({}, {"bug": "pinpoint_bug", "null_read": "pinpoint_null_read"}),
+        ("mips64el", {"CONFIG_GENERIC_BUG": "y"}, "probes/crash/faults.c"),
+        ("mips64el", {}, "pinpoint_bug"),
+        ("sparc64", {}, "probes/crash/faults.c"),
     ],
-    ids=["table of BUGs", "no table"],
+    ids=["table of BUGs", "no table", "no table, BUG() prints its place"],
 )
-def test_a_kernel_without_a_table_of_bugs_names_the_function(config: dict[str, str], places: dict[str, str]) -> None:
+def test_a_kernel_whose_bug_prints_no_file_names_the_function(arch: str, config: dict[str, str], place: str) -> None:
     crash = object.__new__(CrashModule)
-    crash.guest = cast(Guest, SimpleNamespace(image=SimpleNamespace(config=config)))
+    image = SimpleNamespace(config=config)
+    crash.guest = cast(Guest, SimpleNamespace(image=image, architecture=ARCHITECTURES[arch]))
     crash._possible = ["bug", "null_read"]
-    assert {each.name: each.expected_place for each in crash.detectable_triggers(QUICK)} == places
+    expected = {each.name: each.expected_place for each in crash.detectable_triggers(QUICK)}
+    assert expected == {"bug": place, "null_read": "pinpoint_null_read"}
