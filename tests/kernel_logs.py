@@ -324,6 +324,27 @@ Call Trace:
 [<0000000000406174>] linux_sparc_syscall+0x34/0x44
 """
 
+I386_OOPS = """\
+BUG: kernel NULL pointer dereference, address: 00000004
+#PF: supervisor read access in kernel mode
+#PF: error_code(0x0000) - not-present page
+*pdpt = 0000000002e67001 *pde = 0000000000000000
+Oops: 0000 [#3] PREEMPT SMP PTI
+CPU: 0 PID: 206 Comm: sh Tainted: G      D W  OE      6.1.0-50-686-pae #1  Debian 6.1.176-1
+Hardware name: QEMU Standard PC (Q35 + ICH9, 2009), BIOS 1.16.2-debian-1.16.2-1 04/01/2014
+EIP: pinpoint_null_read+0xb/0x20 [pinpoint_crash]
+Call Trace:
+ ? pinpoint_obey.cold+0x17/0x2b [pinpoint_crash]
+ ? pinpoint_obey+0xc0/0xc0 [pinpoint_crash]
+ pinpoint_write+0x58/0x90 [pinpoint_crash]
+ full_proxy_write+0x43/0x80
+ ? full_proxy_poll+0x60/0x60
+EIP: 0xb7fd5559
+CR2: 0000000000000004
+---[ end trace 0000000000000000 ]---
+EIP: __list_del_entry_valid.cold+0x29/0x5c
+"""
+
 SUPERH_OOPS = """\
 BUG: unable to handle kernel NULL pointer dereference at 00000004
 PC: [<c00331cc>] pinpoint_null_read+0x4/0x10 [pinpoint_crash]
@@ -389,6 +410,7 @@ LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "die_if_kernel": (PARISC_DIE, [(ComplaintKind.FAULT, "hex2bin")]),
     "parisc user fault": (PARISC_USER_FAULT, []),
     "x86 oops": (X86_OOPS, [(ComplaintKind.FAULT, "bad_init")]),
+    "i386 oops": (I386_OOPS, [(ComplaintKind.FAULT, "pinpoint_null_read")]),
     "x86 BUG_ON": (X86_BUG_ON, [(ComplaintKind.BUG, "mm/vmalloc.c:2702")]),
     "list corruption": (LIST_CORRUPTION, [(ComplaintKind.BUG, "lib/list_debug.c:53")]),
     "arm64 oops": (ARM64_OOPS, [(ComplaintKind.FAULT, "__unregister_kprobe_bottom")]),

@@ -22,10 +22,10 @@ _RULE = re.compile(r"={30,}$")
 _RULED = frozenset({ComplaintKind.KASAN})
 
 _FILE = re.compile(r"(?:^|[\s(])(?P<place>[\w./+-]+\.(?:c|h|S|rs|y|l):\d+)\b")
-# __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, arm64, RISC-V (`epc : `),
-# parisc, ARM, s390, PowerPC, MIPS, SPARC and LoongArch print it.
+# __warn() without debug info; KASAN's `in`; a lock's `at:`; the instruction pointer as x86, i386, arm64, RISC-V
+# (`epc : `), parisc, ARM, s390, PowerPC, MIPS, SPARC and LoongArch print it.
 _FUNCTION = re.compile(
-    r"(?:\b(?:at:?|in) |RIP: [0-9a-f]{4}:|pc : |IAOQ\[0\]: |PC is at |Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \("
+    r"(?:\b(?:at:?|in) |RIP: [0-9a-f]{4}:|EIP: |pc : |IAOQ\[0\]: |PC is at |Krnl PSW : [0-9a-f]{16} [0-9a-f]{16} \("
     r"|NIP \[[0-9a-f]{16}\] |epc   : (?:[0-9a-f]{8}){1,2} |TPC: <|ERA: [0-9a-f]{16} )"
     r"\.?(?P<place>[A-Za-z_][\w.$]*)\+0x"
 )
