@@ -345,6 +345,22 @@ CR2: 0000000000000004
 EIP: __list_del_entry_valid.cold+0x29/0x5c
 """
 
+PPC64LE_OOPS = """\
+Kernel attempted to read user page (4) - exploit attempt? (uid: 0)
+BUG: Kernel NULL pointer dereference on read at 0x00000004
+Faulting instruction address: 0xc008000000630614
+Oops: Kernel access of bad area, sig: 11 [#3]
+LE PAGE_SIZE=64K MMU=Radix SMP NR_CPUS=2048 NUMA pSeries
+NIP:  c008000000630614 LR: c008000000630400 CTR: c0080000006305f8
+NIP [c008000000630614] pinpoint_null_read+0x1c/0x30 [pinpoint_crash]
+LR [c008000000630400] pinpoint_obey+0x2d8/0x310 [pinpoint_crash]
+Call Trace:
+[c0000000055c7930] [c0080000006303e8] pinpoint_obey+0x2c0/0x310 [pinpoint_crash] (unreliable)
+[c0000000055c79f0] [c0080000006304d0] pinpoint_write+0x98/0x140 [pinpoint_crash]
+--- interrupt: 3000 at 0x100c4180
+---[ end trace 0000000000000000 ]---
+"""
+
 SUPERH_OOPS = """\
 BUG: unable to handle kernel NULL pointer dereference at 00000004
 PC: [<c00331cc>] pinpoint_null_read+0x4/0x10 [pinpoint_crash]
@@ -411,6 +427,7 @@ LOGS: dict[str, tuple[str, list[tuple[ComplaintKind, str]]]] = {
     "parisc user fault": (PARISC_USER_FAULT, []),
     "x86 oops": (X86_OOPS, [(ComplaintKind.FAULT, "bad_init")]),
     "i386 oops": (I386_OOPS, [(ComplaintKind.FAULT, "pinpoint_null_read")]),
+    "PowerPC oops": (PPC64LE_OOPS, [(ComplaintKind.FAULT, "pinpoint_null_read")]),
     "x86 BUG_ON": (X86_BUG_ON, [(ComplaintKind.BUG, "mm/vmalloc.c:2702")]),
     "list corruption": (LIST_CORRUPTION, [(ComplaintKind.BUG, "lib/list_debug.c:53")]),
     "arm64 oops": (ARM64_OOPS, [(ComplaintKind.FAULT, "__unregister_kprobe_bottom")]),

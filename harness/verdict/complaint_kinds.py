@@ -112,10 +112,10 @@ OPENINGS = (
     Opening(ComplaintKind.LEAK, r"kmemleak: \d+ new suspected memory leak"),
     # kernel/printk/printk.c
     Opening(ComplaintKind.DROPPED, r"\*\* \d+ printk messages dropped \*\*"),
-    # arch/x86/mm/fault.c; arch/arm64/mm/fault.c and others
+    # arch/x86/mm/fault.c; arch/powerpc/mm/fault.c, which has a capital letter; arch/arm64/mm/fault.c and others
     Opening(
         ComplaintKind.FAULT,
-        r"BUG: (?:kernel NULL pointer dereference|[uU]nable to handle|(?:\S+ )?stack guard page)",
+        r"BUG: (?:[kK]ernel NULL pointer dereference|[uU]nable to handle|(?:\S+ )?stack guard page)",
     ),
     Opening(ComplaintKind.FAULT, r"(?:CPU \d+ )?Unable to handle kernel "),
     Opening(ComplaintKind.FAULT, r"Insufficient stack space to handle exception"),
