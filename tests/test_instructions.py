@@ -439,3 +439,20 @@ def test_constant_loads_of_32_bit_x86(tmp_path: Path) -> None:
         "movl %eax, words+12\nret"
     )
     assert _words_read_by_start(tmp_path, "i386", body, ".long 0, 0, 0, 0") == {0, 4}
+
+
+@pytest.mark.parametrize(
+    ("code", "is_padding"),
+    [
+        ("8db42600000000", True),  # lea 0x0(%esi,%eiz,1),%esi
+        ("8d742600", True),
+        ("8db600000000", True),  # lea 0x0(%esi),%esi
+        ("8d7600", True),
+        ("8d7604", False),
+        ("8d7e00", False),  # lea 0x0(%esi),%edi
+        ("8d3430", False),  # lea (%eax,%esi,1),%esi
+    ],
+)
+def test_lea_of_a_register_to_itself_is_padding_in_32_bit_code(code: str, is_padding: bool) -> None:
+    (found,) = decode_capstone.decode_x86_32(bytes.fromhex(code))
+    assert (found.flow, found.is_padding) == (Flow.PLAIN, is_padding)

@@ -58,7 +58,16 @@ def decode_x86_64(code: bytes) -> list[Instruction]:
 
 def decode_x86_32(code: bytes) -> list[Instruction]:
     """Decode as decode_x86_64 does."""
-    return [_x86(each) for each in _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, 0)]
+    found = _disassembler(capstone.CS_ARCH_X86, capstone.CS_MODE_32).disasm(code, 0)
+    return [_x86(each)._replace(is_padding=True) if _is_lea_without_effect(each) else _x86(each) for each in found]
+
+
+def _is_lea_without_effect(found: capstone.CsInsn) -> bool:
+    """True for LEA of a register to itself, such as `lea 0x0(%esi,%eiz,1),%esi`, with which gas pads 32-bit code."""
+    if found.id != x86_const.X86_INS_LEA:
+        return False
+    target, memory = found.operands[0].reg, found.operands[1].mem
+    return target == memory.base and memory.index in (0, x86_const.X86_REG_EIZ) and memory.disp == 0
 
 
 def instruction_starts_x86_64(code: bytes) -> list[int]:
