@@ -296,7 +296,7 @@ def test_a_probe_whose_memory_was_not_read_is_not_judged() -> None:
     """What was asked for, the list and the file agree; none of them shows the probe in memory."""
     place = SitePlace(0x100, Symbol("f", 0x100, 16, ".text", "func", "local"))
     files = SimpleNamespace(
-        find_places=lambda _: SitePlaces((place,)),
+        find_places=lambda _, **__: SitePlaces((place,)),
         describe_address=lambda _: "f+0x0 [m]",
         reason_missing_at=lambda _: "",
     )
@@ -314,7 +314,9 @@ def test_a_probe_on_freed_code_is_named_as_it_was_asked_for() -> None:
     assert name_of_standing_probe(gone, calls) == "m:f+0x0 [GONE]"
     assert name_of_standing_probe(gone, calls[:1]) == "later_init+0xa0  later [GONE]"
     assert name_of_standing_probe(replace(gone, flags=()), calls) == "later_init+0xa0  later"
-    files = SimpleNamespace(find_places=lambda _: SitePlaces(), describe_address=lambda _: "later_init+0xa0 [later]")
+    files = SimpleNamespace(
+        find_places=lambda _, **__: SitePlaces(), describe_address=lambda _: "later_init+0xa0 [later]"
+    )
     judge = KprobeJudge(cast(LoadedFiles, files), GuestText(()), GuestText(()), [], [])
     judged = judge.judge_found_kprobe(FoundKprobe(gone, calls[1]))
     assert (judged.verdict, judged.symbol_offset) == (ProbeVerdict.GONE, str(Site("f", 0, "m")))
@@ -365,6 +367,16 @@ def test_a_dot_before_a_function_is_left_out_where_the_kernel_has_it(
     layout = SimpleNamespace(kernel=kernel, symbol_address=lambda each, _: each.address)
     found = LoadedFiles(cast(Layout, layout), {}).find_places(Site(symbol, 4))
     assert found.addresses == addresses
+
+
+@pytest.mark.parametrize(("as_listed", "address"), [(False, 0x1008), (True, 0x1000)])
+def test_only_what_is_asked_for_by_name_is_at_the_local_entry(as_listed: bool, address: int) -> None:
+    """A probe by the address of a symbol stands there, and the kernel lists it as symbol + 0."""
+    function = Symbol("f", 0x1000, 32, ".text", "func", "global")
+    kernel = SimpleNamespace(machine="EM_PPC64", sections_by_name={}, symbols_named=lambda _: [function])
+    layout = SimpleNamespace(kernel=kernel, symbol_address=lambda each, _: each.address, entry_shift_of=lambda *_: 8)
+    found = LoadedFiles(cast(Layout, layout), {}).find_places(Site("f"), as_listed=as_listed)
+    assert found.addresses == [address]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ class KprobeJudge:
         """The verdict on a probe that stands."""
         each, call = found.listed, found.registration
         site = _site(call.symbol, call.offset) if call and call.symbol else site_of_listed_probe(each)
-        named = self._files.find_places(site)
+        named = self._files.find_places(site, as_listed=not (call and call.symbol))
         place = named.place_at(each.address)
         statements = [
             self._asked(call, each),

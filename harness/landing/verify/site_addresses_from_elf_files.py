@@ -67,9 +67,11 @@ class LoadedFiles:
             return self.layout.kernel
         return self.modules[module].elf if module in self.modules else None
 
-    def find_places(self, site: Site) -> SitePlaces:
+    def find_places(self, site: Site, *, as_listed: bool = False) -> SitePlaces:
         """Every address that a site can mean: a name may be used many times.
 
+        A site as it was asked for by symbol + 0 is after the landing pad, or at the local entry. With `as_listed` the
+        site is what the kernel lists for the address of a probe, and the address is not moved any more.
         A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1). Where the
         kernel prints and accepts a dot before a function's name, `Elf.symbols` has none (kprobe_lookup_name(),
         arch/powerpc/kernel/kprobes.c, 6.1).
@@ -77,14 +79,14 @@ class LoadedFiles:
         if has_dotted_functions(self.layout.kernel):
             site = replace(site, symbol=site.symbol.removeprefix("."))
         if site.module:
-            return self._in_module(site, site.module)
+            return self._in_module(site, site.module, as_listed)
         kernel = self.layout.kernel
         symbols = [each for each in kernel.symbols_named(site.symbol) if each.kind in ("func", "notype", "object")]
         if symbols:
             return SitePlaces(
-                tuple(sorted((self._place(kernel, s, "", site.offset) for s in symbols), key=_by_address))
+                tuple(sorted((self._place(kernel, s, "", site.offset, as_listed) for s in symbols), key=_by_address))
             )
-        found = [self._in_module(site, name) for name in self.modules]
+        found = [self._in_module(site, name, as_listed) for name in self.modules]
         places = [place for each in found for place in each.places]
         # A module without addresses may be the one that has it.
         silent = [name for name, module in self.modules.items() if module.elf and module.missing_reason]
@@ -120,7 +122,7 @@ class LoadedFiles:
     def _in_kernel(self, address: int) -> bool:
         return address in self.layout.text_range
 
-    def _in_module(self, site: Site, name: str) -> SitePlaces:
+    def _in_module(self, site: Site, name: str, as_listed: bool) -> SitePlaces:
         module = self.modules.get(name)
         if module is None:
             return SitePlaces(missing_reason=f"the module {name} is not loaded")
@@ -132,10 +134,12 @@ class LoadedFiles:
             for s in elf.symbols_named(site.symbol)
             if s.section in module.sections and s.section not in elf.duplicated_section_names
         ]
-        return SitePlaces(tuple(sorted((self._place(elf, s, name, site.offset) for s in loaded), key=_by_address)))
+        places = (self._place(elf, s, name, site.offset, as_listed) for s in loaded)
+        return SitePlaces(tuple(sorted(places, key=_by_address)))
 
-    def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int) -> SitePlace:
-        pad = self.layout.entry_shift_of(elf, symbol) if not offset and symbol.kind == "func" else 0
+    def _place(self, elf: Elf, symbol: Symbol, module: str, offset: int, as_listed: bool) -> SitePlace:
+        moved = not offset and symbol.kind == "func" and not as_listed
+        pad = self.layout.entry_shift_of(elf, symbol) if moved else 0
         return SitePlace(self.layout.symbol_address(symbol, module) + offset + pad, symbol, pad)
 
 
