@@ -365,8 +365,9 @@ def test_a_dot_before_a_function_is_left_out_where_the_kernel_has_it(
         symbols_named=lambda name: [function] if name == function.name else [],
     )
     layout = SimpleNamespace(kernel=kernel, symbol_address=lambda each, _: each.address)
-    found = LoadedFiles(cast(Layout, layout), {}).find_places(Site(symbol, 4))
-    assert found.addresses == addresses
+    files = LoadedFiles(cast(Layout, layout), {})
+    assert files.find_places(Site(symbol, 4)).addresses == addresses
+    assert files.named_as_in_files(Site(symbol, 4)).symbol == ("f" if machine == "EM_PPC64" else symbol)
 
 
 @pytest.mark.parametrize(("as_listed", "address"), [(False, 0x1008), (True, 0x1000)])

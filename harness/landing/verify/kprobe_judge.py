@@ -75,8 +75,10 @@ class KprobeJudge:
     def judge_found_kprobe(self, found: FoundKprobe) -> JudgedProbe:
         """The verdict on a probe that stands."""
         each, call = found.listed, found.registration
-        site = _site(call.symbol, call.offset) if call and call.symbol else site_of_listed_probe(each)
-        named = self._files.find_places(site, as_listed=not (call and call.symbol))
+        asked_by_name = bool(call and call.symbol)
+        site = _site(call.symbol, call.offset) if call and asked_by_name else site_of_listed_probe(each)
+        site = site if asked_by_name else self._files.named_as_in_files(site)
+        named = self._files.find_places(site, as_listed=not asked_by_name)
         place = named.place_at(each.address)
         statements = [
             self._asked(call, each),
@@ -89,7 +91,7 @@ class KprobeJudge:
         escaped = self._files.describe_address(each.address) if past else ""
         landing = Landing(site, shown, 0, self._files.describe_address, escaped)
         judged = JudgedProbe(
-            asked=call.asked_symbol_offset if call and call.symbol else str(site),
+            asked=call.asked_symbol_offset if call and asked_by_name else str(site),
             kind=_KINDS.get(each.kind, each.kind),
             verdict=ProbeVerdict.LANDED,
             address=each.address,

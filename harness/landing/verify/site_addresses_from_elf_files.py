@@ -72,12 +72,9 @@ class LoadedFiles:
 
         A site as it was asked for by symbol + 0 is after the landing pad, or at the local entry. With `as_listed` the
         site is what the kernel lists for the address of a probe, and the address is not moved any more.
-        A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1). Where the
-        kernel prints and accepts a dot before a function's name, `Elf.symbols` has none (kprobe_lookup_name(),
-        arch/powerpc/kernel/kprobes.c, 6.1).
+        A name without a module's is looked for in the kernel, then in modules (kallsyms_lookup_name(), 6.1).
         """
-        if has_dotted_functions(self.layout.kernel):
-            site = replace(site, symbol=site.symbol.removeprefix("."))
+        site = self.named_as_in_files(site)
         if site.module:
             return self._in_module(site, site.module, as_listed)
         kernel = self.layout.kernel
@@ -93,6 +90,15 @@ class LoadedFiles:
         having = [name for name in silent if self.modules[name].elf.symbols_named(site.symbol)]  # type: ignore[union-attr]
         missing = "" if places else self.modules[having[0]].missing_reason if having else ""
         return SitePlaces(tuple(sorted(places, key=_by_address)), missing)
+
+    def named_as_in_files(self, site: Site) -> Site:
+        """The site without the dot that some kernels print and accept before a function's name; `Elf.symbols` has none.
+
+        kprobe_lookup_name(), arch/powerpc/kernel/kprobes.c, 6.1.
+        """
+        if has_dotted_functions(self.layout.kernel):
+            return replace(site, symbol=site.symbol.removeprefix("."))
+        return site
 
     def reason_without_places(self, site: Site) -> str:
         """Why a site means no address, empty when it means one."""
