@@ -34,7 +34,9 @@ def files_of_cross_c_library(recipe: Recipe) -> Mapping[str, Path]:
     with library.open("rb") as stream:
         linker = interpreter_path(ELFFile(stream))
     # gcc's directory of libraries and that of the dynamic linker, `lib64` for example, are next to each other.
-    found = {linker.lstrip("/"): library.parents[1] / linker.lstrip("/"), f"lib/{_LIBRARY}": library}
+    at_host = library.parents[1] / linker.lstrip("/")
+    # dlmopen() looks for the linker among the libraries: the C library names it as one that it needs.
+    found = {linker.lstrip("/"): at_host, f"lib/{at_host.name}": at_host, f"lib/{_LIBRARY}": library}
     missing = next((path for path in found.values() if not path.is_file()), None)
     if missing:
         raise HostError("the C library of the cross compiler lacks this file", where=str(missing))
