@@ -235,7 +235,7 @@ def _judge_tool(foreign: ForeignProbes, command: str, *, second: bool) -> None:
     layout = Layout(foreign.guest)
     site, other = (layout.once_per_call_sites(each, 2)[1] if second else each for each in (SITE, OTHER))
     outcome = foreign.judge_command(command, site, other, tools=True)
-    outcome.prove_at((_listed(Layout(foreign.guest), site), LANDED))
+    outcome.prove_at((_listed(layout, site), LANDED))
 
 
 @pytest.mark.deep

@@ -75,13 +75,15 @@ class KprobeJudge:
     def judge_found_kprobe(self, found: FoundKprobe) -> JudgedProbe:
         """The verdict on a probe that stands."""
         each, call = found.listed, found.registration
-        asked_by_name = bool(call and call.symbol)
-        site = _site(call.symbol, call.offset) if call and asked_by_name else site_of_listed_probe(each)
-        site = site if asked_by_name else self._files.named_as_in_files(site)
-        named = self._files.find_places(site, as_listed=not asked_by_name)
+        by_name = call if call and call.symbol else None
+        if by_name:
+            site = _site(by_name.symbol, by_name.offset)
+        else:
+            site = self._files.named_as_in_files(site_of_listed_probe(each))
+        named = self._files.find_places(site, as_listed=by_name is None)
         place = named.place_at(each.address)
         statements = [
-            self._asked(call, each),
+            self._asked(by_name, each),
             Statement("listed", each.address, " ".join((each.symbol_offset, *each.flags))),
             self._by_file(site, each, named),
             self._outside(each),
@@ -91,7 +93,7 @@ class KprobeJudge:
         escaped = self._files.describe_address(each.address) if past else ""
         landing = Landing(site, shown, 0, self._files.describe_address, escaped)
         judged = JudgedProbe(
-            asked=call.asked_symbol_offset if call and asked_by_name else str(site),
+            asked=by_name.asked_symbol_offset if by_name else str(site),
             kind=_KINDS.get(each.kind, each.kind),
             verdict=ProbeVerdict.LANDED,
             address=each.address,
@@ -145,7 +147,7 @@ class KprobeJudge:
         return judged
 
     def _asked(self, call: Registration | None, each: ListedProbe) -> Statement | None:
-        if call is None or not call.symbol:
+        if call is None:
             return None
         return Statement("asked", each.address, f"register_kprobe({call.asked_symbol_offset}) by {call.command}")
 
