@@ -43,10 +43,19 @@ def files_of_cross_c_library(recipe: Recipe) -> Mapping[str, Path]:
     return found
 
 
-def _library(architecture: Architecture) -> Path:
+def find_library_of_compiler(architecture: Architecture, name: str) -> Path | None:
+    """Return the path of a library with which the compiler of an architecture links; None if it finds none."""
     compiler = f"{architecture.cross_prefix}gcc"
-    printed = run([compiler, f"-print-file-name={_LIBRARY}"], deadline=Deadline.after(_COMPILER_S)).output.strip()
+    printed = run([compiler, f"-print-file-name={name}"], deadline=Deadline.after(_COMPILER_S)).output.strip()
     # The compiler prints the bare name of a library that it does not find.
-    if not Path(printed).is_absolute():
-        raise HostError(f"{compiler} has no {_LIBRARY}", mend=f"run {paths.PROGRAM} doctor to see which package has it")
-    return Path(printed).resolve()
+    return Path(printed) if Path(printed).is_absolute() else None
+
+
+def _library(architecture: Architecture) -> Path:
+    found = find_library_of_compiler(architecture, _LIBRARY)
+    if found is None:
+        raise HostError(
+            f"{architecture.cross_prefix}gcc has no {_LIBRARY}",
+            mend=f"run {paths.PROGRAM} doctor to see which package has it",
+        )
+    return found.resolve()

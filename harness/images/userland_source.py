@@ -14,9 +14,9 @@ from harness.core.deadline import Deadline
 from harness.core.errors import HostError
 from harness.core.events import ProgressStep
 from harness.core.files import code_sha256, sha256, write_text
-from harness.core.process import run
 from harness.images import kbuild, kernel_config
 from harness.images.build_context import BuildContext
+from harness.images.cross_c_library import find_library_of_compiler
 from harness.images.kbuild import MakeProgress, run_logged
 from harness.images.recipe_files import fragment_or_patch_path
 from harness.images.store import Entry
@@ -77,10 +77,9 @@ def _fragment() -> Path:
 
 def _static_libc(architecture: Architecture) -> Path:
     """Return the static C library with which both programs are linked. Raises HostError if there is none."""
-    compiler = f"{architecture.cross_prefix}gcc"
-    printed = run([compiler, "-print-file-name=libc.a"], deadline=Deadline.after(30))
-    found = Path(printed.output.strip())
-    if not found.is_absolute():  # gcc repeats the name of a file that it does not find.
+    found = find_library_of_compiler(architecture, "libc.a")
+    if found is None:
+        compiler = f"{architecture.cross_prefix}gcc"
         raise HostError("finds no static C library", where=compiler, mend="./pinpoint doctor names the missing package")
     return found
 
