@@ -9,15 +9,17 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.guest.guest import Guest
-from harness.verdict.crash_triggers import QUICK, CrashModule
+from harness.verdict.complaints import read_sorted_complaints
+from harness.verdict.crash_triggers import QUICK, CrashModule, TriggerResult
+from harness.verdict.liveness import Condition, Diagnosis
 
 
 @pytest.mark.parametrize(
     ("arch", "config", "place"),
     [
-        ("mips64el", {"CONFIG_GENERIC_BUG": "y"}, "probes/crash/faults.c"),
+        ("mips64el", {"CONFIG_GENERIC_BUG": "y"}, "crash/faults.c"),
         ("mips64el", {}, "pinpoint_bug"),
-        ("sparc64", {}, "probes/crash/faults.c"),
+        ("sparc64", {}, "crash/faults.c"),
     ],
     ids=["table of BUGs", "no table", "no table, BUG() prints its place"],
 )
@@ -28,3 +30,20 @@ def test_a_kernel_whose_bug_prints_no_file_names_the_function(arch: str, config:
     crash._possible = ["bug", "null_read"]
     expected = {each.name: each.expected_place for each in crash.detectable_triggers(QUICK)}
     assert expected == {"bug": place, "null_read": "pinpoint_null_read"}
+
+
+@pytest.mark.parametrize(
+    ("printed", "right"),
+    [
+        ("WARNING: CPU: 0 PID: 125 at probes/crash/faults.c:25 pinpoint_warn+0x14/0x24 [pinpoint_crash]", True),
+        ("WARNING: crash/faults.c:25 at pinpoint_warn+0x14/0x24 [pinpoint_crash], CPU#0: sh/125", True),
+        ("WARNING: lib/crash/faults.c:25 at pinpoint_warn+0x14/0x24 [pinpoint_crash], CPU#0: sh/125", False),
+    ],
+    ids=["6.1", "6.19", "another directory"],
+)
+def test_a_file_is_named_with_and_without_the_directory_of_the_modules(printed: str, right: bool) -> None:
+    complaints = read_sorted_complaints(f"[    7.479936] {printed}\n", ()).alarming
+    warn = next(each for each in QUICK if each.name == "warn")
+    result = TriggerResult(warn, complaints, Diagnosis(Condition.OOPSED, ""), 0.0)
+    assert [each.kind.value for each in complaints] == ["WARNING"]
+    assert result.is_read_correctly is right
