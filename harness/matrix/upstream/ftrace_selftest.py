@@ -20,8 +20,12 @@ MODULES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "direct/kprobe-direct.tc": ("samples/ftrace", ("ftrace-direct", "ftrace-direct-too")),
 }
 # Kernel options without which a test fails although it does not check for them. $arg2 of a probe on a function needs
-# this one (parse_probe_vars(), kernel/trace/trace_probe.c, 6.1); 32-bit ARM does not have it.
-NEEDED_OPTIONS = {"dynevent/test_duplicates.tc": "CONFIG_HAVE_FUNCTION_ARG_ACCESS_API"}
+# this one (parse_probe_vars(), kernel/trace/trace_probe.c, 6.1); 32-bit ARM does not have it. The modules of the other
+# test depend on theirs (samples/Kconfig), and do not compile without it on newer kernels.
+NEEDED_OPTIONS = {
+    "dynevent/test_duplicates.tc": "CONFIG_HAVE_FUNCTION_ARG_ACCESS_API",
+    "direct/kprobe-direct.tc": "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS",
+}
 _SECONDS = 240.0
 _PLACE, _LOGS = "/tmp/pinpoint-ftracetest", "/tmp/pinpoint-ftracetest-logs"
 # The words of the summary that ftracetest prints, from the worst.
