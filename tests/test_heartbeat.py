@@ -12,7 +12,7 @@ import pytest
 
 from harness.core.architecture_table import ARCHITECTURES
 from harness.core.deadline import Deadline
-from harness.core.errors import DeadlineExceeded
+from harness.core.errors import DeadlineExceeded, HostError
 from harness.guest import heartbeat as heart_module
 from harness.guest.heartbeat import CpuRegisterSample, Heartbeat, MissedHeartbeatsRecord, parse_cpu_register_samples
 from harness.guest.monitor import MonitorEvent
@@ -28,11 +28,13 @@ REGISTERS = {
     "x86_64": "CPU#0\nRIP=ffffffffc024a8b3 RFL=00000046 [---Z-P-] \nCPU#1\nRIP=ffffffff81000010 RFL=00000246 [-]\n",
     "arm64": " PC=ffff800008010000 X00=0000000000000000\nPSTATE=600000c5 -ZC- NS EL1h    FPCR=00000000\n",
     "parisc": "IA_F 00000000:008534c8 IA_B 00000000:008534cc\nPSW  0006ff0f CB   00000000 -------CRQPDI\n",
+    "loongarch64": "CPU#0\n PC=9000000000758c18  FCSR0 0x00000000\n CSR000: CRMD   b4               PRMD   4       \n",
 }
 LOOKS = {
     "x86_64": [CpuRegisterSample(0, 0xFFFFFFFFC024A8B3, False), CpuRegisterSample(1, 0xFFFFFFFF81000010, True)],
     "arm64": [CpuRegisterSample(0, 0xFFFF800008010000, False)],
     "parisc": [CpuRegisterSample(0, 0x008534C8, True)],
+    "loongarch64": [CpuRegisterSample(0, 0x9000000000758C18, True)],
 }
 
 
@@ -117,6 +119,13 @@ def test_interrupted_status_word_of_parisc_is_no_cpu() -> None:
     )
     looks = parse_cpu_register_samples(text, ARCHITECTURES["parisc64"].kprobe_traits.register_parser)
     assert looks == [CpuRegisterSample(0, 0x157580, False)]
+
+
+@pytest.mark.parametrize("text", ["", "RIP=ffffffffc024a8b3\n", REGISTERS["x86_64"].partition(" RFL=00000246")[0]])
+def test_registers_that_cannot_be_read_are_an_error_at_boot(scene: Scene, text: str) -> None:
+    scene.monitor.execute = lambda *_, **__: text  # type: ignore[method-assign]
+    with pytest.raises(HostError, match=r"program counters and \d interrupt flags"):
+        scene.heartbeat.calibrate(lambda _: None)
 
 
 def test_a_hang_is_reported_within_five_beats(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,8 @@ LOONGARCH64 = Architecture(
         address_translation=AddressTranslation.QEMU,
         first_argument_pt_regs_offset=4 * 8,  # regs[4], a0 (arch/loongarch/include/asm/ptrace.h)
         second_argument_pt_regs_offset=5 * 8,
-        # IE of CSR.CRMD (QEMU: loongarch_cpu_dump_state(), target/loongarch/cpu.c)
-        register_parser=RegisterParser(r"\bPC=([0-9a-f]+)", r"\bCRMD=([0-9a-f]+)", 0x4),
+        # IE of CSR.CRMD (QEMU 11.1: loongarch_cpu_dump_state(), target/loongarch/cpu.c)
+        register_parser=RegisterParser(r"\bPC=([0-9a-f]+)", r"\bCRMD +([0-9a-f]+)", 0x4),
         patch_by_flag={"[FTRACE]": LOONGARCH_CALL},
         ftrace_call_instruction=FtraceCallInstruction.LOONGARCH_BL,
         # arch_populate_kprobe_blacklist(), kprobes.c:324

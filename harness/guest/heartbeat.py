@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from harness.core.deadline import Deadline
-from harness.core.errors import PinpointError
+from harness.core.errors import HostError, PinpointError
 from harness.core.qemu_registers import RegisterParser
 from harness.guest.qemu_process import QemuProcess
 from harness.guest.ssh import SshConnection
@@ -32,6 +32,8 @@ _USUAL_LOOP = 0.04
 LOOP = "i=0; while [ $i -lt 500 ]; do i=$((i+1)); done"
 _SAMPLES = 12
 _SAMPLE_PAUSE = 0.02
+# How long QEMU's monitor may take to print the registers of a guest that has just booted.
+_SAMPLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Heartbeat:
         """Measure this guest's speed on this host: the CPU time of a loop of known length.
 
         The shorter of two measurements counts: the first includes other work of the guest and translation by QEMU.
+        Raises HostError if QEMU's registers cannot be read: a hang could not be reported later.
         """
+        self._sample(Deadline.after(_SAMPLE_SECONDS))
         self.loop_seconds = min(self._timed(run) for _ in range(2))
 
     def _timed(self, run: Callable[[str], object]) -> float:
@@ -164,6 +168,13 @@ class Heartbeat:
 
 
 def parse_cpu_register_samples(text: str, registers: RegisterParser) -> list[CpuRegisterSample]:
-    """Return one sample of each CPU in the monitor's output of `info registers -a`."""
-    looks = zip(registers.parse_program_counters(text), registers.parse_interrupt_flags(text), strict=True)
+    """Return one sample of each CPU in the monitor's output of `info registers -a`.
+
+    Raises HostError if the output lacks a program counter or an interrupt flag: QEMU's format has changed.
+    """
+    counters, flags = registers.parse_program_counters(text), registers.parse_interrupt_flags(text)
+    if not counters or len(counters) != len(flags):
+        what = f"QEMU's `info registers` has {len(counters)} program counters and {len(flags)} interrupt flags"
+        raise HostError(what, mend="correct the architecture's register_parser for this version of QEMU")
+    looks = zip(counters, flags, strict=True)
     return [CpuRegisterSample(cpu, counter, takes) for cpu, (counter, takes) in enumerate(looks)]
