@@ -14,7 +14,11 @@ from harness.guest.result import Result
 from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
 from harness.matrix.upstream import ftrace_selftest, kunit
-from harness.matrix.upstream.documented_hang import DocumentedHang, documented_hang
+from harness.matrix.upstream.documented_loss import (
+    DocumentedLoss,
+    documented_loss,
+    documented_loss_by_nested_probe,
+)
 from harness.matrix.upstream.ftrace_selftest import read_end
 from harness.matrix.upstream.kunit import read_result
 from harness.matrix.upstream.outcome import End, Outcome
@@ -48,6 +52,16 @@ def summary(**counts: int) -> str:
 )
 def test_each_end_of_a_selftest(counts: dict[str, int], status: int, end: End) -> None:
     assert read_end(TEST, status, summary(**counts), LOG).end is end
+
+
+STOPPED = "=== Ftrace unit tests ===\n[1] Kprobe profile\t[FAIL]\nA failure detected. Stop test.\n"
+
+
+def test_a_failure_at_which_the_runner_stops_has_no_summary() -> None:
+    assert read_end(TEST, 1, STOPPED, LOG).end is End.FAIL
+    for printed, status in ((STOPPED, 0), (STOPPED.replace("[FAIL]", "[PASS]"), 1), (STOPPED + "more\n", 1)):
+        with pytest.raises(GuestError, match="ended with status"):
+            read_end(TEST, status, printed, LOG)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +174,16 @@ def test_a_documented_failure_is_exactly_that() -> None:
             other.demand_failure(kunit.WRONG_RETURN_VALUE, "a cause")
 
 
+def test_a_documented_failure_is_at_its_command() -> None:
+    log = (*LOG, "+ cat trace", "+ grep -q '<- kernel_clone'", "+ grep testprobe2")
+    Outcome("t", End.FAIL, "FAILED", "", log).demand_failure_at("grep -q '<- kernel_clone'", "a cause")
+    for end, lines in ((End.PASS, log), (End.FAIL, (*LOG, "+ cat trace")), (End.FAIL, (*log, *LOG, *LOG))):
+        with pytest.raises(Missed, match="not at `grep -q '<- kernel_clone'`, as it fails by a cause"):
+            Outcome("t", end, "X", "", lines).demand_failure_at("grep -q '<- kernel_clone'", "a cause")
+
+
 HANGS = Defect(Symptom.TRAPS_FOR_EVER, "a cause", hangs_in=("handler", "vector"))
-EXPECTED = DocumentedHang("a cause", (range(0x1000, 0x1100), range(0x100, 0x200)))
+EXPECTED = DocumentedLoss("a cause", ranges=(range(0x1000, 0x1100), range(0x100, 0x200)))
 
 
 @pytest.mark.parametrize(
@@ -179,13 +201,30 @@ def test_a_documented_hang_is_exactly_that(condition: Condition, addresses: tupl
     assert EXPECTED.is_shown_by(GuestDied(Diagnosis(condition, "", addresses), where="a-vm")) is documented
 
 
+@pytest.mark.parametrize(
+    ("condition", "documented"),
+    [
+        (Condition.HARD_HANG, True),
+        (Condition.PANICKED, True),
+        (Condition.OOPSED, True),
+        (Condition.QEMU_DIED, False),
+        (Condition.OUR_FAULT, False),
+    ],
+)
+def test_a_nested_probe_loses_the_guest_in_any_way_of_a_kernel(condition: Condition, documented: bool) -> None:
+    loss = documented_loss_by_nested_probe({"nested": HANGS})
+    assert loss is not None
+    assert loss.is_shown_by(GuestDied(Diagnosis(condition, "", (0x1,)), where="a-vm")) is documented
+    assert documented_loss_by_nested_probe({"nested-twice": HANGS}) is None
+
+
 def test_a_loss_without_a_diagnosis_is_no_documented_hang() -> None:
     assert not EXPECTED.is_shown_by(GuestLost("the console closed"))
 
 
 def test_a_test_that_ends_is_no_documented_hang() -> None:
-    with pytest.raises(Missed, match=r"profile\.tc: PASSED, no hang, as it hangs by a cause"):
-        read_end(TEST, 0, summary(passed=1), LOG).demand_hang("a cause")
+    with pytest.raises(Missed, match=r"profile\.tc: PASSED, and the guest survived, as it does not by a cause"):
+        read_end(TEST, 0, summary(passed=1), LOG).demand_loss("a cause")
 
 
 MANY = "kprobe/multiple_kprobes.tc"
@@ -196,7 +235,8 @@ INIT = ["__init_begin", *(f"init_{number}" for number in range(300)), "__init_en
     ("test", "defects", "names", "hangs"),
     [
         (MANY, {"trap-entry": HANGS}, [*INIT, "vector", "handler", "vfs_read"], True),
-        (MANY, {"trap-entry": HANGS}, ["vector", *(f"f{number}" for number in range(300)), *INIT, "handler"], False),
+        (MANY, {"trap-entry": HANGS}, ["vector", "handler", *(f"f{number}" for number in range(300)), *INIT], True),
+        (MANY, {"trap-entry": HANGS}, [*(f"f{number}" for number in range(300)), *INIT, "vector", "handler"], False),
         (MANY, {}, [*INIT, "handler"], False),
         (TEST, {"trap-entry": HANGS}, [*INIT, "handler"], False),
     ],
@@ -210,7 +250,7 @@ def test_only_a_test_that_probes_the_trap_handler_should_hang(
         run_script=lambda _: Result("a-vm", (), 0, listed.encode(), b"", 0.0),
         memory=SimpleNamespace(physical_address=lambda address: address - 0x10000000),
     )
-    found = documented_hang(cast(Any, guest), test)
+    found = documented_loss(cast(Any, guest), test)
     assert bool(found) is hangs
     if found:
         offset = 16 * names.index("vector")

@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * A runner for the kernel's lib/test_kprobes.c on kernels without CONFIG_KUNIT. It has the part of KUnit's interface that
- * this file uses, and prints KTAP as KUnit does. Each test runs in the initializer of the module.
+ * this file uses, and prints KTAP as KUnit does. Each test runs in the initializer of the module; with the parameter
+ * `only`, the test of this name runs alone.
  */
 #ifndef PINPOINT_KUNIT_TEST_H
 #define PINPOINT_KUNIT_TEST_H
 
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/sched.h>
+#include <linux/string.h>
+
+static char *only = "";
+module_param(only, charp, 0);
 
 struct kunit {
 	bool failed;
@@ -55,19 +61,26 @@ struct kunit_suite {
 			return; \
 	} while (0)
 
+static inline bool pinpoint_kunit_runs(const struct kunit_case *test_case)
+{
+	return !*only || !strcmp(only, test_case->name);
+}
+
 static inline int pinpoint_kunit_run(struct kunit_suite *suite)
 {
 	struct kunit_case *each;
 	int number = 0, planned = 0;
 
 	for (each = suite->test_cases; each->run_case; each++)
-		planned++;
+		planned += pinpoint_kunit_runs(each);
 	pr_info("    KTAP version 1\n");
 	pr_info("    # Subtest: %s\n", suite->name);
 	pr_info("    1..%d\n", planned);
 	for (each = suite->test_cases; each->run_case; each++) {
 		struct kunit test = { .failed = false };
 
+		if (!pinpoint_kunit_runs(each))
+			continue;
 		if (suite->init && suite->init(&test))
 			test.failed = true;
 		else

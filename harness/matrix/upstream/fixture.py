@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from harness.core.elf import Elf
 from harness.core.errors import GuestError
+from harness.guest.guest import Guest
 from harness.images import external_build
 from harness.images.build_context import BuildContext
 from harness.images.image import Image
@@ -18,7 +20,7 @@ from harness.images.kernel_source_files import obtain_source_files
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.matrix.guests.check_after_cell import explain_loss
 from harness.matrix.upstream import ftrace_selftest, kunit
-from harness.matrix.upstream.documented_hang import documented_hang
+from harness.matrix.upstream.documented_loss import DocumentedLoss, documented_loss, documented_loss_by_nested_probe
 from harness.matrix.upstream.mutants import put_in_force
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 
@@ -48,17 +50,18 @@ class UpstreamTests:
         with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
             samples, names = ftrace_selftest.MODULES.get(test, ("", ()))
             modules = [self._built(files / samples / f"{name}.c", Path(scratch)) for name in names]
-            hang = documented_hang(guest, test)
+            loss, failure = documented_loss(guest, test), ftrace_selftest.documented_failure(guest, test)
             put_in_force(guest, self._mutant)
-            try:
+            with _ending_as_documented(guest, test, loss):
                 outcome = ftrace_selftest.run_test(guest, files, test, modules)
-            except GuestError as lost:
-                if hang and hang.is_shown_by(explain_loss(guest, lost)):
-                    end_as_known_fail(f"{test}: {hang.cause}")
-                raise
-            if hang:
-                outcome.demand_hang(hang.cause)
-            outcome.raise_failure()
+            if loss:
+                outcome.demand_loss(loss.cause)
+            elif failure:
+                outcome.demand_failure_at(*failure)
+            else:
+                outcome.raise_failure()
+        if failure:
+            end_as_known_fail(f"{test}: {failure[1]}")
         outcome.end_cell(self._image.release)
 
     def unlisted_selftests(self, listed: Sequence[str]) -> list[str]:
@@ -69,7 +72,7 @@ class UpstreamTests:
     def run_kunit(self, test: str) -> None:
         """Run KUnit's suite of kprobes, and end the cell as this test of it ended.
 
-        On a kernel without CONFIG_KUNIT the suite is compiled with a runner of ours.
+        On a kernel without CONFIG_KUNIT the suite is compiled with a runner of ours, which runs this test alone.
         """
         runner = None if self._image.config.get(kunit.CONFIG) == "y" else kunit.RUNNER
         files = self._files(kunit.SOURCES)
@@ -78,9 +81,14 @@ class UpstreamTests:
             pytest.skip(f"{self._image.release} has no {kunit.SOURCES[-1]}")
         with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
             module = self._built(source, Path(scratch), headers=runner, preincluded=kunit.AS_MODULE)
+            defects = guest.architecture.kprobe_traits.defects
+            loss = documented_loss_by_nested_probe(defects) if test == kunit.NESTED_TEST else None
             put_in_force(guest, self._mutant)
-            outcome = kunit.read_result(test, kunit.run_suite(guest, module))
-            defect = kunit.documented_defect(test, Elf.read(module), guest.architecture)
+            with _ending_as_documented(guest, test, loss):
+                outcome = kunit.read_result(test, kunit.run_suite(guest, module, test if runner else ""))
+            defect = kunit.documented_defect(test, Elf.read(module), defects)
+            if outcome and loss:
+                outcome.demand_loss(loss.cause)
             if outcome and defect:
                 outcome.demand_failure(kunit.WRONG_RETURN_VALUE, defect.cause)
             elif outcome:
@@ -104,3 +112,14 @@ class UpstreamTests:
         built.mkdir()
         (file,) = external_build.build(directory, self._image, self._build_context, built)
         return file
+
+
+@contextmanager
+def _ending_as_documented(guest: Guest, test: str, loss: DocumentedLoss | None) -> Iterator[None]:
+    """End the cell as known-fail if the block loses the guest as documented."""
+    try:
+        yield
+    except GuestError as lost:
+        if loss and loss.is_shown_by(explain_loss(guest, lost)):
+            end_as_known_fail(f"{test}: {loss.cause}")
+        raise

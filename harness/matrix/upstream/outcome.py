@@ -12,6 +12,8 @@ from harness.landing.landing_judgment import Missed
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 
 _SHOWN_LINES = 30
+# The lines that the last pipeline of a test adds to its log, at most.
+_PIPELINE = 5
 
 
 class End(Enum):
@@ -46,11 +48,20 @@ class Outcome:
             wanted = f"{self.test}: {self._text}, not {beginning!r}, as it fails by {cause}"
             raise Missed("\n".join([wanted, *self.log[-_SHOWN_LINES:]]))
 
-    def demand_hang(self, cause: str) -> NoReturn:
-        """Raise Missed, because the test ended although a documented defect of the kernel makes it hang the guest."""
-        raise Missed(
-            "\n".join([f"{self.test}: {self._text}, no hang, as it hangs by {cause}", *self.log[-_SHOWN_LINES:]])
-        )
+    def demand_failure_at(self, command: str, cause: str) -> None:
+        """Raise Missed unless the test failed at a command, as a documented cause makes it fail.
+
+        The shell traces the commands of a pipeline in any order.
+        """
+        last = [line.lstrip("+ ") for line in self.log[-_PIPELINE:]]
+        if self.end is not End.FAIL or command not in last:
+            wanted = f"{self.test}: {self._text}, not at `{command}`, as it fails by {cause}"
+            raise Missed("\n".join([wanted, *self.log[-_SHOWN_LINES:]]))
+
+    def demand_loss(self, cause: str) -> NoReturn:
+        """Raise Missed, because the test ended although by a documented defect of the kernel the guest is lost."""
+        wanted = f"{self.test}: {self._text}, and the guest survived, as it does not by {cause}"
+        raise Missed("\n".join([wanted, *self.log[-_SHOWN_LINES:]]))
 
     def end_cell(self, release: str) -> None:
         """Skip if the test decided nothing, end as known-fail if its author expects its failure."""

@@ -1,0 +1,108 @@
+"""A guest that one of the kernel's own tests hangs or kills by a documented defect of the kernel's kprobes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from harness.core.errors import GuestError
+from harness.core.single_step_defect_types import Defect
+from harness.guest.guest import Guest
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.landing.sweep.sweep_plan import defects_of_wrongly_stepped
+from harness.matrix.guests.check_after_cell import KernelComplained
+from harness.verdict.cell_verdict_enum import Verdict
+from harness.verdict.liveness import GuestDied
+
+# A test that enables probes on the first functions of /proc/kallsyms that the kernel accepts, whichever they are: on
+# how many, and its own pipeline, which lists them.
+_PROBED_FUNCTIONS = {"kprobe/multiple_kprobes.tc": 256}
+_LIST = r"""grep -i ' t ' /proc/kallsyms | grep -v '\['"""
+# Functions that the kernel refuses are passed over. Of the first ones, those of the freed initializer text are refused.
+_FREED = ("__init_begin", "__init_end")
+# A test that probes every instruction of a function that the shell's next command runs: the function, and how many
+# bytes of it.
+_PROBED_INSTRUCTIONS = {"kprobe/kprobe_insn_boundary.tc": ("kernel_clone", 256)}
+_HANG = frozenset({Verdict.HANG})
+_HANG_OR_CRASH = frozenset({Verdict.HANG, Verdict.PANIC, Verdict.OOPS})
+
+
+@dataclass(frozen=True)
+class DocumentedLoss:
+    """The loss of a guest that is expected: its cause, its verdicts, and for a hang where each CPU is seen.
+
+    `ranges` are address ranges; if it is empty, a CPU may be seen anywhere. A kernel that continues behind a branch
+    that it did not take runs code with the wrong values, and where that ends depends on the build.
+    """
+
+    cause: str
+    verdicts: frozenset[Verdict] = _HANG
+    ranges: tuple[range, ...] = ()
+
+    def is_shown_by(self, lost: Exception) -> bool:
+        """Return True if the guest was lost in this way."""
+        if not isinstance(lost, (GuestDied, KernelComplained)) or lost.verdict not in self.verdicts:
+            return False
+        seen = lost.diagnosis.cpu_addresses if isinstance(lost, GuestDied) else ()
+        return not self.ranges or (bool(seen) and all(any(address in each for each in self.ranges) for address in seen))
+
+
+def documented_loss(guest: Guest, test: str) -> DocumentedLoss | None:
+    """Return how a selftest loses a live guest by a documented defect; None if the guest should survive it."""
+    if test in _PROBED_INSTRUCTIONS:
+        return _loss_by_instructions(guest, *_PROBED_INSTRUCTIONS[test])
+    defect, count = guest.architecture.kprobe_traits.defects.get("trap-entry"), _PROBED_FUNCTIONS.get(test)
+    return None if defect is None or count is None else _loss_by_trap_handling(guest, defect, count)
+
+
+def documented_loss_by_nested_probe(defects: Mapping[str, Defect]) -> DocumentedLoss | None:
+    """Return how a probe that its own handler hits loses a guest with these defects; None if it should survive."""
+    defect = defects.get("nested")
+    return DocumentedLoss(defect.cause, _HANG_OR_CRASH) if defect else None
+
+
+def _loss_by_instructions(guest: Guest, function: str, size: int) -> DocumentedLoss | None:
+    """Return the loss of a test that probes instructions of a function that the kernel runs with the probes.
+
+    The kernel refuses some of the probes, for example on ftrace's call; the instructions with a defect are not among
+    those.
+    """
+    layout = Layout(guest)
+    sites = [site for site in layout.instruction_sites(Site(function)) if site.offset < size]
+    causes = [cause for cause in defects_of_wrongly_stepped(layout, sites).values() if cause]
+    return DocumentedLoss(causes[0].partition("; ")[2], _HANG_OR_CRASH) if causes else None
+
+
+def _loss_by_trap_handling(guest: Guest, defect: Defect, count: int) -> DocumentedLoss | None:
+    """Return the loss of a test that probes the first functions, if one of them handles every trap.
+
+    That depends on the order in which the kernel was linked.
+    """
+    symbols = _text_symbols(guest)
+    names = [name for name, _ in symbols]
+    start, end = (names.index(name) for name in _FREED)
+    # The kernel refuses freed text. If it refuses others too, the test passes them over and probes later ones.
+    probed = [name for name in names[:start] + names[end:] if "." not in name][:count]
+    if not set(defect.hangs_in) & set(probed):
+        return None
+    return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, symbols, defect)))
+
+
+def _text_symbols(guest: Guest) -> list[tuple[str, int]]:
+    """Return the names and addresses of the kernel's text symbols, in the order of their addresses."""
+    lines = guest.run_script(_LIST).check().stdout.splitlines()
+    return [(name, int(address, 16)) for address, _, name in map(str.split, lines)]
+
+
+def _ranges(guest: Guest, symbols: list[tuple[str, int]], defect: Defect) -> Iterator[range]:
+    """Yield the addresses of the code of each symbol, also the physical ones: a trap begins in physical mode."""
+    starts = sorted({address for _, address in symbols})
+    for name, start in symbols:
+        if name in defect.hangs_in and start != starts[-1]:
+            end = next(each for each in starts if each > start)
+            yield range(start, end)
+            with suppress(GuestError):
+                physical = guest.memory.physical_address(start)
+                yield range(physical, physical + end - start)
