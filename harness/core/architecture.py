@@ -249,8 +249,9 @@ class Architecture:
     """One architecture.
 
     `debian` is dpkg's name, None if Debian has no such port; `userland_suite` is the Debian release from which the
-    userland comes, empty for the host's; `userland_architecture` is the entry whose programs its guests run, empty for
-    its own; `suite_compiler_flags` make a newer suite's compiler write what the host's assembler can read;
+    userland comes, empty for the host's, and `userland_from_source` is true if Debian's userland cannot be used;
+    `userland_architecture` is the entry whose programs its guests run, empty for its own; `suite_compiler_flags` make a
+    newer suite's compiler write what the host's assembler can read;
     `cross_tools_suite` is the Debian release that has a compiler for it, empty where the host's release has one, and
     `cross_tools_compiler` that compiler (images/debian_suite_cross_tools.py); `elf_machine` is the machine in the
     header of an ELF file; `flat_image_base_address` is the link address of a flat kernel image if its own code does not
@@ -275,6 +276,7 @@ class Architecture:
     qemu_machine: QemuMachine
     kprobe_traits: KprobeTraits
     userland_suite: str = ""
+    userland_from_source: bool = False
     userland_architecture: str = ""
     suite_compiler_flags: tuple[str, ...] = ()
     cross_tools_suite: str = ""
@@ -313,6 +315,11 @@ class Architecture:
     def cross_tools(self) -> Path:
         """The link in the cache to the directory with the cross compiler of another Debian suite."""
         return paths.cache() / "cross-tools" / self.name
+
+    @property
+    def has_static_userland(self) -> bool:
+        """True if the programs of the userland are built here, each as one static file."""
+        return self.debian is None or self.userland_from_source
 
     def host_errno(self, number: int) -> int:
         """Return the host's number of an error that a kernel of this architecture returned."""

@@ -20,8 +20,10 @@ LOONGARCH64 = Architecture(
     name="loongarch64",
     elf_machine="EM_LOONGARCH",
     debian="loong64",
-    # Debian's first release with this port is the one after trixie; trixie has the compiler.
-    userland_suite="forky",
+    # Debian's first release with this port is the one after trixie, forky; trixie has the compiler. In forky's busybox
+    # 1.38.0-3+b1 of loong64, `test 0 -ne 0 -a 1 -ne 0` is true: the compiler left out the first condition in aexpr()
+    # (coreutils/test.c). The same version of amd64 is right.
+    userland_from_source=True,
     cross_tools_suite="trixie",
     cross_tools_compiler="gcc-14",
     kernel_arch="loongarch",

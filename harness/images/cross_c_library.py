@@ -28,7 +28,7 @@ def files_of_cross_c_library(recipe: Recipe) -> Mapping[str, Path]:
     Raises HostError when the host's cross compiler or its C library is not installed, or lacks a file.
     """
     architecture = recipe.architecture
-    if architecture.debian is not None or not recipe.traits.uprobes:
+    if not architecture.has_static_userland or not recipe.traits.uprobes:
         return {}
     library = _library(architecture)
     with library.open("rb") as stream:

@@ -55,7 +55,7 @@ def obtain(recipe: Recipe, kernel: KernelBuild, build_context: BuildContext, par
 def obtain_userland(recipe: Recipe, build_context: BuildContext) -> Entry:
     """Return the part that needs no kernel, an entry with `root/`.
 
-    It comes from Debian's packages, or from a source build if Debian has no port of the architecture.
+    It comes from Debian's packages, or from a source build if Debian has none that can be used.
     """
     userland, context = _userland(recipe), _context_of_userland(recipe, build_context)
     return userland.obtain(recipe, context, userland.key_parts(recipe, context))
@@ -67,7 +67,7 @@ def _context_of_userland(recipe: Recipe, build_context: BuildContext) -> BuildCo
 
 
 def _userland(recipe: Recipe) -> ImagePartBuilder[Entry]:
-    return userland_source if recipe.architecture.debian is None else userland_debian
+    return userland_source if recipe.architecture.has_static_userland else userland_debian
 
 
 @dataclass(frozen=True)
