@@ -197,16 +197,15 @@ def test_kernel_sample(foreign_probes: ForeignProbes, sample: str, parameter: st
     outcome.prove_at((_listed(Layout(foreign_probes.guest), SITE), LANDED))
 
 
-def _demand_trampolines(guest: Guest) -> None:
-    # An architecture without them has only the weak function, which returns -ENOTSUPP (kernel/bpf/trampoline.c).
-    # 6.1 has them on x86 and arm64, 7.3 also on s390, RISC-V, PowerPC and LoongArch.
-    if not guest.run("grep", "-q", " T arch_prepare_bpf_trampoline$", "/proc/kallsyms").ok:
-        pytest.skip(f"{guest.name} has no BPF trampolines")
+# Parts of the kernel that not every kernel has, and the function that shows each. An architecture without trampolines
+# has only the weak function, which returns -ENOTSUPP (kernel/bpf/trampoline.c). 6.1 has them on x86 and arm64, 7.3 also
+# on s390, RISC-V, PowerPC and LoongArch.
+_FUNCTIONS_OF_FEATURES = {"BPF trampolines": "arch_prepare_bpf_trampoline", "fprobes": "register_fprobe_ips"}
 
 
-def _demand_fprobes(guest: Guest) -> None:
-    if not guest.run("grep", "-qw", "register_fprobe_ips", "/proc/kallsyms").ok:
-        pytest.skip(f"{guest.name} has no fprobes")
+def _demand(guest: Guest, feature: str) -> None:
+    if not guest.run("grep", "-q", f" T {_FUNCTIONS_OF_FEATURES[feature]}$", "/proc/kallsyms").ok:
+        pytest.skip(f"{guest.name} has no {feature}")
 
 
 @pytest.mark.full
@@ -217,7 +216,7 @@ def test_fprobe_owner(foreign_probes: ForeignProbes) -> None:
 
     `enabled_functions` shows the kernel's handler alone, which all fprobes share (kernel/trace/fprobe.c, 5.18 to 7.3).
     """
-    _demand_fprobes(foreign_probes.guest)
+    _demand(foreign_probes.guest, "fprobes")
     outcome = foreign_probes.judge_kernel_sample("fprobe_example", "symbol", SITE, OTHER, kernel_samples.FPROBES)
     outcome.prove_at((_listed(Layout(foreign_probes.guest), SITE), LANDED))
     outcome.prove_owned_by("fprobe_example")
@@ -270,7 +269,7 @@ def test_tool(foreign_probes_with_packages: Tools, package: str, command: str, s
 def test_fentry(foreign_probes_with_packages: Tools) -> None:
     """A BPF fentry probe, which is no kprobe and which no list of kprobes has, is found at its ftrace site."""
     with foreign_probes_with_packages("bpftrace") as foreign:
-        _demand_trampolines(foreign.guest)
+        _demand(foreign.guest, "BPF trampolines")
         _judge_tool(foreign, "bpftrace -e 'kfunc:{symbol} {{ @ = count(); }}'", second=False)
 
 
@@ -284,7 +283,7 @@ def test_kprobe_multi(foreign_probes_with_packages: Tools) -> None:
     kernel/trace/bpf_trace.c, 5.18, with CONFIG_FPROBE).
     """
     with foreign_probes_with_packages("bpftrace") as foreign:
-        _demand_fprobes(foreign.guest)
+        _demand(foreign.guest, "fprobes")
         outcome = foreign.judge_command("bpftrace -e 'kprobe:{symbol}* {{ @ = count(); }}'", SITE, OTHER, tools=True)
         outcome.prove_at((_listed(Layout(foreign.guest), SITE), LANDED))
         if (kinds := [each.kind for each in outcome.probes]) != ["fprobe"]:
