@@ -71,7 +71,10 @@ def test_hang(fresh: Fresh, figure: Callable[..., Figure]) -> None:
 def test_reset(fresh: Fresh) -> None:
     """A kernel that resets the machine without printing anything is distinguished from one that hangs."""
     with fresh(may_die=True) as guest:
-        reset = CrashModule(guest).fire(RESET)
+        crash = CrashModule(guest)
+        if not crash.detectable_triggers([RESET]):
+            pytest.skip(f"{guest.name}: the kernel cannot reset its machine")
+        reset = crash.fire(RESET)
     assert (reset.diagnosis.condition, list(reset.complaints)) == (Condition.PANICKED, []), str(reset)
 
 

@@ -72,7 +72,8 @@ static noinline void pinpoint_constant_write(unsigned int seconds)
 #define PINPOINT_ILLEGAL	"udf #0"
 #define PINPOINT_BREAKPOINT	"bkpt #7"
 #elif defined(CONFIG_S390)
-#define PINPOINT_ILLEGAL	".short 0"
+/* The kernel names the instruction behind it, which must be of the same function. */
+#define PINPOINT_ILLEGAL	".short 0\n\tnopr"
 #define PINPOINT_BREAKPOINT	".short 2"
 #elif defined(CONFIG_RISCV)
 #define PINPOINT_ILLEGAL	".long 0"
@@ -158,7 +159,7 @@ static noinline void pinpoint_recursion(unsigned int seconds)
 #define PINPOINT_READ_ONLY \
 	(IS_ENABLED(CONFIG_STRICT_MODULE_RWX) && !IS_ENABLED(CONFIG_PARISC))
 
-/* On s390 the first two pages are the CPU's lowcore, which can be read. */
+/* On s390 the first two pages are the CPU's lowcore, which can be read; LIST_POISON1 is there, too. */
 #define PINPOINT_NULL_READ	!IS_ENABLED(CONFIG_S390)
 
 /* Whether a division by zero is an exception. */
@@ -171,6 +172,9 @@ static noinline void pinpoint_recursion(unsigned int seconds)
  */
 #define PINPOINT_ENDS_ILLEGAL	!IS_ENABLED(CONFIG_SUPERH)
 
+/* The firmware of QEMU's sun4u does not reboot; the kernel then panics. */
+#define PINPOINT_RESETS	!IS_ENABLED(CONFIG_SPARC)
+
 const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "warn", pinpoint_warn, true },
 	{ "warn_on", pinpoint_warn_on, true },
@@ -178,14 +182,14 @@ const struct pinpoint_trigger pinpoint_faults[] = {
 	{ "null_read", pinpoint_null_read, PINPOINT_NULL_READ },
 	{ "null_write", pinpoint_null_write, true },
 	{ "null_call", pinpoint_null_call, true },
-	{ "poison_read", pinpoint_poison_read, true },
+	{ "poison_read", pinpoint_poison_read, PINPOINT_NULL_READ },
 	{ "constant_write", pinpoint_constant_write, PINPOINT_READ_ONLY },
 	{ "illegal", pinpoint_illegal, PINPOINT_ENDS_ILLEGAL },
 	{ "breakpoint", pinpoint_breakpoint, true },
 	{ "divide", pinpoint_divide, PINPOINT_DIVIDES },
 	{ "recursion", pinpoint_recursion, IS_ENABLED(CONFIG_VMAP_STACK) },
 	{ "panic", pinpoint_panic, true },
-	{ "reset", pinpoint_reset, true },
+	{ "reset", pinpoint_reset, PINPOINT_RESETS },
 	{ "interrupt", pinpoint_interrupt, PINPOINT_NULL_READ },
 	{ }
 };

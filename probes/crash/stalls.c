@@ -46,8 +46,14 @@ static noinline void pinpoint_sleep(unsigned int seconds)
 		rest = schedule_timeout_uninterruptible(rest);
 }
 
+/*
+ * Without this detector (s390) only RCU reports a stall, and only if a grace
+ * period had begun before it.
+ */
+#define PINPOINT_STALL	IS_ENABLED(CONFIG_SOFTLOCKUP_DETECTOR)
+
 const struct pinpoint_trigger pinpoint_stalls[] = {
-	{ "spin", pinpoint_spin, true },
+	{ "spin", pinpoint_spin, PINPOINT_STALL },
 	{ "deaf", pinpoint_deaf, true },
 	{ "sleep", pinpoint_sleep, true },
 	{ }
