@@ -118,7 +118,7 @@ _CONSEQUENCES = (
     # arm64: a task that dies of an exception never leaves it, so the nesting is wrong when the CPU next goes idle
     # (ct_kernel_exit(), 6.1, which warns once; seen after every trigger that kills a task).
     "kernel/context_tracking.c:128",
-    # MIPS with several CPUs: a panic in an interrupt stops the other CPUs with interrupts off
+    # MIPS and PowerPC with several CPUs: a panic in an interrupt stops the other CPUs with interrupts off
     # (smp_call_function_many_cond(), 6.1).
     "kernel/smp.c:923",
 )

@@ -20,6 +20,7 @@ from harness.images.kernel_source_files import obtain_source_files
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.matrix.guests.check_after_cell import explain_loss
 from harness.matrix.upstream import ftrace_selftest, kunit
+from harness.matrix.upstream.documented_failure import documented_failure
 from harness.matrix.upstream.documented_loss import DocumentedLoss, documented_loss, documented_loss_by_nested_probe
 from harness.matrix.upstream.mutants import put_in_force
 from harness.verdict.cell_verdict_enum import end_as_known_fail
@@ -50,18 +51,16 @@ class UpstreamTests:
         with tempfile.TemporaryDirectory(prefix="pinpoint-upstream-") as scratch, self._fresh() as guest:
             samples, names = ftrace_selftest.MODULES.get(test, ("", ()))
             modules = [self._built(files / samples / f"{name}.c", Path(scratch)) for name in names]
-            loss, failure = documented_loss(guest, test), ftrace_selftest.documented_failure(guest, test)
+            ftrace_selftest.install(guest, files, modules)
+            loss, failure = documented_loss(guest, test), documented_failure(guest, test)
             put_in_force(guest, self._mutant)
             with _ending_as_documented(guest, test, loss):
-                outcome = ftrace_selftest.run_test(guest, files, test, modules)
+                outcome = ftrace_selftest.run_test(guest, test)
             if loss:
                 outcome.demand_loss(loss.cause)
-            elif failure:
-                outcome.demand_failure_at(*failure)
-            else:
-                outcome.raise_failure()
-        if failure:
-            end_as_known_fail(f"{test}: {failure[1]}")
+            if failure:
+                failure.end_cell(guest, outcome)
+            outcome.raise_failure()
         outcome.end_cell(self._image.release)
 
     def unlisted_selftests(self, listed: Sequence[str]) -> list[str]:

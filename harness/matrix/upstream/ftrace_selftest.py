@@ -31,25 +31,6 @@ NEEDED_OPTIONS = {
     "kprobe/kretprobe_entry_arg.tc": _ARGUMENTS,
     "direct/kprobe-direct.tc": "CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS",
 }
-# Tests that look for a function by its name alone, and the command at which each fails on a kernel with function
-# descriptors, where the code of `f` has the symbol `.f` (ELFv1, big-endian ppc64).
-_COMMANDS_THAT_FAIL_WITH_DOTS = {
-    "kprobe/kretprobe_args.tc": "grep -q '<- kernel_clone'",
-    "kprobe/multiple_kprobes.tc": "read i",
-}
-_DOTTED_NAMES = "the test leaves out names with a dot, and the kernel names a function's code `.kernel_clone` (ELFv1)"
-# The test that needs a hit of vfs_symlink() by the system call, the command at which it fails without one, and a script
-# that prints the hits of such a call.
-_SYMLINK_TEST, _SYMLINK_COMMAND = "kprobe/kprobe_args_user.tc", "grep -q 'path=(fault) path2=(fault)'"
-_SYMLINK_INLINED = (
-    "the kernel's compiler made vfs_symlink() a part of its caller, and the test needs a hit of the function"
-)
-_COUNT_SYMLINK_HITS = """
-cd /sys/kernel/tracing && echo 'p:pinpoint_link vfs_symlink' >kprobe_events || exit
-echo 1 >events/kprobes/pinpoint_link/enable && ln -s x /tmp/pinpoint-link && rm /tmp/pinpoint-link
-awk '$1 == "pinpoint_link" { print $2 }' kprobe_profile
-echo 0 >events/kprobes/pinpoint_link/enable; echo >kprobe_events
-"""
 _SECONDS = 240.0
 _PLACE, _LOGS = "/tmp/pinpoint-ftracetest", "/tmp/pinpoint-ftracetest-logs"
 # The words of the summary that ftracetest prints, from the worst.
@@ -78,28 +59,22 @@ def tests_in(files: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in found)
 
 
-def run_test(guest: Guest, files: Path, test: str, modules: Sequence[Path]) -> Outcome:
-    """Run one test by its path below test.d; `modules` are those that it loads. Raises GuestError."""
+def install(guest: Guest, files: Path, modules: Sequence[Path]) -> None:
+    """Copy the tests to a guest, and the modules that a test loads. Raises GuestError."""
     guest.put(_archive(files / DIRECTORY), f"{_PLACE}.tar")
     guest.run_script(f"mkdir -p {_PLACE} && tar -xf {_PLACE}.tar -C {_PLACE}").check()
     # A test looks for the shell's file by a name that ends in `sh`; through a symbolic link it is busybox.
     guest.run("ln", "-f", "/bin/busybox", "/bin/sh").check()
     _install(guest, modules)
+
+
+def run_test(guest: Guest, test: str) -> Outcome:
+    """Run one test that was installed, by its path below test.d. Raises GuestError."""
     # The runner's own process group gets signals of tests, so it must not be the resident shell's.
     script = f"cd {_PLACE} && setsid sh ./ftracetest -k -l {_LOGS} {TESTS}/{test} </dev/null 2>&1"
     done = guest.run_script(script, guest.scaled_deadline(_SECONDS))
     logs = guest.run_script(f"cat {_LOGS}/*.tc-log.* 2>/dev/null; true").stdout
     return read_end(test, done.rc, done.stdout, logs.splitlines())
-
-
-def documented_failure(guest: Guest, test: str) -> tuple[str, str] | None:
-    """Return the command at which a test must fail on this kernel, and the cause; None if it should pass."""
-    if test == _SYMLINK_TEST and guest.run_script(_COUNT_SYMLINK_HITS).check().stdout.split() == ["0"]:
-        return _SYMLINK_COMMAND, _SYMLINK_INLINED
-    command = _COMMANDS_THAT_FAIL_WITH_DOTS.get(test)
-    if command is None or not guest.run("grep", "-qi", r" t \.kernel_clone$", "/proc/kallsyms").ok:
-        return None
-    return command, _DOTTED_NAMES
 
 
 def read_end(test: str, status: int, printed: str, log: Sequence[str]) -> Outcome:

@@ -1,0 +1,99 @@
+"""A selftest of ftrace that fails on a kernel for a known reason, which is shown in the guest before the test runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.core.errors import GuestError
+from harness.guest.guest import Guest
+from harness.landing.code.instruction import Flow
+from harness.landing.code.instructions import decode_function
+from harness.landing.layout import Layout
+from harness.landing.site import Site
+from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
+from harness.matrix.upstream.outcome import Outcome
+from harness.verdict.cell_verdict_enum import end_as_known_fail
+from harness.verdict.complaint_kinds import ComplaintKind
+
+_WARNING = {ComplaintKind.WARNING}
+
+
+@dataclass(frozen=True)
+class DocumentedFailure:
+    """The command at which a test must fail, the cause, and whether the kernel must print a WARNING meanwhile."""
+
+    command: str
+    cause: str
+    warns: bool = False
+
+    def end_cell(self, guest: Guest, outcome: Outcome) -> None:
+        """End the cell as known-fail. Raises Missed if the test ended in another way, KernelComplained for an oops."""
+        outcome.demand_failure_at(self.command, self.cause)
+        if self.warns:
+            found = explain_loss(guest, GuestError("the kernel printed no WARNING", where=guest.name))
+            if not isinstance(found, KernelComplained) or {each.kind for each in found.complaints} != _WARNING:
+                raise found
+        end_as_known_fail(f"{outcome.test}: {self.cause}")
+
+
+def documented_failure(guest: Guest, test: str) -> DocumentedFailure | None:
+    """Return how a test must fail on this kernel; None if it should pass. Raises GuestError."""
+    if script := _SCRIPTS_THAT_COUNT_HITS.get(test):
+        return _WITHOUT_A_HIT[test] if guest.run_script(script).check().stdout.split() == ["0"] else None
+    if test == _EVERY_INSTRUCTION:
+        return _FTRACE_ENDED if _ftrace_writes_inside(guest, "kernel_clone", 256) else None
+    if guest.run("grep", "-qi", r" t \.kernel_clone$", "/proc/kallsyms").ok:
+        return _WITH_DOTS.get(test)
+    return None
+
+
+# Tests that look for a function by its name alone. With function descriptors, the code of `f` has the symbol `.f`
+# (ELFv1, big-endian ppc64).
+_DOTTED_NAMES = "the test leaves out names with a dot, and the kernel names a function's code `.kernel_clone` (ELFv1)"
+_WITH_DOTS = {
+    "kprobe/kretprobe_args.tc": DocumentedFailure("grep -q '<- kernel_clone'", _DOTTED_NAMES),
+    "kprobe/multiple_kprobes.tc": DocumentedFailure("read i", _DOTTED_NAMES),
+}
+# Tests that need a hit of a place that not every kernel or shell runs, and a script that prints the hits of a probe
+# there while the same is done; it prints nothing where the test is not supported.
+_SCRIPTS_THAT_COUNT_HITS = {
+    "kprobe/kprobe_args_user.tc": """
+cd /sys/kernel/tracing && echo 'p:pinpoint_link vfs_symlink' >kprobe_events || exit
+echo 1 >events/kprobes/pinpoint_link/enable && ln -s x /tmp/pinpoint-link && rm /tmp/pinpoint-link
+awk '$1 == "pinpoint_link" { print $2 }' kprobe_profile
+echo 0 >events/kprobes/pinpoint_link/enable; echo >kprobe_events
+""",
+    "dynevent/add_remove_uprobe.tc": """
+cd /sys/kernel/tracing && test -f uprobe_events || exit 0
+place=$(echo 'cat /proc/$$/maps' | /bin/sh | grep 'r-xp .*/bin/.*sh$' | awk '{ print $6 ":0x" $3 }')
+echo "p:pinpoint_shell $place" >uprobe_events || exit
+echo 1 >events/uprobes/pinpoint_shell/enable && echo ls | /bin/sh >/dev/null
+awk '$2 == "pinpoint_shell" { print $3 }' uprobe_profile
+echo 0 >events/uprobes/pinpoint_shell/enable; echo >uprobe_events
+""",
+}
+_WITHOUT_A_HIT = {
+    "kprobe/kprobe_args_user.tc": DocumentedFailure(
+        "grep -q 'path=(fault) path2=(fault)'",
+        "the kernel's compiler made vfs_symlink() a part of its caller, and the test needs a hit of the function",
+    ),
+    "dynevent/add_remove_uprobe.tc": DocumentedFailure(
+        "grep -q myevent trace",
+        "the test needs a hit at the start of the shell's code, which is `_init` there, and the C libraries of newer "
+        "ports do not call it (ELF_INITFINI, glibc's csu/libc-start.c)",
+    ),
+}
+_EVERY_INSTRUCTION = "kprobe/kprobe_insn_boundary.tc"
+_FTRACE_ENDED = DocumentedFailure(
+    "echo 1",
+    "the kernel accepts a probe on the second instruction of an ftrace site, which ends ftrace",
+    warns=True,
+)
+
+
+def _ftrace_writes_inside(guest: Guest, function: str, size: int) -> bool:
+    """Return True if ftrace writes an instruction of the function on which the kernel accepts a probe."""
+    layout = Layout(guest)
+    elf, symbol = layout.elf_and_symbol(Site(function))
+    code = decode_function(elf, symbol, layout.decoder)
+    return any(each.flow is Flow.WRITTEN_BY_FTRACE and each.offset < size for each in code)
