@@ -98,7 +98,9 @@ SLOW = (
         ComplaintKind.LOCKUP,
         ComplaintKind.RCU_STALL,
         place="pinpoint_spin",
-        before=f"{_WATCHDOG}; {_STALL}",
+        # SuperH prints the registers of the stalled CPU at level info (show_regs(), arch/sh/kernel/process_32.c, 6.1).
+        before=f"{_WATCHDOG}; {_STALL}; dmesg -n 7",
+        after="dmesg -n 5",
         seconds=8,
     ),
     _trigger("exhaust", ComplaintKind.OUT_OF_MEMORY, before="echo 1000 >/proc/self/oom_score_adj"),

@@ -11,6 +11,21 @@
 
 #include "crash.h"
 
+#ifdef CONFIG_SUPERH
+/*
+ * QEMU's SuperH looks for an interrupt that waits where SR is written, and not
+ * in a loop that only reads. In a function of the kernel the place would be wrong.
+ */
+static __always_inline void pinpoint_relax(void)
+{
+	unsigned long status;
+
+	asm volatile("stc sr, %0\n\tldc %0, sr" : "=r" (status) : : "memory", "t");
+}
+#else
+#define pinpoint_relax	cpu_relax
+#endif
+
 /* Only interrupts run on this processor meanwhile. */
 static noinline void pinpoint_spin(unsigned int seconds)
 {
@@ -18,7 +33,7 @@ static noinline void pinpoint_spin(unsigned int seconds)
 
 	preempt_disable();
 	while (!seconds || time_before(jiffies, begin + seconds * HZ))
-		cpu_relax();
+		pinpoint_relax();
 	preempt_enable();
 }
 
