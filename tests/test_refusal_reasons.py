@@ -21,6 +21,7 @@ class FakeKernel:
     """A kernel with a jump table of one entry and a function `base`."""
 
     word_bytes, struct_order, machine = 8, "<", "EM_X86_64"
+    symbols = (SimpleNamespace(name="__pfx_schedule", address=0x800), SimpleNamespace(name="schedule", address=0x810))
 
     def symbols_named(self, name: str) -> list[Any]:
         places = {"__start___jump_table": 0x1000, "__stop___jump_table": 0x1010, "base": 0x500}
@@ -55,6 +56,8 @@ def refusals(
         ("base.cold", 0x100900, errno.EINVAL, "part of a blacklisted function"),
         ("other.cold", 0x100900, errno.EINVAL, ""),
         ("__pfx_f", 0x100900, errno.EINVAL, "preamble of a function"),
+        ("__sched_text_start", 0x100800, errno.EINVAL, "preamble of a function"),
+        ("schedule", 0x100810, errno.EINVAL, ""),
         ("f", 0x100700, errno.EINVAL, "jump label"),
         ("f", 0x100701, errno.EINVAL, ""),
         ("of_module", 0x200010, errno.EINVAL, "jump label"),

@@ -106,7 +106,7 @@ class RefusalReasonFinder:
     def _reasons(self, site: Site, address: int) -> Iterator[tuple[str, bool]]:
         yield "blacklisted", self._blacklisted(address)
         yield "part of a blacklisted function", self._base_blacklisted(site)
-        yield "preamble of a function", site.symbol.startswith(PREAMBLES)
+        yield "preamble of a function", site.symbol.startswith(PREAMBLES) or address in self._preambles
         for name, places in self._tables.items():
             yield name, address in places
         yield "jump label", address in self._module_jump_labels
@@ -121,6 +121,12 @@ class RefusalReasonFinder:
     @cached_property
     def _ranges(self) -> list[Range]:
         return merge_ranges(Range(*each) for each in read_blacklist_ranges(self.layout.guest))
+
+    @cached_property
+    def _preambles(self) -> frozenset[int]:
+        """The addresses of the kernel's preambles. Another symbol may be there, too: __sched_text_start (x86, 6.12)."""
+        kernel, slide = self.layout.kernel, self.layout.slide
+        return frozenset(each.address + slide for each in kernel.symbols if each.name.startswith(PREAMBLES))
 
     def _base_blacklisted(self, site: Site) -> bool:
         """True for `f.cold`, `f.part.0` and similar if `f` is on the blacklist (within_kprobe_blacklist())."""
