@@ -56,9 +56,9 @@ class UpstreamTests:
             put_in_force(guest, self._mutant)
             with _ending_as_documented(guest, test, loss):
                 outcome = ftrace_selftest.run_test(guest, test)
-            if loss:
+            if loss and outcome.decided:
                 outcome.demand_loss(loss.cause)
-            if failure:
+            if failure and outcome.decided:
                 failure.end_cell(guest, outcome)
             outcome.raise_failure()
         outcome.end_cell(self._image.release)
@@ -86,7 +86,7 @@ class UpstreamTests:
             with _ending_as_documented(guest, test, loss):
                 outcome = kunit.read_result(test, kunit.run_suite(guest, module, test if runner else ""))
             defect = kunit.documented_defect(test, Elf.read(module), defects)
-            if outcome and loss:
+            if outcome and outcome.decided and loss:
                 outcome.demand_loss(loss.cause)
             if outcome and defect:
                 outcome.demand_failure(kunit.WRONG_RETURN_VALUE, defect.cause)

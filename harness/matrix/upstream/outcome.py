@@ -37,6 +37,11 @@ class Outcome:
     why: str = ""
     log: tuple[str, ...] = ()
 
+    @property
+    def decided(self) -> bool:
+        """True if the test proved something: it was not skipped."""
+        return self.end is not End.NOT_DECIDED
+
     def raise_failure(self) -> None:
         """Raise Missed with the end of the log if the test failed. Call it while the guest runs, for its evidence."""
         if self.end is End.FAIL:
@@ -65,7 +70,7 @@ class Outcome:
 
     def end_cell(self, release: str) -> None:
         """Skip if the test decided nothing, end as known-fail if its author expects its failure."""
-        if self.end is End.NOT_DECIDED:
+        if not self.decided:
             pytest.skip(f"{self.test}: {self._text}")
         if self.end is End.EXPECTED_FAIL:
             end_as_known_fail(f"{self.test} ({release}): its author expects this failure: {self._text}")
