@@ -106,8 +106,9 @@ def test_under_ptrace(uprobes: Uprobes) -> None:
         run.prove_landings({child: TIMES})
         word = int(reply["word"], 16).to_bytes(file.elf.word_bytes, file.elf.byte_order)
         breakpoint_ = uprobes.guest.architecture.kprobe_traits.uprobe_breakpoint
-        if not word.startswith(breakpoint_) or (reply["stops"], reply["status"]) != ("0", "0"):
-            raise Missed(f"the tracer saw {reply}")
+        seen = (reply["steps"], reply["stops"], reply["status"])
+        if not word.startswith(breakpoint_) or seen != (without["steps"], "0", "0"):
+            raise Missed(f"the tracer saw {reply}, and without a probe {without}")
 
 
 @pytest.mark.deep
