@@ -246,7 +246,7 @@ def test_only_a_test_that_probes_the_trap_handler_should_hang(
 ) -> None:
     listed = "".join(f"{0x10000000 + 16 * number:08x} t {name}\n" for number, name in enumerate(names))
     guest = SimpleNamespace(
-        architecture=SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects)),
+        architecture=SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects, trap_handlers_functions={})),
         run_script=lambda _: Result("a-vm", (), 0, listed.encode(), b"", 0.0),
         memory=SimpleNamespace(physical_address=lambda address: address - 0x10000000),
     )
@@ -257,3 +257,17 @@ def test_only_a_test_that_probes_the_trap_handler_should_hang(
         wanted = [range(offset, offset + 16), range(offset + 16, offset + 32)]
         assert [each for each in found.ranges if each.start < 0x10000000] == wanted
         assert range(0x10000000 + offset, 0x10000010 + offset) in found.ranges
+
+
+@pytest.mark.parametrize(("first", "cause"), [("do_trap", "a cause"), ("vfs_read", "")])
+def test_a_test_that_probes_what_each_breakpoint_runs_loses_the_guest(first: str, cause: str) -> None:
+    names = [first, *(f"f{number}" for number in range(300)), "do_trap"]
+    listed = "".join(f"{0x10000000 + 16 * number:08x} t {name}\n" for number, name in enumerate(names))
+    traits = SimpleNamespace(defects={}, trap_handlers_functions={"do_trap": "a cause"})
+    guest = SimpleNamespace(
+        architecture=SimpleNamespace(kprobe_traits=traits),
+        run_script=lambda _: Result("a-vm", (), 0, listed.encode(), b"", 0.0),
+    )
+    found = documented_loss(cast(Any, guest), MANY)
+    assert (found.cause if found else "") == cause
+    assert not found or found.is_shown_by(GuestDied(Diagnosis(Condition.PANICKED, ""), where="a-vm"))

@@ -20,7 +20,7 @@ from harness.verdict.liveness import GuestDied
 # how many, and its own pipeline, which lists them.
 _PROBED_FUNCTIONS = {"kprobe/multiple_kprobes.tc": 256}
 _LIST = r"""grep -i ' t ' /proc/kallsyms | grep -v '\['"""
-# Functions that the kernel refuses are passed over. Of the first ones, those of the freed initializer text are refused.
+# The bounds of the initializer text, which is freed.
 _FREED = ("__init_begin", "__init_end")
 # A test that probes every instruction of a function that the shell's next command runs: the function, and how many
 # bytes of it.
@@ -53,8 +53,8 @@ def documented_loss(guest: Guest, test: str) -> DocumentedLoss | None:
     """Return how a selftest loses a live guest by a documented defect; None if the guest should survive it."""
     if test in _PROBED_INSTRUCTIONS:
         return _loss_by_instructions(guest, *_PROBED_INSTRUCTIONS[test])
-    defect, count = guest.architecture.kprobe_traits.defects.get("trap-entry"), _PROBED_FUNCTIONS.get(test)
-    return None if defect is None or count is None else _loss_by_trap_handling(guest, defect, count)
+    count = _PROBED_FUNCTIONS.get(test)
+    return None if count is None else _loss_by_trap_handling(guest, count)
 
 
 def documented_loss_by_nested_probe(defects: Mapping[str, Defect]) -> DocumentedLoss | None:
@@ -75,19 +75,31 @@ def _loss_by_instructions(guest: Guest, function: str, size: int) -> DocumentedL
     return DocumentedLoss(causes[0].partition("; ")[2], _HANG_OR_CRASH) if causes else None
 
 
-def _loss_by_trap_handling(guest: Guest, defect: Defect, count: int) -> DocumentedLoss | None:
-    """Return the loss of a test that probes the first functions, if one of them handles every trap.
+def _loss_by_trap_handling(guest: Guest, count: int) -> DocumentedLoss | None:
+    """Return the loss of a test that probes the first functions, if one of them handles every trap or breakpoint.
 
     That depends on the order in which the kernel was linked.
     """
-    symbols = _text_symbols(guest)
-    names = [name for name, _ in symbols]
-    start, end = (names.index(name) for name in _FREED)
-    # The kernel refuses freed text. If it refuses others too, the test passes them over and probes later ones.
-    probed = [name for name in names[:start] + names[end:] if "." not in name][:count]
-    if not set(defect.hangs_in) & set(probed):
+    kprobes = guest.architecture.kprobe_traits
+    defect, handlers = kprobes.defects.get("trap-entry"), kprobes.trap_handlers_functions
+    if defect is None and not handlers:
         return None
-    return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, symbols, defect)))
+    symbols = _text_symbols(guest)
+    probed = _first_functions([name for name, _ in symbols])[:count]
+    if defect and set(defect.hangs_in) & set(probed):
+        return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, symbols, defect)))
+    cause = next((handlers[name] for name in probed if name in handlers), "")
+    return DocumentedLoss(cause, _HANG_OR_CRASH) if cause else None
+
+
+def _first_functions(names: list[str]) -> list[str]:
+    """Return the functions that the test tries, without freed text, which the kernel refuses.
+
+    If the kernel refuses others too, the test passes them over and probes later ones.
+    """
+    freed = [names.index(name) for name in _FREED if name in names]
+    kept = names[: freed[0]] + names[freed[1] :] if len(freed) == len(_FREED) else names
+    return [name for name in kept if "." not in name]
 
 
 def _text_symbols(guest: Guest) -> list[tuple[str, int]]:
