@@ -45,7 +45,7 @@ def refusals(
     monkeypatch.setattr(
         find_addresses_refusing_kprobes, "module_table_entries", lambda *_: [(".text", 0x10), (".init.text", 0x20)]
     )
-    layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module})
+    layout = SimpleNamespace(guest=guest, kernel=FakeKernel(), slide=0x100000, modules={"m": module}, decoder=decoder)
     return RefusalReasonFinder(cast(Layout, layout))
 
 
@@ -136,6 +136,8 @@ def test_only_a_trap_is_a_reason_for_an_illegal_sequence(
         pytest.param("ff2512345678", errno.EOPNOTSUPP, "call or jump through memory", id="jmp *mem"),
         pytest.param("ff5708", errno.EOPNOTSUPP, "call or jump through memory", id="call *8(%rdi)"),
         pytest.param("ff5708", errno.EINVAL, "", id="the other errno"),
+        pytest.param("0f01c1", errno.EOPNOTSUPP, "instruction of virtual machines", id="vmcall"),
+        pytest.param("cf", errno.EOPNOTSUPP, "far jump, far call or iret", id="iret"),
         pytest.param("ffe0", errno.EOPNOTSUPP, "", id="jmp *%rax"),
         pytest.param("90", errno.EOPNOTSUPP, "", id="nop"),
     ],

@@ -28,7 +28,7 @@ from harness.landing.lookup.find_addresses_refusing_kprobes import module_jump_l
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.probe_module import SiteReport
 from harness.landing.site import Site
-from harness.landing.sites import rules_mips
+from harness.landing.sites import rules_mips, rules_x86
 
 # The size of the longest instruction of any architecture (15 bytes on x86), rounded up to whole words.
 _LONGEST = 16
@@ -92,7 +92,7 @@ class RefusalReasonFinder:
         if self._mutant.explains_all:
             return "explained by a mutant"
         if number == errno.EOPNOTSUPP:
-            return "call or jump through memory" if self._through_memory(address) else ""
+            return self._not_supported(address)
         if number == errno.ENOSPC:
             # prepare_singlestep(), arch/x86/kernel/kprobes/core.c, 6.1.
             return "instruction of 15 bytes" if self._fills_its_copy(address) else ""
@@ -180,10 +180,16 @@ class RefusalReasonFinder:
         recovered = select_table_finder(kernel) if table.first == JUMPS else None
         return [(rows.start, rows.end) for rows in recovered.find_row_ranges_of_table(JUMPS)] if recovered else []
 
-    def _through_memory(self, address: int) -> bool:
-        """True for a call or jump through memory, which x86 does not step (prepare_emulation())."""
+    def _not_supported(self, address: int) -> str:
+        """The reason of prepare_emulation() on x86: calls and jumps through memory, far ones, virtual machines."""
+        if self.layout.decoder is DecoderKind.X86_64:
+            code = self._memory(address, _LONGEST)
+            # The rules that depend on the version have other errors.
+            number, why = rules_x86.refusal_errno_and_reason(code, 0, (0, 0)) if code else (0, "")
+            return why if number == errno.EOPNOTSUPP else ""
         found = self._instruction(address)
-        return found is not None and found.kind is InstructionKind.THROUGH_MEMORY
+        through_memory = found is not None and found.kind is InstructionKind.THROUGH_MEMORY
+        return "call or jump through memory" if through_memory else ""
 
     def _fills_its_copy(self, address: int) -> bool:
         """True for an instruction of x86's maximum length, which leaves no room for a breakpoint in its copy."""
