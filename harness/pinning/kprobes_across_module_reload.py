@@ -60,20 +60,22 @@ class AcrossRemovalResult:
 
 
 def warm_up_allocations(layout: Layout, target: Target, site: Site) -> None:
-    """Remove and load the target under a probe on the site, until it is loaded again at the address that it had.
+    """Remove and load the target under a probe on the site, until it is loaded at an address that it had before.
 
     Where modules share a region with all of vmalloc (parisc), another allocation can take the hole that the target
     leaves: the first page of instruction slots, or the buffer of a terminal (n_tty_open(), drivers/tty/n_tty.c). The
-    same steps then leave the target in its place. Raises GuestError if the target never returns.
+    same steps then leave the target in its place. Where the kernel frees a module's memory lazily (5.10), the target can
+    alternate between two places. Raises GuestError if it never returns.
     """
+    had = {layout.probe_address(site)}
     for _ in range(_RELOADS):
-        address = layout.probe_address(site)
         probe_module.load_probe_module(target.guest, [site.spec])
         target.unload()
         target.load()
         probe_module.unload_probe_module(target.guest)
-        if layout.probe_address(site) == address:
+        if (address := layout.probe_address(site)) in had:
             return
+        had.add(address)
     raise _moved_each_time(target)
 
 
