@@ -56,6 +56,17 @@ def test_libraries_that_are_needed_are_kept_and_no_others(own: Path, packages: P
     assert (own / "lib64/ld-test.so.2").read_bytes() == b"a loader"
 
 
+def test_a_library_is_where_the_loader_looks(own: Path, packages: Path) -> None:
+    """LLVM 11 has its library in a directory of its own, and a link of the same name where the loader looks."""
+    searched = packages / "usr/lib/x86_64-linux-gnu"
+    searched.mkdir()
+    (searched / "libnear.so.1").symlink_to("../there/libnear.so.1")
+    prune_unpacked_debian_packages.copy_needed_libraries(own, packages)
+    kept = own / "usr/lib/x86_64-linux-gnu/libnear.so.1"
+    assert kept.read_bytes() == (packages / "usr/lib/there/libnear.so.1").read_bytes()
+    assert not (own / "usr/lib/there/libnear.so.1").exists()
+
+
 def test_no_link_leads_to_a_file_of_the_host(own: Path, packages: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("the host's")

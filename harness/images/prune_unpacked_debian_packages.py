@@ -15,6 +15,7 @@ from harness.images import deb, dynamic_linking
 # What no command reads. Debian's own installations of containers leave the same out.
 _LEFT_OUT = ("usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "var/cache")
 _PROGRAMS = ("bin", "sbin", "usr/bin", "usr/sbin")
+_LIBRARIES = ("lib", "lib32", "lib64")
 _MAGIC = b"\x7fELF"
 
 
@@ -46,8 +47,9 @@ def copy_needed_libraries(root: Path, packages: Path) -> list[str]:
     is missing is an error of the tool that loads it, which the tool itself reports.
     """
     found = list(packages.rglob("*.so*"))
-    # The loader's link and its target have one name: files come last and take precedence.
-    found.sort(key=lambda path: not path.is_symlink())
+    # The last one takes precedence. A link where the loader looks can have the name of its target in another directory
+    # (libclang-cpp.so.11), and the loader's link has the name of the loader's file.
+    found.sort(key=lambda path: (_is_searched(path.relative_to(packages).parent), not path.is_symlink()))
     libraries = {path.name: path for path in found}
     own = {path.name for path in root.rglob("*.so*")}
     pending = {needed for path in root.rglob("*") if _is_elf(path) for needed in _needed(path)}
@@ -65,6 +67,12 @@ def copy_needed_libraries(root: Path, packages: Path) -> list[str]:
         shutil.copy(source, place)
         pending |= set(_needed(place))
     return sorted({Path(needed).name for needed in kept})
+
+
+def _is_searched(directory: Path) -> bool:
+    """Return True for a directory in which Debian's loader looks for a library: /usr/lib/x86_64-linux-gnu, /lib64."""
+    name = str(directory.parent if directory.name.count("-linux-gnu") else directory)
+    return name.removeprefix("usr/") in _LIBRARIES
 
 
 def merge_usr(root: Path) -> None:

@@ -64,8 +64,8 @@ def warm_up_allocations(layout: Layout, target: Target, site: Site) -> None:
 
     Where modules share a region with all of vmalloc (parisc), another allocation can take the hole that the target
     leaves: the first page of instruction slots, or the buffer of a terminal (n_tty_open(), drivers/tty/n_tty.c). The
-    same steps then leave the target in its place. Where the kernel frees a module's memory lazily (5.10), the target can
-    alternate between two places. Raises GuestError if it never returns.
+    same steps then leave the target in its place. Where the kernel frees a module's memory lazily (5.10), the target
+    can alternate between two places. Raises GuestError if it never returns.
     """
     had = {layout.probe_address(site)}
     for _ in range(_RELOADS):
