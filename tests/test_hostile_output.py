@@ -135,6 +135,7 @@ def fenceable(line: Line, listing: str) -> Guest:
         ),
         _fencing=threading.Lock(),
         fence_position=0,
+        used_up="",
         heartbeat=None,
         copied_files={},
         image=SimpleNamespace(
@@ -261,6 +262,8 @@ def test_a_forced_removal_only_wears_the_guest(line: Line, monkeypatch: pytest.M
     check_after_cell.record_state_before_first_cell(clean)
     check_after_cell._clean[forced] = check_after_cell._clean[clean]
     assert check_after_cell.check_after_cell(forced) == "taint R"
+    clean.used_up = "modules with 41726 probes"
+    assert check_after_cell.check_after_cell(clean) == "modules with 41726 probes"
 
 
 @pytest.mark.parametrize("unit", [b"p", b"\r", b"pinpoint: fence ", b"Kernel panic - not syncing"])

@@ -53,6 +53,7 @@ class Guest:
         self._ended = ""
         self.copied_files: dict[str, Path] = {}  # files of the image in the guest, by their path there
         self._doubted = False
+        self.used_up = ""  # why no other cell can use the guest, although its state is as it was
         self.fence_position = 0  # position on the console after the last fence
         self.when_stopped: Callable[[float], None] | None = None  # called once with the CPU seconds of QEMU
         self._fencing = threading.Lock()

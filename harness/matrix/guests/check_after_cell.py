@@ -98,7 +98,7 @@ def check_after_cell(guest: Guest) -> str:
     changed = clean.list_changes(after, loaded_targets.names_of_kept_modules(guest))
     if changed:
         raise GuestStateChanged(f"the cell left the guest changed: {', '.join(changed)}")
-    return clean.discard_reason(after, guest.image.recipe.machine.memory_mib)
+    return guest.used_up or clean.discard_reason(after, guest.image.recipe.machine.memory_mib)
 
 
 def seconds_since_check(guest: Guest) -> float:
