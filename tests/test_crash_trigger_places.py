@@ -33,6 +33,23 @@ def test_a_kernel_whose_bug_prints_no_file_names_the_function(arch: str, config:
 
 
 @pytest.mark.parametrize(
+    ("config", "right"),
+    [({"CONFIG_GENERIC_BUG": "y"}, True), ({"CONFIG_GENERIC_BUG": "y", "CONFIG_DEBUG_BUGVERBOSE": "y"}, False)],
+    ids=["table without files", "table with files"],
+)
+def test_a_function_is_a_place_only_where_the_table_has_no_files(config: dict[str, str], right: bool) -> None:
+    crash = object.__new__(CrashModule)
+    image = SimpleNamespace(config=config)
+    crash.guest = cast(Guest, SimpleNamespace(image=image, architecture=ARCHITECTURES["ppc64le"]))
+    crash._possible = ["warn"]
+    printed = "[    7.479936] WARNING: CPU: 0 PID: 137 at pinpoint_warn+0x2c/0x50 [pinpoint_crash]\n"
+    complaints = read_sorted_complaints(printed, ()).alarming
+    for trigger in crash.detectable_triggers(QUICK):
+        result = TriggerResult(trigger, complaints, Diagnosis(Condition.OOPSED, ""), 0.0)
+        assert result.is_read_correctly is right
+
+
+@pytest.mark.parametrize(
     ("printed", "right"),
     [
         ("WARNING: CPU: 0 PID: 125 at probes/crash/faults.c:25 pinpoint_warn+0x14/0x24 [pinpoint_crash]", True),

@@ -29,7 +29,8 @@ class CrashTrigger:
     `commands_before` and `commands_after` are shell commands that make the kernel detect it soon. `stall_seconds` is
     how long a stall lasts. After a trigger that `ruins_kernel`, the kernel is unusable: its further complaints are
     genuine, and no other trigger is fired in that guest. `function_of_bug` is the place on a kernel whose BUG() prints
-    no file (MIPS): the function in which the CPU stopped.
+    no file (MIPS): the function in which the CPU stopped. If `may_lack_file` is true, the kernel has the places of
+    BUG() and WARN() in a table without files, and prints either.
     """
 
     name: str
@@ -40,6 +41,13 @@ class CrashTrigger:
     stall_seconds: int = 0
     ruins_kernel: bool = False
     function_of_bug: str = ""
+    may_lack_file: bool = False
+
+    @property
+    def expected_places(self) -> tuple[str, ...]:
+        """How the place may begin that the kernel reports."""
+        either = self.may_lack_file and self.function_of_bug
+        return (self.expected_place, self.function_of_bug) if either else (self.expected_place,)
 
     @property
     def fire_commands(self) -> str:
@@ -73,11 +81,12 @@ _MODULE_SOURCES = "probes/"
 
 # Triggers that take moments. Those that no kernel of ours dies of come first, and lockdep's before KASAN's and oopses:
 # both disable lockdep (add_taint(), LOCKDEP_NOW_UNRELIABLE), and so does a deadlock that lockdep has reported.
+_WARN = _trigger("warn", ComplaintKind.WARNING, place="crash/faults.c", function="pinpoint_warn")
 QUICK = (
-    _trigger("warn", ComplaintKind.WARNING, place="crash/faults.c"),
-    _trigger("warn", ComplaintKind.WARNING, place="crash/faults.c", before=_CHATTER, after="kill $!"),
+    _WARN,
+    replace(_WARN, commands_before=_CHATTER, commands_after="kill $!"),
     _trigger("drop", ComplaintKind.DROPPED),
-    _trigger("refcount", ComplaintKind.WARNING, place="lib/refcount.c"),
+    _trigger("refcount", ComplaintKind.WARNING, place="lib/refcount.c", function="refcount_warn_saturate"),
     _trigger("sleep_atomic", ComplaintKind.BUG, place="crash/misuses.c"),
     _trigger("rcu", ComplaintKind.LOCKDEP, place="crash/misuses.c"),
     _trigger("lock_order", ComplaintKind.LOCKDEP, place="pinpoint_lock_order"),
@@ -154,7 +163,7 @@ class TriggerResult:
         if first is None:
             return not self.trigger.expected_kinds
         place = first.source_place.removeprefix(_MODULE_SOURCES)
-        return first.kind in self.trigger.expected_kinds and place.startswith(self.trigger.expected_place)
+        return first.kind in self.trigger.expected_kinds and place.startswith(self.trigger.expected_places)
 
     @property
     def false_alarms(self) -> list[Complaint]:
@@ -183,8 +192,10 @@ class CrashModule:
     def detectable_triggers(self, triggers: Collection[CrashTrigger]) -> list[CrashTrigger]:
         """Return the triggers that this kernel can detect, with the places that it reports."""
         possible = [trigger for trigger in triggers if trigger.name in self._possible]
-        if "CONFIG_GENERIC_BUG" in self.guest.image.config or self.guest.architecture.bug_prints_place:
-            return possible
+        config = self.guest.image.config
+        if "CONFIG_GENERIC_BUG" in config or self.guest.architecture.bug_prints_place:
+            lacks = config.get("CONFIG_DEBUG_BUGVERBOSE") != "y"
+            return [replace(trigger, may_lack_file=lacks) for trigger in possible]
         return [replace(each, expected_place=each.function_of_bug or each.expected_place) for each in possible]
 
     def fire(self, trigger: CrashTrigger) -> TriggerResult:
