@@ -27,9 +27,9 @@ def test_a_kernel_whose_bug_prints_no_file_names_the_function(arch: str, config:
     crash = object.__new__(CrashModule)
     image = SimpleNamespace(config=config)
     crash.guest = cast(Guest, SimpleNamespace(image=image, architecture=ARCHITECTURES[arch]))
-    crash._possible = ["bug", "null_read"]
+    crash._possible = ["warn", "bug", "null_read"]
     expected = {each.name: each.expected_place for each in crash.detectable_triggers(QUICK)}
-    assert expected == {"bug": place, "null_read": "pinpoint_null_read"}
+    assert expected == {"warn": "crash/faults.c", "bug": place, "null_read": "pinpoint_null_read"}
 
 
 @pytest.mark.parametrize(

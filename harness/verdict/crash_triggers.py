@@ -132,6 +132,7 @@ _CONSEQUENCES = (
     # MIPS and PowerPC with several CPUs: a panic in an interrupt stops the other CPUs with interrupts off
     # (smp_call_function_many_cond(), 6.1).
     "kernel/smp.c:923",
+    "smp_call_function_many_cond",
 )
 HANG = _trigger("deaf")
 RESET = _trigger("reset")
@@ -196,7 +197,8 @@ class CrashModule:
         if "CONFIG_GENERIC_BUG" in config or self.guest.architecture.bug_prints_place:
             lacks = config.get("CONFIG_DEBUG_BUGVERBOSE") != "y"
             return [replace(trigger, may_lack_file=lacks) for trigger in possible]
-        return [replace(each, expected_place=each.function_of_bug or each.expected_place) for each in possible]
+        bugs = [each for each in possible if each.function_of_bug and ComplaintKind.BUG in each.expected_kinds]
+        return [replace(each, expected_place=each.function_of_bug) if each in bugs else each for each in possible]
 
     def fire(self, trigger: CrashTrigger) -> TriggerResult:
         """Fire one trigger and return its result. The shell that fires it may be killed."""
