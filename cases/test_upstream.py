@@ -84,9 +84,7 @@ def test_every_selftest_is_listed(upstream_tests: UpstreamTests) -> None:
         raise Missed(f"no cell runs {', '.join(unlisted)}: add them to cases/test_upstream.py")
 
 
-# Each test probes the entry of a function that ftrace traces.
 @pytest.mark.full
-@pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("kprobes-disarmed")
 @pytest.mark.parametrize("test", KUNIT_TESTS)
 def test_kunit(upstream_tests: UpstreamTests, test: str) -> None:

@@ -43,6 +43,8 @@ def ktap_lines(log: str) -> list[str]:
     return [_TIME.sub("", line) for line in log.splitlines()]
 
 
+# The function whose entry most tests probe.
+PROBED = "kprobe_target"
 # The probe of this test is hit by its own handlers, and must count two missed hits.
 NESTED_TEST = "test_kprobe_missed"
 # The tests of kretprobes compare the value that the probed function returned.
@@ -75,13 +77,13 @@ def read_result(test: str, lines: list[str]) -> Outcome | None:
 def documented_defect(test: str, module: Elf, defects: Mapping[str, Defect]) -> Defect | None:
     """Return the kernel's documented defect that makes a test of the suite fail; None if it should pass.
 
-    The tests of kretprobes probe the entry of kprobe_target(), which divides. On parisc its first instruction calls a
+    The tests of kretprobes probe the entry of PROBED, which divides. On parisc its first instruction calls a
     division routine of millicode (`$$divU_3`), and a call under a probe is skipped.
     """
     defect = defects.get("call")
     if defect is None or test not in _KRETPROBE_TESTS:
         return None
-    target = module.function("kprobe_target")
+    target = module.function(PROBED)
     called = [each for each in module.relocations(target.section) if each.offset == target.address]
     return defect if any(each.symbol.name.startswith("$$") for each in called) else None
 
