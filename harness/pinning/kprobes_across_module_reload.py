@@ -32,8 +32,6 @@ _OFTEN = 5
 # The calls of the target's function under each registered probe of the race.
 RACE_CALLS = 3
 _RELOADS = 8
-# A grace period of RCU in a guest under emulation takes some hundredths of a second.
-_FREEING_SECONDS = "0.2"
 _FENCE_SECONDS = 60.0
 
 
@@ -66,18 +64,15 @@ def warm_up_allocations(layout: Layout, target: Target, site: Site) -> None:
 
     Where modules share a region with all of vmalloc (parisc), another allocation can take the hole that the target
     leaves: the first page of instruction slots, or the buffer of a terminal (n_tty_open(), drivers/tty/n_tty.c). The
-    same steps then leave the target in its place. So do they when the initializers of earlier modules have been freed.
-    Raises GuestError if the target never returns.
+    same steps then leave the target in its place. Raises GuestError if the target never returns.
     """
     for _ in range(_RELOADS):
-        _wait_until_initializers_are_freed(target)
         address = layout.probe_address(site)
         probe_module.load_probe_module(target.guest, [site.spec])
         target.unload()
         target.load()
         probe_module.unload_probe_module(target.guest)
         if layout.probe_address(site) == address:
-            _wait_until_initializers_are_freed(target)
             return
     raise _moved_each_time(target)
 
@@ -90,20 +85,11 @@ def reload_at_same_address(layout: Layout, target: Target, site: Site) -> None:
     """
     address = layout.probe_address(site)
     for _ in range(_RELOADS):
-        _wait_until_initializers_are_freed(target)
         target.unload()
         target.load()
         if layout.probe_address(site) == address:
             return
     raise _moved_each_time(target)
-
-
-def _wait_until_initializers_are_freed(target: Target) -> None:
-    """Wait for the work that frees the initializer of a module some time after its load (do_free_init(), 5.10).
-
-    Nothing shows when it has run. A module that is loaded before can be at another address than one loaded after.
-    """
-    target.guest.run("sleep", _FREEING_SECONDS).check()
 
 
 def _moved_each_time(target: Target) -> GuestError:
