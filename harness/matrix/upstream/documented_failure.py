@@ -11,6 +11,7 @@ from harness.landing.code.instructions import decode_function
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
+from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS
 from harness.matrix.upstream.outcome import Outcome
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 from harness.verdict.complaint_kinds import ComplaintKind
@@ -40,10 +41,10 @@ def documented_failure(guest: Guest, test: str) -> DocumentedFailure | None:
     """Return how a test must fail on this kernel; None if it should pass. Raises GuestError."""
     if script := _SCRIPTS_THAT_COUNT_HITS.get(test):
         return _WITHOUT_A_HIT[test] if guest.run_script(script).check().stdout.split() == ["0"] else None
-    if test == _EVERY_INSTRUCTION:
-        return _FTRACE_ENDED if _ftrace_writes_inside(guest, "kernel_clone", 256) else None
-    if guest.run("grep", "-qi", r" t \.kernel_clone$", "/proc/kallsyms").ok:
-        return _WITH_DOTS.get(test)
+    if test in PROBED_INSTRUCTIONS:
+        return _FTRACE_ENDED if _ftrace_writes_inside(guest, *PROBED_INSTRUCTIONS[test]) else None
+    if test in _WITH_DOTS and guest.run("grep", "-qi", r" t \.kernel_clone$", "/proc/kallsyms").ok:
+        return _WITH_DOTS[test]
     return None
 
 
@@ -84,7 +85,6 @@ _WITHOUT_A_HIT = {
         "ports do not call it (ELF_INITFINI, glibc's csu/libc-start.c)",
     ),
 }
-_EVERY_INSTRUCTION = "kprobe/kprobe_insn_boundary.tc"
 _FTRACE_ENDED = DocumentedFailure(
     "echo 1",
     "the kernel accepts a probe on the second instruction of an ftrace site, which ends ftrace",

@@ -13,6 +13,7 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_plan import defects_of_wrongly_stepped
 from harness.matrix.guests.check_after_cell import KernelComplained
+from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.liveness import GuestDied
 
@@ -22,9 +23,6 @@ _PROBED_FUNCTIONS = {"kprobe/multiple_kprobes.tc": 256}
 _LIST = r"""grep -i ' t ' /proc/kallsyms | grep -v '\['"""
 # The bounds of the initializer text, which is freed.
 _FREED = ("__init_begin", "__init_end")
-# A test that probes every instruction of a function that the shell's next command runs: the function, and how many
-# bytes of it.
-_PROBED_INSTRUCTIONS = {"kprobe/kprobe_insn_boundary.tc": ("kernel_clone", 256)}
 _HANG = frozenset({Verdict.HANG})
 _HANG_OR_CRASH = frozenset({Verdict.HANG, Verdict.PANIC, Verdict.OOPS})
 
@@ -51,8 +49,8 @@ class DocumentedLoss:
 
 def documented_loss(guest: Guest, test: str) -> DocumentedLoss | None:
     """Return how a selftest loses a live guest by a documented defect; None if the guest should survive it."""
-    if test in _PROBED_INSTRUCTIONS:
-        return _loss_by_instructions(guest, *_PROBED_INSTRUCTIONS[test])
+    if test in PROBED_INSTRUCTIONS:
+        return _loss_by_instructions(guest, *PROBED_INSTRUCTIONS[test])
     count = _PROBED_FUNCTIONS.get(test)
     return None if count is None else _loss_by_trap_handling(guest, count)
 
