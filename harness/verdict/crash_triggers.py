@@ -79,9 +79,9 @@ _CHATTER = "while :; do printf 'words without an end '; done >/dev/console & sle
 # (Makefile, -fmacro-prefix-map: srctree until 6.12, srcroot in 6.18).
 _MODULE_SOURCES = "probes/"
 
+_WARN = _trigger("warn", ComplaintKind.WARNING, place="crash/faults.c", function="pinpoint_warn")
 # Triggers that take moments. Those that no kernel of ours dies of come first, and lockdep's before KASAN's and oopses:
 # both disable lockdep (add_taint(), LOCKDEP_NOW_UNRELIABLE), and so does a deadlock that lockdep has reported.
-_WARN = _trigger("warn", ComplaintKind.WARNING, place="crash/faults.c", function="pinpoint_warn")
 QUICK = (
     _WARN,
     replace(_WARN, commands_before=_CHATTER, commands_after="kill $!"),
