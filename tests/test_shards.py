@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.matrix.cells.selection import CellId
 from harness.matrix.vm_order_and_row_division import part_index_of_each_cell
 from harness.report.cell_duration_cache import case_and_mutant_key
@@ -58,3 +60,11 @@ def test_parts_take_about_as_long_as_each_other() -> None:
 def test_a_case_that_takes_longest_by_far_has_a_part_of_its_own() -> None:
     cells = row(("quick", 0), ("slow", 0), ("brief", 0))
     assert part_index_of_each_cell(cells, 3, {"slow": 1000.0}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("seconds", [1.0, 0.0])
+def test_a_last_case_that_took_no_time_is_in_the_last_part(parts: int, seconds: float) -> None:
+    cells = row(("a", 0), ("b", 0), ("c", 0), ("quick", 0))
+    known = {"a": seconds, "b": seconds, "c": seconds, "quick": 0.0}
+    assert set(part_index_of_each_cell(cells, parts, known)) == ({0} if not seconds else set(range(parts)))

@@ -50,9 +50,15 @@ def part_index_of_each_cell(cells: Sequence[CellId], parts: int, seconds: Mappin
     weights: defaultdict[tuple[str, str], float] = defaultdict(float)
     for cell in cells:
         weights[cell.vm, cell.case] += seconds.get(case_and_mutant_key(cell.case, cell.mutant), _UNKNOWN)
-    part: dict[tuple[str, str], int] = {}
-    before, total = 0.0, sum(weights.values())
-    for case, weight in weights.items():
-        part[case] = int((before + weight / 2) / total * parts)
-        before += weight
+    part = dict(zip(weights, part_index_of_each_weight([*weights.values()], parts), strict=True))
     return [part[cell.vm, cell.case] for cell in cells]
+
+
+def part_index_of_each_weight(weights: Sequence[float], parts: int) -> list[int]:
+    """Divide weights into parts of about equal sums, in order; return the index of the part for each."""
+    index, before, total = [], 0.0, sum(weights)
+    for weight in weights:
+        # The middle of a last weight of 0, a test that took no measurable time, is the end of the last part.
+        index.append(min(parts - 1, int((before + weight / 2) / total * parts)) if total else 0)
+        before += weight
+    return index

@@ -98,10 +98,7 @@ def _parts_of_tests(items: Sequence[pytest.Item], processes: int, known: Mapping
     seconds = [known.get(_file(item.nodeid), _UNKNOWN_TEST) for item in items]
     total = sum(seconds)
     parts = max(1, min(_PARTS_PER_PROCESS * processes, math.ceil(total / _SECONDS_PER_PART)))
-    index, before = [], 0.0
-    for each in seconds:
-        index.append(min(parts - 1, int((before + each / 2) / total * parts)) if total else 0)
-        before += each
+    index = vm_order_and_row_division.part_index_of_each_weight(seconds, parts)
     return _numbered("", items, seconds, index, whole=parts == 1)
 
 
