@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -50,7 +51,12 @@ class _Connection(paramiko.Transport):
     def _send_user_message(self, data: paramiko.Message) -> None:
         super()._send_user_message(data)  # type: ignore[misc]
         if data.asbytes()[:1] == cMSG_CHANNEL_SUCCESS:
-            threading.Thread(target=self._begin, args=self._commands.pop(0), daemon=True).start()
+            threading.Thread(target=self._run, args=self._commands.pop(0), daemon=True).start()
+
+    def _run(self, channel: paramiko.Channel, command: str) -> None:
+        """Run a command. What it sends after the client has left is lost, as in a guest."""
+        with contextlib.suppress(EOFError):
+            self._begin(channel, command)
 
 
 class Server:
