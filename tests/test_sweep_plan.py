@@ -262,14 +262,18 @@ def test_only_a_documented_defect_is_a_reason_for_death(
     assert sweep_plan.defects_of_wrongly_stepped(layout, SITES[:1]) == {SITES[0]: cause}
 
 
-def test_a_function_that_handles_each_breakpoint_may_kill_the_guest() -> None:
-    """Its entry is an instruction that is stepped correctly. A function of a module with that name is another one."""
-    kprobes = ARCHITECTURES["mips64el"].kprobe_traits
+@pytest.mark.parametrize(("name", "handler"), [("mips64el", "do_bp"), ("ppc64le", "check_return_regs_valid")])
+def test_a_function_that_handles_each_breakpoint_may_kill_the_guest(name: str, handler: str) -> None:
+    """Its entry is an instruction that is stepped correctly. A function of a module with that name is another one.
+
+    PowerPC has no instruction that is stepped wrongly.
+    """
+    kprobes = ARCHITECTURES[name].kprobe_traits
     memory = SimpleNamespace(read_many=lambda spans: [bytes.fromhex("e0ffbd67") for _ in spans])
     guest = SimpleNamespace(architecture=SimpleNamespace(kprobe_traits=kprobes), memory=memory)
     layout = cast(Layout, SimpleNamespace(guest=guest, probe_address=lambda _: 0x1000))
-    sites = [Site("do_bp"), Site("do_bp", module="m"), Site("vfs_read")]
-    assert sweep_plan.defects_of_wrongly_stepped(layout, sites) == {sites[0]: kprobes.trap_handlers_functions["do_bp"]}
+    sites = [Site(handler), Site(handler, module="m"), Site("vfs_read")]
+    assert sweep_plan.defects_of_wrongly_stepped(layout, sites) == {sites[0]: kprobes.trap_handlers_functions[handler]}
 
 
 def test_the_defect_of_a_branch_before_a_nop_is_one_of_branches() -> None:

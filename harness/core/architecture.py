@@ -163,8 +163,8 @@ class KprobeTraits:
     lists a probe with a flag; `reserved_text_areas` are the areas that the architecture refuses, besides those of every
     architecture, and `areas_missing_in_blacklist` those of them that the kernel's blacklist file does not have;
     `refused_symbol_ranges` are pairs of symbols between which it refuses probes, which that file does not have either;
-    `trap_handlers_functions` are functions that the handler of a breakpoint calls, and that are not on the kernel's
-    blacklist, each with the cause;
+    `trap_handlers_functions` are functions that the handler of a breakpoint calls, or the return from it, and that are
+    not on the kernel's blacklist, each with the cause;
     `probes_local_entry` is true if a probe on `symbol+0`, by name only, is put on ftrace's site near the entry, or else
     on the function's local entry (ELFv2); `return_probe_entry_bytes` is the largest offset at which a return probe is
     taken for one on the entry, besides the landing pad; `defects` are the kinds of instruction that the kernel steps

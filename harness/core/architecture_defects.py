@@ -68,7 +68,11 @@ PPC_TRAP_HANDLERS_FUNCTIONS = {
     "interrupt_enter_prepare": (
         "arch/powerpc/include/asm/interrupt.h:152 (6.1): gcc makes a function of the inline interrupt_enter_prepare() "
         "in traps.c, which program_check_exception() calls and which NOKPROBE_SYMBOL() does not name"
-    )
+    ),
+    "check_return_regs_valid": (
+        "arch/powerpc/kernel/interrupt.c:98 (6.1): every return from a trap calls check_return_regs_valid(), which is "
+        "on no blacklist, so that the return from the probe's own trap hits the probe again, until the stack overflows"
+    ),
 }
 
 # The instruction in the delay slot of a probed branch is stepped in a copy, except for a nop, which is skipped.

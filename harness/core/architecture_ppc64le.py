@@ -56,7 +56,6 @@ PPC64LE = Architecture(
         register_parser=RegisterParser(r"\bNIP +([0-9a-f]+)", r"\bMSR +([0-9a-f]+)", 0x8000),
         patch_by_flag={"[OPTIMIZED]": PPC_BRANCH, "[FTRACE]": PPC_CALL},
         ftrace_call_instruction=FtraceCallInstruction.PPC_BL,
-        # gcc makes a function of this inline one in traps.c, for program_check_exception() (asm/interrupt.h:152).
         trap_handlers_functions=PPC_TRAP_HANDLERS_FUNCTIONS,
         probes_local_entry=True,  # kprobe_lookup_name(), kprobes.c:44
         return_probe_entry_bytes=16,  # arch_kprobe_on_func_entry(), kprobes.c:105

@@ -116,16 +116,17 @@ def defects_of_wrongly_stepped(layout: Layout, sites: Sequence[Site]) -> dict[Si
     (apply_alternatives(), arch/parisc/kernel/alternative.c, 6.1).
     """
     kprobes = layout.guest.architecture.kprobe_traits
+    handlers = kprobes.trap_handlers_functions
+    handling = {site: handlers[site.symbol] for site in sites if not site.module and site.symbol in handlers}
     if not kprobes.defects:
-        return {}
+        return handling
     longest = decoder_machines()[kprobes.decoder].longest
     addresses = [layout.probe_address(site) for site in sites]
     code = layout.guest.memory.read_many([(each, min(longest, _PAGE - each % _PAGE)) for each in addresses])
     entries = ((site, decode_first_instruction(word, kprobes.decoder)) for site, word in zip(sites, code, strict=True))
     wrong = {site: entry for site, entry in entries if entry is not None and entry.flow not in _STEPPED}
     found = {site: _defect(kprobes, entry) for site, entry in wrong.items()}
-    handlers = kprobes.trap_handlers_functions
-    return found | {site: handlers[site.symbol] for site in sites if not site.module and site.symbol in handlers}
+    return found | handling
 
 
 def _defect(kprobes: KprobeTraits, entry: Instruction) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,16 +14,27 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_plan import defects_of_wrongly_stepped
 from harness.matrix.guests.check_after_cell import KernelComplained
-from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS
+from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS, place_in_guest
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.liveness import GuestDied
 
-# A test that enables probes on the first functions of /proc/kallsyms that the kernel accepts, whichever they are: on
-# how many, and its own pipeline, which lists them.
+# A test that enables probes on the first functions of /proc/kallsyms that the kernel accepts, and on how many.
 _PROBED_FUNCTIONS = {"kprobe/multiple_kprobes.tc": 256}
+# The test's own pipeline, with its offset, without enabling anything.
+_REGISTERED = r"""
+cd /sys/kernel/tracing || exit 1
+eval "$(sed -n '/^case/,/^esac/p' {test})"
+[ -n "$OFFS" ] || exit 1
+count=0
+for name in $(grep -i ' t ' /proc/kallsyms | cut -f3 -d' ' | grep -v '\..*'); do
+  echo "p $name+$OFFS" 2>/dev/null >>kprobe_events && count=$((count + 1))
+  [ $count -eq {count} ] && break
+done
+sed 's/.* //; s/+.*//' kprobe_events
+echo >kprobe_events
+"""
 _LIST = r"""grep -i ' t ' /proc/kallsyms | grep -v '\['"""
-# The bounds of the initializer text, which is freed.
-_FREED = ("__init_begin", "__init_end")
+_REGISTERING_SECONDS = 60.0
 _HANG = frozenset({Verdict.HANG})
 _HANG_OR_CRASH = frozenset({Verdict.HANG, Verdict.PANIC, Verdict.OOPS})
 
@@ -52,7 +64,7 @@ def documented_loss(guest: Guest, test: str) -> DocumentedLoss | None:
     if test in PROBED_INSTRUCTIONS:
         return _loss_by_instructions(guest, *PROBED_INSTRUCTIONS[test])
     count = _PROBED_FUNCTIONS.get(test)
-    return None if count is None else _loss_by_trap_handling(guest, count)
+    return None if count is None else _loss_by_trap_handling(guest, test, count)
 
 
 def documented_loss_by_nested_probe(defects: Mapping[str, Defect]) -> DocumentedLoss | None:
@@ -73,7 +85,7 @@ def _loss_by_instructions(guest: Guest, function: str, size: int) -> DocumentedL
     return DocumentedLoss(causes[0].partition("; ")[2], _HANG_OR_CRASH) if causes else None
 
 
-def _loss_by_trap_handling(guest: Guest, count: int) -> DocumentedLoss | None:
+def _loss_by_trap_handling(guest: Guest, test: str, count: int) -> DocumentedLoss | None:
     """Return the loss of a test that probes the first functions, if one of them handles every trap or breakpoint.
 
     That depends on the order in which the kernel was linked.
@@ -82,22 +94,12 @@ def _loss_by_trap_handling(guest: Guest, count: int) -> DocumentedLoss | None:
     defect, handlers = kprobes.defects.get("trap-entry"), kprobes.trap_handlers_functions
     if defect is None and not handlers:
         return None
-    symbols = _text_symbols(guest)
-    probed = _first_functions([name for name, _ in symbols])[:count]
+    script = _REGISTERED.format(test=shlex.quote(place_in_guest(test)), count=count)
+    probed = guest.run_script(script, guest.scaled_deadline(_REGISTERING_SECONDS)).check().stdout.split()
     if defect and set(defect.hangs_in) & set(probed):
-        return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, symbols, defect)))
+        return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, defect)))
     cause = next((handlers[name] for name in probed if name in handlers), "")
     return DocumentedLoss(cause, _HANG_OR_CRASH) if cause else None
-
-
-def _first_functions(names: list[str]) -> list[str]:
-    """Return the functions that the test tries, without freed text, which the kernel refuses.
-
-    If the kernel refuses others too, the test passes them over and probes later ones.
-    """
-    freed = [names.index(name) for name in _FREED if name in names]
-    kept = names[: freed[0]] + names[freed[1] :] if len(freed) == len(_FREED) else names
-    return [name for name in kept if "." not in name]
 
 
 def _text_symbols(guest: Guest) -> list[tuple[str, int]]:
@@ -106,8 +108,9 @@ def _text_symbols(guest: Guest) -> list[tuple[str, int]]:
     return [(name, int(address, 16)) for address, _, name in map(str.split, lines)]
 
 
-def _ranges(guest: Guest, symbols: list[tuple[str, int]], defect: Defect) -> Iterator[range]:
+def _ranges(guest: Guest, defect: Defect) -> Iterator[range]:
     """Yield the addresses of the code of each symbol, also the physical ones: a trap begins in physical mode."""
+    symbols = _text_symbols(guest)
     starts = sorted({address for _, address in symbols})
     for name, start in symbols:
         if name in defect.hangs_in and start != starts[-1]:

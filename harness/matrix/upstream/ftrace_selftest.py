@@ -68,6 +68,11 @@ def install(guest: Guest, files: Path, modules: Sequence[Path]) -> None:
     _install(guest, modules)
 
 
+def place_in_guest(test: str) -> str:
+    """Return the path in the guest of a test that was installed, given its path below test.d."""
+    return f"{_PLACE}/{TESTS}/{test}"
+
+
 def run_test(guest: Guest, test: str) -> Outcome:
     """Run one test that was installed, by its path below test.d. Raises GuestError."""
     # The runner's own process group gets signals of tests, so it must not be the resident shell's.
