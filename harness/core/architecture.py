@@ -172,7 +172,8 @@ class KprobeTraits:
     `nested-twice`, one in a nested one,
     and `trap-entry`, a probe on code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint`
     is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is
-    the errno for a uprobe at an odd place inside an instruction, 0 where it is taken.
+    the errno for a uprobe at an odd place inside an instruction, 0 where it is taken; `steps_traced_processes` is false
+    where PTRACE_SINGLESTEP steps nothing.
     """
 
     breakpoints: tuple[PatchPattern, ...]
@@ -188,6 +189,7 @@ class KprobeTraits:
     uprobe_breakpoint: bytes = b""
     uprobe_condition_bits: bytes = b""
     uprobe_mid_instruction_errno: int = 0
+    steps_traced_processes: bool = True
     entry_landing_pad: bytes = b""
     takes_misaligned: str = ""
     trap_handlers_functions: Mapping[str, str] = field(default_factory=dict, hash=False)

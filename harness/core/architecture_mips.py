@@ -61,6 +61,7 @@ MIPS64EL = Architecture(
         uprobe_breakpoint=MIPS_UPROBE_BREAKPOINT.to_bytes(4, "little"),
         # arch_uprobe_analyze_insn(), arch/mips/kernel/uprobes.c:44
         uprobe_mid_instruction_errno=errno.EINVAL,
+        steps_traced_processes=False,  # no arch_has_single_step() (arch/mips/include/asm/ptrace.h, 6.1 to 7.3)
     ),
     flat_image_base_address=0xFFFFFFFF80100000,  # load-y of arch/mips/mti-malta/Platform
     static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for MIPS (rcrt1.o)

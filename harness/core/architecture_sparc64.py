@@ -75,6 +75,7 @@ SPARC64 = Architecture(
         defects=_DEFECTS,
         uprobe_breakpoint=bytes.fromhex("91d02073"),  # UPROBE_SWBP_INSN, arch/sparc/include/asm/uprobes.h
         uprobe_mid_instruction_errno=errno.EINVAL,  # __uprobe_register(): the alignment of the breakpoint
+        steps_traced_processes=False,  # no arch_has_single_step() (arch/sparc/include/asm/ptrace.h, 6.1 to 7.3)
     ),
     static_program_flags=("-static",),
     bug_prints_place=True,  # do_BUG(), arch/sparc/kernel/traps_64.c, with CONFIG_DEBUG_BUGVERBOSE

@@ -206,6 +206,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 uprobe_breakpoint=bytes.fromhex("f901f0e7"),
                 uprobe_condition_bits=bytes.fromhex("000000f0"),
                 uprobe_mid_instruction_errno=errno.EINVAL,  # arch_uprobe_analyze_insn(), arch/arm/probes/uprobes/core.c
+                steps_traced_processes=False,  # no arch_has_single_step() (arch/arm/include/asm/ptrace.h, 6.1 to 7.3)
             ),
             # "Thumb not yet support" (arch_uprobe_analyze_insn(), arch/arm/probes/uprobes/core.c, 6.1).
             program_flags=("-marm",),
@@ -255,6 +256,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 uprobe_breakpoint=bytes.fromhex("0290"),
                 # __uprobe_register() demands the alignment of the breakpoint (kernel/events/uprobes.c)
                 uprobe_mid_instruction_errno=errno.EINVAL,
+                steps_traced_processes=False,  # no arch_has_single_step() (arch/riscv/include/asm/ptrace.h, 6.1 to 7.3)
             ),
             static_program_flags=("-static",),  # glibc 2.36 has no static-pie for RISC-V (rcrt1.o)
             flat_image_base_address=0xFFFFFFFF80000000,  # KERNEL_LINK_ADDR, arch/riscv/include/asm/pgtable.h
