@@ -90,7 +90,7 @@ def test_module_init_text(target: Target, kprobes: Kprobes) -> None:
     The kernel frees the section and its symbols when the initializer returns.
     """
     gone = [symbol.name for symbol in target.elf.symbols if symbol.kind == "func" and symbol.section == ".init.text"]
-    assert gone, "the module has no initialisation text"
+    assert gone, "the module has no initialization text"
     # Every module has an init_module, some with a preamble; another module's may be in text that stays loaded.
     specs = [f"{target.module}:{name}" for name in gone] + [name for name in gone if not name.endswith("init_module")]
     expect_specs_refused(kprobes, *specs, wanted=errno.ENOENT)

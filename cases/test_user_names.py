@@ -16,7 +16,7 @@ TIMES = 3
 @pytest.mark.requires("uprobes")
 @pytest.mark.mutants("user-base-for-bias", deep=("user-next-symbol",))
 def test_the_process_itself_agrees(uprobes: Uprobes) -> None:
-    """What ld.so answers in the process, by r_debug and dladdr(), is what the file's tables and the mappings say."""
+    """What ld.so answers in the process, by r_debug and dladdr(), agrees with the file's tables and the mappings."""
     for variant in (PLAIN, "based"):
         with uprobes.runner_of_build(variant) as process:
             for name in (FIRST_LIBRARY, SECOND_LIBRARY, RUNNER):

@@ -100,7 +100,7 @@ def _newer_qemus() -> Iterator[str]:
             machine = recipe.get("machine", {})
             version = f"{machine.get('preferred_qemu') or machine.get('qemu') or ''}"
         except (OSError, ValueError, AttributeError):
-            continue  # a command that selects the VM says what is wrong
+            continue  # a command that selects the VM reports what is wrong
         if version:
             vms.setdefault((f"{recipe.get('arch')}", version), []).append(path.stem)
     if not vms:

@@ -79,8 +79,8 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     for number, paragraph in enumerate(_paragraphs(command.help)):
         yield from ([".PP"] if number else [])
         yield paragraph
-    for names, says in _options(command, context):
-        yield from (".TP", f".B {_text(names)}", _text(says))
+    for names, description in _options(command, context):
+        yield from (".TP", f".B {_text(names)}", _text(description))
     for paragraph in _paragraphs(command.epilog):
         yield from (".PP", paragraph)
 

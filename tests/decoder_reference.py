@@ -44,7 +44,7 @@ class Reference(NamedTuple):
     """How to have capstone list the code of a decoder, and how to read a line of its listing.
 
     `own` is what is compared of our own instruction, where it has more than the CPU's view. `decode` is our own decoder
-    of words without what is around them, where the usual one tells code from data.
+    of words without what is around them, where the usual one distinguishes code from data.
     """
 
     architecture: str
@@ -235,7 +235,7 @@ def _own_superh(found: Instruction) -> Effect:
 
 
 def _superh_words(code: bytes) -> list[Instruction]:
-    """Each word alone, because in a function the decoder tells code from constants."""
+    """Each word alone, because in a function the decoder distinguishes code from constants."""
     found = []
     for offset in range(0, len(code), 2):
         (each,) = decode_superh.decode(code[offset : offset + 2])

@@ -20,7 +20,7 @@ _SECONDS = 300.0
 def install() -> None:
     """Make the packages of requirements-tests.txt importable in this process, behind Pinpoint's own.
 
-    An AssertionError, which fails the test by name, says why they cannot be installed: nothing is skipped.
+    An AssertionError, which fails the test by name, states why they cannot be installed: nothing is skipped.
     """
     place = _installed(_TESTS)
     if str(place) not in sys.path:
@@ -30,7 +30,7 @@ def install() -> None:
 def directory_of_newest_capstone() -> Path:
     """Return the directory with the capstone of requirements-decoders.txt, for a process that imports no other one.
 
-    An AssertionError says why it cannot be installed.
+    An AssertionError states why it cannot be installed.
     """
     return _installed(_DECODERS)
 

@@ -15,7 +15,7 @@ from harness.guest.keys import RunKeys
 from harness.guest.ssh import SshConnection
 
 SOON = 60.0
-Behaviour = Callable[[paramiko.Channel, str], None]
+Behavior = Callable[[paramiko.Channel, str], None]
 
 
 class Dropbear(paramiko.ServerInterface):
@@ -43,7 +43,7 @@ class Dropbear(paramiko.ServerInterface):
 class _Connection(paramiko.Transport):
     """Starts a command only after the client has the reply to its request, so that the command cannot end earlier."""
 
-    def __init__(self, connection: socket.socket, server: Dropbear, begin: Behaviour) -> None:
+    def __init__(self, connection: socket.socket, server: Dropbear, begin: Behavior) -> None:
         super().__init__(connection)
         self._commands = server.commands
         self._begin = begin
@@ -64,7 +64,7 @@ class Server:
 
     def __init__(self) -> None:
         self.keys = RunKeys.make()
-        self.behaviour: Behaviour = succeed
+        self.behavior: Behavior = succeed
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.transport: paramiko.Transport | None = None
@@ -76,7 +76,7 @@ class Server:
         except OSError:
             return
         server = Dropbear(self.keys)
-        self.transport = _Connection(connection, server, lambda *given: self.behaviour(*given))
+        self.transport = _Connection(connection, server, lambda *given: self.behavior(*given))
         self.transport.add_server_key(self.keys.guest_host_key)
         try:
             self.transport.start_server(server=server)

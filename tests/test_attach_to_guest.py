@@ -44,7 +44,7 @@ HARMFUL = {
 }
 
 
-def test_what_line_editing_and_colours_need_is_let_through() -> None:
+def test_what_line_editing_and_colors_need_is_let_through() -> None:
     assert Filter().feed(HARMLESS) == HARMLESS
 
 
@@ -82,7 +82,7 @@ def behave(channel, command):
     end(channel, 7)
 
 server = Server()
-server.behaviour = behave
+server.behavior = behave
 sys.exit(interact(server.link()))
 """
 
@@ -115,7 +115,7 @@ def behave(channel, command):
     end(channel, 0)
 
 server = Server()
-server.behaviour = behave
+server.behavior = behave
 sys.exit(interact(server.link()))
 """
 

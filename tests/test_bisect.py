@@ -467,16 +467,16 @@ def test_two_bisections_of_a_tree_share_one_clone(history: tuple[Path, list[str]
 
 def test_bisections_of_a_tree_take_turns(history: tuple[Path, list[str]], tmp_path: Path) -> None:
     tree, commits = history
-    clone, heard = tmp_path / "clone", list[str]()
+    clone, lines = tmp_path / "clone", list[str]()
     other = bisection(tmp_path / "two", clone, tree, commits[0], commits[-1], Fake(5))
-    with locks.hold_lock(clone.with_name(".clone.lock"), deadline=Deadline.after(1), on_wait=heard.append):
+    with locks.hold_lock(clone.with_name(".clone.lock"), deadline=Deadline.after(1), on_wait=lines.append):
 
         def stop(line: str) -> None:
-            heard.append(line)
+            lines.append(line)
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
             other.run(on_wait=stop)
-    assert heard == ["another run holds the lock; waiting"]
+    assert lines == ["another run holds the lock; waiting"]
     assert other.run(on_wait=stop).first_bad_commit == commits[5]
     assert json.loads((tmp_path / "two" / "result.json").read_text())["first_bad"] == commits[5]

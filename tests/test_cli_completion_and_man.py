@@ -147,7 +147,7 @@ def test_the_file_sets_defaults_that_the_command_line_and_the_environment_overri
         ("accelerator = 'hvf'", "`accelerator`: 'hvf'; one of: kvm, tcg"),
         ("mirror = 7", "`mirror` is no text"),
         ("cache = 'here'", "`cache` is no absolute path"),
-        ("colour = 'red'", "unknown key 'colour'; one of: "),
+        ("color = 'red'", "unknown key 'color'; one of: "),
         ("vms = [", "is no TOML: "),
         pytest.param("x = 1\n" * 200_000, "is larger than 1 MiB", id="large"),
         ("\x00", "is no TOML: "),

@@ -99,7 +99,7 @@ def test_a_baseline_covers_what_it_names_and_nothing_else(tmp_path: Path) -> Non
         "[[known]]\n",
         "x = [[[",
         "known = 3",
-        KNOWN + "colour = 1\n",
+        KNOWN + "color = 1\n",
         KNOWN.replace("fail", "bad"),
     ],
 )

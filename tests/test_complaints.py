@@ -51,7 +51,7 @@ def test_the_form_of_the_log_does_not_matter(name: str) -> None:
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
         "CR CR LF": log.replace("\n", "\r\r\n"),
-        "colours": time.sub("\x1b[32m\\1\x1b[0;1;31m ", log).replace("\n", "\x1b[0m\n"),
+        "colors": time.sub("\x1b[32m\\1\x1b[0;1;31m ", log).replace("\n", "\x1b[0m\n"),
         "callers": time.sub(r"\1[    T1] ", log),
         "dmesg -r": time.sub(r"<4>\1 ", log),
         "no times": time.sub("", log),

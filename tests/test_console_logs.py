@@ -56,7 +56,7 @@ def test_in_any_form_and_with_a_programs_output_in_between(path: Path) -> None:
     forms = {
         "CRLF": log.replace("\n", "\r\n"),
         "CR CR LF": log.replace("\n", "\r\r\n"),
-        "colours": TIME.sub("\x1b[32m\\1\x1b[0;1;31m ", log).replace("\n", "\x1b[0m\n"),
+        "colors": TIME.sub("\x1b[32m\\1\x1b[0;1;31m ", log).replace("\n", "\x1b[0m\n"),
         "callers": TIME.sub(r"\1[   T17] ", log),
         "a program's lines": "".join(f"{line}{noise}" for line in log.splitlines(keepends=True)),
         "a program's unfinished lines": TIME.sub(r"Kernel panic - not syncing: \1 ", log),

@@ -1,4 +1,4 @@
-"""A Debian package is unpacked whole and in time, or an error says so."""
+"""A Debian package is unpacked whole and in time, or an error reports it."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def flood(channel, _):
 
 def test_fault(guest):
     server = Server()
-    server.behaviour = flood
+    server.behavior = flood
     server.link().run(("true",), Deadline.after(600))
 """
 # Loaded into every process of the run: the clock's date differs by as many seconds as the file JUMP contains.

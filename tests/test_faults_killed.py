@@ -60,7 +60,7 @@ def kill(directory: Path, judge_fault: Judge, victim: str, points: Sequence[int]
     latest = (directories[-1] / "results.jsonl").read_text().splitlines()
     assert len(latest) == CASES * len(VMS)
     assert all(broken["struck"] for broken in runs[1::2]), runs
-    # A kill between two cells says nothing about a cell, so it must be the exception.
+    # A kill between two cells shows nothing about a cell, so it must be the exception.
     assert 2 * sum(broken["status"] != 0 for broken in runs[1::2]) > len(points), runs
 
 

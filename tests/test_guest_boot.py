@@ -236,7 +236,7 @@ def test_a_monitor_that_does_not_answer_at_boot_is_the_hosts_failure(
         monkeypatch.setattr(monitor, "_COMMAND_SECONDS", 2.0)
         guest.monitor.execute("query-status")
 
-    monkeypatch.setattr(start, "_hear", stop_qemu)
+    monkeypatch.setattr(start, "_await_line_of_init", stop_qemu)
     with pytest.raises(HostError, match="monitor command query-status did not come in time"):
         pretender.boot(b"\x00\x00\x00\x14" * 4)
 

@@ -169,17 +169,17 @@ def test_an_earlier_end_is_reported_too(qemu: Qemu, monitor: Monitor) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [b"[" * 100_000 + b"\r\n", b"x" * (20 << 20), b"\xff\xfe\r\n", b"[1]\r\n"],
     ids=["nested", "no end of line", "no UTF-8", "a list"],
 )
-def test_a_monitor_that_talks_nonsense_is_gone(qemu: Qemu, monitor: Monitor, said: bytes) -> None:
+def test_a_monitor_that_sends_nonsense_is_gone(qemu: Qemu, monitor: Monitor, sent: bytes) -> None:
     over = threading.Event()
     monitor.call_when_guest_stops(lambda _: over.set())
 
     def talk() -> None:
         with contextlib.suppress(OSError):
-            qemu._theirs.sendall(said)
+            qemu._theirs.sendall(sent)
 
     threading.Thread(target=talk, daemon=True).start()
     assert over.wait(20)

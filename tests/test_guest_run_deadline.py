@@ -34,7 +34,7 @@ Wait = Callable[[Guest, GuestRunDeadline], object]
 def server() -> Iterator[Server]:
     """A server that never answers a command."""
     made = Server()
-    made.behaviour = lambda *_: None
+    made.behavior = lambda *_: None
     yield made
     made.die()
 
@@ -111,7 +111,7 @@ def test_a_guest_that_is_run_late_answers(guest: Guest, server: Server, monkeypa
         channel.send_exit_status(0)
         channel.close()
 
-    server.behaviour = late
+    server.behavior = late
     assert guest.ssh_connection.run(("true",), guest.scaled_deadline(LIMIT)).stdout == "late\n"
 
 

@@ -56,7 +56,7 @@ def end_output(channel: paramiko.Channel, pumps: Sequence[threading.Thread]) -> 
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    made.behaviour = run_locally
+    made.behavior = run_locally
     yield made
     made.die()
 

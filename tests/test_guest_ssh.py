@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import paramiko
 import pytest
-from ssh_server import SOON, Behaviour, Server, end, succeed
+from ssh_server import SOON, Behavior, Server, end, succeed
 
 from harness.core.deadline import Deadline
 from harness.core.errors import DeadlineExceeded, GuestError, GuestLost
@@ -32,7 +32,7 @@ def test_result_of_a_command(server: Server) -> None:
         channel.sendall_stderr(b"some complaint\n")
         end(channel, 7)
 
-    server.behaviour = fail
+    server.behavior = fail
     result = server.link().run(("insmod", "a b"), Deadline.after(SOON))
     assert (result.rc, result.stdout, result.stderr, result.ok) == (7, "some\ufffd output\n", "some complaint\n", False)
     with pytest.raises(GuestError, match=r"a-vm: `insmod 'a b'` ended with 7: some complaint"):
@@ -50,7 +50,7 @@ def test_both_outputs_may_be_larger_than_the_window(server: Server) -> None:
         channel.sendall(b"o" * 3_000_000)
         end(channel, 0)
 
-    server.behaviour = pour
+    server.behavior = pour
     result = server.link().run(("pour",), Deadline.after(SOON))
     assert (len(result.out), len(result.err)) == (3_000_000, 3_000_000)
 
@@ -61,7 +61,7 @@ def test_slow_command_ends_at_its_deadline_and_costs_nothing_else(server: Server
             return
         succeed(channel, command)
 
-    server.behaviour = sleep
+    server.behavior = sleep
     link = server.link()
     with pytest.raises(DeadlineExceeded, match="sleep"):
         link.run(("sleep",), Deadline.after(0.3))
@@ -70,7 +70,7 @@ def test_slow_command_ends_at_its_deadline_and_costs_nothing_else(server: Server
 
 @pytest.mark.parametrize("break_it", [Server.die, None], ids=["guest gone", "guest stopped"])
 def test_lost_guest_is_reported_at_once(server: Server, break_it: Callable[[Server], None] | None) -> None:
-    server.behaviour = lambda _channel, _command: None
+    server.behavior = lambda _channel, _command: None
     link = server.link()
     breaking = (
         (lambda: break_it(server)) if break_it else (lambda: link.break_connection("the guest stopped: SHUTDOWN"))
@@ -103,7 +103,7 @@ def test_nobody_there_is_a_lost_guest() -> None:
         SshConnection("a-vm", port, RunKeys.make()).connect(Deadline.after(SOON))
 
 
-def store(damage: bytes) -> Behaviour:
+def store(damage: bytes) -> Behavior:
     """Return the behavior of a guest that appends `damage` to what it receives and answers with the hash of that."""
 
     def behave(channel: paramiko.Channel, _command: str) -> None:
@@ -117,12 +117,12 @@ def store(damage: bytes) -> Behaviour:
 
 
 def test_file_that_arrived_whole(server: Server) -> None:
-    server.behaviour = store(damage=b"")
+    server.behavior = store(damage=b"")
     server.link().put(bytes(3_000_000), "/tmp/a b.ko", 0o600, Deadline.after(SOON))
 
 
 def test_damaged_file_is_noticed(server: Server) -> None:
-    server.behaviour = store(damage=b"x")
+    server.behavior = store(damage=b"x")
     with pytest.raises(GuestError, match=r"/tmp/a.ko arrived damaged"):
         server.link().put(b"content", "/tmp/a.ko", 0o644, Deadline.after(SOON))
 

@@ -348,7 +348,7 @@ def test_no_terminal_obeys_a_guest(name: str) -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=20) | st.sampled_from([*INJECTIONS.values(), b"\x1b[31m", b"\xe2\x82"])))
-def test_only_printable_text_colours_and_line_editing_pass(parts: list[bytes]) -> None:
+def test_only_printable_text_colors_and_line_editing_pass(parts: list[bytes]) -> None:
     terminal = Filter()
     assert harmless(b"".join(terminal.feed(part) for part in parts))
 

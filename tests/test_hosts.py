@@ -169,7 +169,7 @@ def kill_at_points(cluster: ClusterHere, directory: Path, judge_fault: Judge, po
         )
         assert verdicts["harness-error"] <= 1
         assert not verdicts["harness-error"] or "was on host a, which is gone" in output
-    # A kill between two cells says nothing about a cell, so it must be the exception.
+    # A kill between two cells shows nothing about a cell, so it must be the exception.
     assert 2 * lost >= len(points)
 
 

@@ -42,7 +42,7 @@ def feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
 @pytest.fixture
 def server() -> Iterator[Server]:
     made = Server()
-    made.behaviour = run_locally
+    made.behavior = run_locally
     yield made
     made.die()
 

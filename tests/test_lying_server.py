@@ -63,7 +63,7 @@ def test_a_server_that_ignores_requests(server: Server, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_a_server_whose_commands_say_nothing(server: Server, name: str) -> None:
-    server.behaviour = lambda *_: None
+    server.behavior = lambda *_: None
     late(server.link(), REQUESTS[name])
 
 
@@ -77,7 +77,7 @@ def test_a_server_that_drips(server: Server, name: str) -> None:
                 channel.sendall(b".")
                 time.sleep(0.01)
 
-    server.behaviour = drip
+    server.behavior = drip
     late(server.link(), REQUESTS[name])
 
 
@@ -91,7 +91,7 @@ def test_a_server_that_floods(server: Server, monkeypatch: pytest.MonkeyPatch, n
             while not channel.closed:
                 getattr(channel, stream)(b"x" * 65536)
 
-    server.behaviour = flood
+    server.behavior = flood
     link = server.link()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(GuestError, match=r"printed (?:more than 4 MiB|a line of more than 1 MiB)"):
@@ -107,7 +107,7 @@ def test_a_program_that_prints_lines_without_end(server: Server, monkeypatch: py
             while not channel.closed:
                 channel.sendall(b"a line\n" * 4096)
 
-    server.behaviour = flood
+    server.behavior = flood
     deadline = Deadline.after(SOON)
     dialogue = Dialogue("a-vm", server.link(), ("yes",), deadline)
 
@@ -123,7 +123,7 @@ def test_an_honest_server_is_not_cut_later(server: Server) -> None:
     link = server.link()
     assert link.run(("echo", "x"), Deadline.after(SOON)).stdout == "ran echo x\n"
     channel = link.open_channel(Deadline.after(SOON))
-    server.behaviour = lambda *_: None
+    server.behavior = lambda *_: None
     with link.close_channel_at_deadline(channel, Deadline.after(0.5)):
         channel.exec_command("sh")
     time.sleep(1)
@@ -185,7 +185,7 @@ def test_a_server_that_ignores_the_window_between_commands(server: Server) -> No
             while not channel.closed and not stop.is_set():
                 channel.sendall(b"x" * 65536)
 
-    server.behaviour = flood
+    server.behavior = flood
     link = server.link()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     channel = link.open_channel(Deadline.after(SOON))
@@ -220,7 +220,7 @@ def test_a_server_that_stops_reading(server: Server, monkeypatch: pytest.MonkeyP
         channel.transport._send_user_message(adjust)
         channel.transport.packetizer._Packetizer__socket = Unread(channel.transport.sock)
 
-    server.behaviour = stop_reading
+    server.behavior = stop_reading
     link = server.link()
 
     def speak() -> None:

@@ -251,7 +251,7 @@ def test_a_trait_that_the_kernel_contradicts_is_our_error_and_no_skip(matrix: py
 from harness.landing.prove_recipe_traits import TraitContradictedError
 
 def contradict(self, name):
-    raise TraitContradictedError("kaslr", "the recipe says kaslr = true, the kernel false", where=name, mend="mend it")
+    raise TraitContradictedError("kaslr", "the recipe has kaslr = true, the kernel false", where=name, mend="mend it")
 
 fleet.Fleet._prepare_and_start = contradict
 """
@@ -259,7 +259,7 @@ fleet.Fleet._prepare_and_start = contradict
     case = '@pytest.mark.requires("kaslr")\ndef test_a(guest): pass\ndef test_b(guest): pass'
     assert run(matrix, case, "--vm", "arm64-debian").ret == 3
     assert [cell["verdict"] for cell in cells(matrix)] == ["harness-error"] * 2
-    assert all("the recipe says kaslr" in str(cell["reason"]) for cell in cells(matrix))
+    assert all("the recipe has kaslr" in str(cell["reason"]) for cell in cells(matrix))
 
 
 def test_a_command_that_boots_one_vm_takes_a_contradicted_trait_for_a_wrong_recipe() -> None:

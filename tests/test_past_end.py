@@ -176,7 +176,7 @@ SHOWS = {
     Symptom.TRAPS_AT_PROBE: outcome(
         "", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=True, at_probe=True)
     ),
-    Symptom.TRAPS_FOR_EVER: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
+    Symptom.TRAPS_WITHOUT_END: outcome("", 0, stands=MostFrequentCpuAddress("leaf+0x30", 12, 24, in_function=False)),
 }
 
 
@@ -258,10 +258,10 @@ def test_a_probe_in_a_handler_is_missed_as_often_as_the_handler_runs() -> None:
 
 @pytest.mark.parametrize("change", [{"times_found": 7}, {"sample_count": 121}, {"in_function": True}])
 def test_a_guest_that_is_only_slow_does_not_trap_endlessly(change: dict[str, int]) -> None:
-    stands = SHOWS[Symptom.TRAPS_FOR_EVER].cpu_address
+    stands = SHOWS[Symptom.TRAPS_WITHOUT_END].cpu_address
     assert stands is not None
     with pytest.raises(Missed, match="traps forever"):
-        outcome("", 0, stands=replace(stands, **change)).demand_symptom(Defect(Symptom.TRAPS_FOR_EVER, "why"))
+        outcome("", 0, stands=replace(stands, **change)).demand_symptom(Defect(Symptom.TRAPS_WITHOUT_END, "why"))
 
 
 def test_sites_apart() -> None:

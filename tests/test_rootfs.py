@@ -49,7 +49,7 @@ def tree(root: Path, umask: int) -> Path:
     return root
 
 
-def test_the_archive_is_roots_and_normalised(tmp_path: Path) -> None:
+def test_the_archive_is_roots_and_normalized(tmp_path: Path) -> None:
     pack(tree(tmp_path / "root", 0o077), tmp_path / "initrd")
     entries = listed(tmp_path / "initrd")
     assert [(name, oct(mode)) for name, mode, *_ in entries] == [

@@ -108,7 +108,7 @@ def addresses(pid: int) -> set[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["ssh", "worker"])
 def test_a_host_that_is_lost(sshd: SshdHere, tmp_path: Path, what: str) -> None:
-    """The ssh or the worker of host `a` is killed. Its open cell says so; the other cells run on host `b`."""
+    """The ssh or the worker of host `a` is killed. Its open cell reports it; the other cells run on host `b`."""
     run = start(sshd, tmp_path, sshd.hosts_file())
     wait_for_cells(tmp_path, 2, run)
     os.kill(process_of(*(("-M ", tmp_path) if what == "ssh" else ("-m harness ssh-worker", sshd.directory / "a"))), 9)
@@ -244,7 +244,7 @@ def test_a_worker_ends_when_the_controller_is_silent(tmp_path: Path, silent: boo
 
 @pytest.mark.slow
 def test_why_a_host_lacks_an_ability_is_reported(sshd: SshdHere, tmp_path: Path) -> None:
-    """One QEMU of the host is broken: its canary fails there, and the cells that no host can run say so."""
+    """One QEMU of the host is broken: its canary fails there, and the cells that no host can run report it."""
     hosts = sshd.hosts_file(("a",))
     broken = tmp_path / "broken" / "qemu-system-x86_64"
     broken.parent.mkdir()

@@ -182,7 +182,7 @@ def test_a_documented_failure_is_at_its_command() -> None:
             Outcome("t", end, "X", "", lines).demand_failure_at("grep -q '<- kernel_clone'", "a cause")
 
 
-HANGS = Defect(Symptom.TRAPS_FOR_EVER, "a cause", hangs_in=("handler", "vector"))
+HANGS = Defect(Symptom.TRAPS_WITHOUT_END, "a cause", hangs_in=("handler", "vector"))
 EXPECTED = DocumentedLoss("a cause", ranges=(range(0x1000, 0x1100), range(0x100, 0x200)))
 
 

@@ -17,7 +17,7 @@ PARISC_DEFECTS = {
     "call": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a call is skipped", _PARISC_NOP),
     "jump": Defect(Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: a jump falls through", _PARISC_NOP),
     "return": Defect(
-        Symptom.TRAPS_FOR_EVER, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
+        Symptom.TRAPS_WITHOUT_END, f"{_PARISC_FALLS_THROUGH}: execution runs past the end of the function, into zeros"
     ),
     "return-into-next-function": Defect(
         Symptom.WRONG_RESULT, f"{_PARISC_FALLS_THROUGH}: execution runs on into the next function", _PARISC_NOP
@@ -28,17 +28,17 @@ PARISC_DEFECTS = {
         "reset_current_kprobe() and line 100 takes every later hit for a nested one",
     ),
     "skip": Defect(
-        Symptom.TRAPS_FOR_EVER,
+        Symptom.TRAPS_WITHOUT_END,
         "arch/parisc/kernel/kprobes.c:35 (6.1): the stepped instruction nullifies the second break and the CPU runs "
         "into the next instruction slot",
     ),
     "nested": Defect(
-        Symptom.TRAPS_FOR_EVER,
+        Symptom.TRAPS_WITHOUT_END,
         "arch/parisc/kernel/kprobes.c:149 (6.1): after a nested probe's step the handler returns without advancing "
         "iaoq, and line 143 skips the same break again and again",
     ),
     "trap-entry": Defect(
-        Symptom.TRAPS_FOR_EVER,
+        Symptom.TRAPS_WITHOUT_END,
         "arch/parisc/kernel/traps.c:468 (6.1): handle_interruption(), which handles every trap, is on no blacklist, so "
         "that a probe there is accepted, and its break calls the function again, until the stack fills the memory",
         hangs_in=(

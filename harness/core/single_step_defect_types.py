@@ -12,7 +12,7 @@ class Symptom(Enum):
     WRONG_RESULT = "wrong result"
     """The function returns the value that it returns with nops in the places of the skipped instructions; the guest
     survives."""
-    TRAPS_FOR_EVER = "traps forever"
+    TRAPS_WITHOUT_END = "traps forever"
     """The CPU takes the same trap repeatedly and makes no progress: the guest is lost."""
     TRAPS_AT_PROBE = "traps at the probe forever"
     """The same, and the CPU is seen at the probed instruction."""
@@ -49,7 +49,7 @@ class Defect:
     def fatal(self) -> bool:
         """True when the guest may not survive the defect, or is of no use after it."""
         return self.ends_probing or self.symptom in (
-            Symptom.TRAPS_FOR_EVER,
+            Symptom.TRAPS_WITHOUT_END,
             Symptom.TRAPS_AT_PROBE,
             Symptom.KILLED_BY_OOPS,
         )

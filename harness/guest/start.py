@@ -119,7 +119,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
         try:
             with limit:
                 if not frozen:
-                    _hear(guest, WAITING, limit.deadline)
+                    _await_line_of_init(guest, WAITING, limit.deadline)
                 _become_ready(guest, beginning.keys, step, limit.deadline, booted=not frozen)
         except (BootError, DeadlineExceeded, GuestLost) as failure:
             raise _stopped(guest, limit.explain(failure), "did not boot") from None
@@ -135,7 +135,7 @@ def _begin(image: Image, beginning: StartOptions, how: str, frozen: Path | None)
 def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Deadline, *, booted: bool) -> None:
     """Type the provisioning line, wait for init's reply, log in, and check the kernel; after a boot its clock, too."""
     guest.console.type(format_provisioning_line(keys), at_once=guest.architecture.qemu_machine.console_bytes_at_once)
-    _hear(guest, READY, deadline)
+    _await_line_of_init(guest, READY, deadline)
     step.publish_progress("ready, connecting")
     guest.connect(keys, deadline)
     booted_kernel_check.check_booted_kernel(
@@ -147,7 +147,7 @@ def _become_ready(guest: Guest, keys: RunKeys, step: ProgressStep, deadline: Dea
         check_boot_clock(partial(guest.run_script, deadline=deadline))
 
 
-def _hear(guest: Guest, line: str, deadline: Deadline) -> None:
+def _await_line_of_init(guest: Guest, line: str, deadline: Deadline) -> None:
     """Wait for a line of init. Raises BootError when the kernel panics first."""
     if guest.console.await_line([line, _PANIC], deadline).pattern_index:
         # The reset that follows a panic makes the console complete.

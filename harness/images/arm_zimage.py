@@ -46,7 +46,7 @@ def unpack(image: bytes, name: str) -> FlatKernel:
     """Return the kernel inside a zImage. Raises BuildError if it is damaged or compressed in another way.
 
     The table has the end of the compressed kernel, but not its start. The start is where a decompressor accepts the
-    bytes up to that end and returns as many as the table says.
+    bytes up to that end and returns as many as the table has.
     """
     table_at = _HEADER.unpack_from(image, _HEADER_AT)[5]
     if table_at + _TABLE.size > len(image):

@@ -47,7 +47,7 @@ def _rights(trees: Sequence[Path], scratch: Path) -> Rights | None:
     given = child_privilege_drop.grant_restricted_rights(
         ours, [scratch], foreign=foreign, user=child_privilege_drop.BUILD_USER
     )
-    # The copy of a read-only source must be writable, because the build writes beside the source files.
+    # The copy of a read-only source must be writable, because the build writes next to the source files.
     for path in (scratch, *scratch.rglob("*")) if given else ():
         os.lchown(path, child_privilege_drop.BUILD_USER, child_privilege_drop.GROUP)
         if not path.is_symlink():

@@ -104,7 +104,7 @@ def pack(root: Path, archive: Path) -> None:
     """
     names = [".", *sorted(str(path.relative_to(root)) for path in root.rglob("*"))]
     for name in names:
-        _normalise(root / name, private=name in _PRIVATE)
+        _normalize(root / name, private=name in _PRIVATE)
     words = ["cpio", "--create", "--null", "--format=newc", "--owner=+0:+0", "--reproducible", "--quiet"]
     with tempfile.TemporaryFile() as listed, tempfile.TemporaryFile() as complaints, archive.open("wb") as packed:
         listed.write("".join(f"{name}\0" for name in names).encode())
@@ -126,7 +126,7 @@ def pack(root: Path, archive: Path) -> None:
         raise HostError(f"cpio failed: {messages or rc}", where=str(archive), mend="run again")
 
 
-def _normalise(path: Path, *, private: bool) -> None:
+def _normalize(path: Path, *, private: bool) -> None:
     """Set a fixed mode and time, independent of umask and clock."""
     if not path.is_symlink():
         executable = path.is_dir() or path.stat().st_mode & 0o111

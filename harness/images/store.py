@@ -52,7 +52,7 @@ class Store:
     def __init__(self, root: Path, bus: Bus) -> None:
         self.root = root
         self._bus = bus
-        self._swept = False
+        self._leftovers_removed = False
         self._builds = True
         self._used: dict[str, int] = {}
 
@@ -72,7 +72,7 @@ class Store:
         """
         key = key_of(parts)
         with disk_full_errors.as_host_errors(self.root):
-            self._sweep()
+            self._remove_leftovers()
         with self._bus.step(vm, kind) as step, disk_full_errors.as_host_errors(self.root):
             lock = self._lock_path(f"{kind}-{key}")
             with hold_lock(lock, deadline=Deadline.after(_LOCK_WAIT), on_wait=step.publish_progress):
@@ -102,15 +102,15 @@ class Store:
                 if record and not store_entry_manifest.find_damage(path, record):
                     return False
                 self._discard(path)
-            beside = self._beside(path.name)
-            beside.mkdir(parents=True)
+            scratch = self._new_scratch_path(path.name)
+            scratch.mkdir(parents=True)
             try:
-                fill(beside)
-                if wrong := store_entry_manifest.find_foreign_damage(beside, kind, key, key_of):
+                fill(scratch)
+                if wrong := store_entry_manifest.find_foreign_damage(scratch, kind, key, key_of):
                     raise UsageError(wrong, where=path.name, mend="nothing of it was added; export it again")
-                beside.rename(path)
+                scratch.rename(path)
             finally:
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(scratch, ignore_errors=True)
         return True
 
     def entry_path(self, kind: str, parts: Sequence[str]) -> Path:
@@ -188,33 +188,33 @@ class Store:
         """Build in a temporary directory, write the manifest, and rename the directory."""
         if not self._builds:
             raise HostError("is not in the store any more", where=f"{kind}-{key}", mend="run again: it is sent again")
-        beside = self._beside(f"{kind}-{key}")
-        beside.mkdir(parents=True)
+        scratch = self._new_scratch_path(f"{kind}-{key}")
+        scratch.mkdir(parents=True)
         path = self.root / f"{kind}-{key}"
         try:
             # Checked here too, before the files of the failed build are removed and the disk is no longer full.
             with disk_full_errors.as_host_errors(self.root):
-                record: Manifest = store_entry_manifest.write(beside, kind, key, parts, build(beside, step))
-            beside.rename(path)
+                record: Manifest = store_entry_manifest.write(scratch, kind, key, parts, build(scratch, step))
+            scratch.rename(path)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
         return Entry(kind, key, path, record.facts)
 
-    def _beside(self, name: str) -> Path:
+    def _new_scratch_path(self, name: str) -> Path:
         """Return a unique temporary path: orphaned children of a killed run's make may still write to the old one."""
         return self.root / f"{_BEGUN}{name}-{uuid.uuid4().hex[:8]}"
 
     def _discard(self, path: Path) -> None:
         """Rename an entry before removing it, so that no partial entry ever has its path."""
-        away = self._beside(path.name)
+        away = self._new_scratch_path(path.name)
         path.rename(away)
         shutil.rmtree(away)
 
-    def _sweep(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove the build directories of killed runs, whose locks nobody holds."""
-        if self._swept or not self.root.exists():
+        if self._leftovers_removed or not self.root.exists():
             return
-        self._swept = True
+        self._leftovers_removed = True
         for leftover in self.root.glob(f"{_BEGUN}*"):
             name = leftover.name.removeprefix(_BEGUN).rpartition("-")[0]
             try:

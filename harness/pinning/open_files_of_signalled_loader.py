@@ -84,8 +84,8 @@ def signal_during_initializer(loading: Loaders, target: Target, waits: str, sign
     guest = loading.guest
     order = LoaderOrder(targets=[target.module], parameters=[f"waits={waits}", f"gates={_GATE}"])
     with loading(order) as loader:
-        before = _last_number(_hear(guest, _BEFORE, loader.began)[0])
-        _, at = _hear(guest, _AT, loader.began)
+        before = _last_number(_await_log_line(guest, _BEFORE, loader.began)[0])
+        _, at = _await_log_line(guest, _AT, loader.began)
         if loading.mutant.loader_defect == "betrayed":
             _betray(loader)
         tokens = _tokens(guest, loader)
@@ -93,7 +93,7 @@ def signal_during_initializer(loading: Loaders, target: Target, waits: str, sign
         if not WAITS[waits]:
             tokens = _tokens(guest, loader)
             _open_gate(guest)
-        line, at = _hear(guest, _AFTER, at)
+        line, at = _await_log_line(guest, _AFTER, at)
         if not SIGNALS[signal]:
             guest.run("kill", "-CONT", str(loader.pid)).check()
             if WAITS[waits] and _is_call_repeated(guest, loader, at):
@@ -105,10 +105,10 @@ def signal_during_initializer(loading: Loaders, target: Target, waits: str, sign
     return SignalledLoaderResult(waits, signal, before, files, tokens, bool(pending), error, outcome, loaded)
 
 
-def _hear(guest: Guest, pattern: str, since: int) -> tuple[str, int]:
+def _await_log_line(guest: Guest, pattern: str, since: int) -> tuple[str, int]:
     """Wait for a line of the kernel's log at or after a position; returns the line and the position after it."""
-    heard = guest.console.await_line([pattern], guest.scaled_deadline(_SECONDS), since=since)
-    return heard.text, heard.end
+    found = guest.console.await_line([pattern], guest.scaled_deadline(_SECONDS), since=since)
+    return found.text, found.end
 
 
 def _is_call_repeated(guest: Guest, loader: Loader, since: int) -> bool:

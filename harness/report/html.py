@@ -105,7 +105,7 @@ def render(material: Material) -> str:
 
 
 def _heading(pivot: Pivot, material: Material) -> str:
-    """What the page is headed by: the worst that can be said of the run."""
+    """What the page is headed by: the worst verdict of the run."""
     if not pivot.cells and not pivot.missing:
         return "no cell ran"
     if pivot.failure_groups():

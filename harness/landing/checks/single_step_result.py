@@ -117,7 +117,7 @@ class SingleStepResult:
                 return ended and bool(defect.oops) and defect.oops in self.oops
             case Symptom.TRAPS_AT_PROBE:
                 return self.cpu_address is not None and self.cpu_address.is_stuck_at_probe
-            case Symptom.TRAPS_FOR_EVER:
+            case Symptom.TRAPS_WITHOUT_END:
                 return self.cpu_address is not None and self.cpu_address.is_stuck_outside_functions
 
     def __str__(self) -> str:

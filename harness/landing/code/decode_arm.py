@@ -61,8 +61,8 @@ def stub_ranges(code: bytes) -> list[tuple[int, int]]:
     found = []
     for number, word in enumerate(words):
         if word & _LDR_PC_MASK == _LDR_PC:
-            beside = _loaded_place(number * _WORD, word) == (number + 1) * _WORD
-            found.append((number * _WORD, (number + 1 + beside) * _WORD))
+            word_follows = _loaded_place(number * _WORD, word) == (number + 1) * _WORD
+            found.append((number * _WORD, (number + 1 + word_follows) * _WORD))
     return found
 
 

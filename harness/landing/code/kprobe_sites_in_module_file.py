@@ -37,7 +37,7 @@ def find_possible_kprobes(elf: Elf) -> list[PossibleKprobe]:
     Relocations and symbol sizes decide: the object is large enough, a pointer to a name is at the offset of
     symbol_name, and the words before it are not initialized. The result is only a hint. It lacks kprobes that the
     module fills in at run time, and it can include a structure of another type that looks the same:
-    kprobe_types_in_module_file.py tells them apart where there is debug information.
+    kprobe_types_in_module_file.py distinguishes them where there is debug information.
     """
     names = [name for name in elf.sections_by_name if _DATA.match(name) and name not in elf.duplicated_section_names]
     return [found for name in names for found in _in_section(elf, name)]

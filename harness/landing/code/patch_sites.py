@@ -180,7 +180,7 @@ def table_addresses(vmlinux: Elf, begin: str) -> Sequence[int]:
 
 
 def table_ranges(vmlinux: Elf, begin: str) -> list[Range]:
-    """The link addresses of the bytes that one table of a vmlinux names, for tables that say how many they are."""
+    """The link addresses of the bytes that one table of a vmlinux names, for tables that have their own length."""
     kernel = _Kernel(vmlinux)
     return [each for table in _tables(vmlinux, begin) for each in kernel.patched(table)]
 

@@ -37,7 +37,7 @@ _PARISC_UNWIND = ".PARISC.unwind"
 
 
 class Contradiction(NamedTuple):
-    """A function whose symbol has another address than a source says; addresses are link addresses."""
+    """A function whose symbol has another address than in a source; addresses are link addresses."""
 
     name: str
     symbol_address: int

@@ -83,9 +83,9 @@ class Sweeps:
             Target(other, "pinpoint_target") as target,
             Target(other, "pinpoint_sections") as more,
         ):
-            return replace(self, layout=Layout(other, [target, more]))._beside_tracefs()
+            return replace(self, layout=Layout(other, [target, more]))._compare_with_tracefs()
 
-    def _beside_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
+    def _compare_with_tracefs(self) -> tuple[SweepResult, TracefsSeconds]:
         """Measure entries from all over the kernel, or instructions of idle targets if a nested hit is fatal.
 
         tracefs arms probes while the guest runs, and its handler runs many kernel functions, so that one hit is inside

@@ -88,7 +88,7 @@ class KprobeJudge:
             self._by_file(site, each, named),
             self._outside(each),
         ]
-        shown = [self._with_bytes(said) for said in statements if said]
+        shown = [self._with_bytes(statement) for statement in statements if statement]
         past = is_past_end(site, named)
         escaped = self._files.describe_address(each.address) if past else ""
         landing = Landing(site, shown, 0, self._files.describe_address, escaped)
@@ -131,8 +131,8 @@ class KprobeJudge:
 
     def _decided(self, judged: JudgedProbe, each: ListedProbe, landing: Landing) -> JudgedProbe:
         """The verdict that the witnesses allow."""
-        contradicted = any(said.contradicts for said in landing.statements)
-        disagree = contradicted or len({said.address for said in landing.statements_with_address}) > 1
+        contradicted = any(statement.contradicts for statement in landing.statements)
+        disagree = contradicted or len({statement.address for statement in landing.statements_with_address}) > 1
         if "[GONE]" in each.flags:
             return replace(judged, verdict=ProbeVerdict.GONE, reason="the code that it stood on was freed")
         if disagree or landing.escaped_into:
@@ -140,7 +140,7 @@ class KprobeJudge:
         if "[DISABLED]" in each.flags:
             return replace(judged, verdict=ProbeVerdict.DISABLED)
         # The last statement is that of memory: without it nothing shows that the probe is where the lists have it.
-        silent = [said for said in landing.statements if said.address is None and said.detail]
+        silent = [statement for statement in landing.statements if statement.address is None and statement.detail]
         if landing.complaint or landing.statements[-1] in silent:
             reason = silent[-1].detail if silent else landing.complaint
             return replace(judged, verdict=ProbeVerdict.NOT_JUDGED, reason=reason)
@@ -186,7 +186,7 @@ class KprobeJudge:
         return five_address_witnesses.qemu_memory_statement(window, each.address, kprobes, own, self._standing)
 
     def _called(self, address: int, region: TextRegion, own: OwnBytes) -> Statement:
-        """What memory says of a probe on an ftrace site of a module that was not loaded before."""
+        """What memory shows of a probe on an ftrace site of a module that was not loaded before."""
         form = self._files.kprobe_traits.ftrace_call_instruction
         code = region.bytes_at(address, LONGEST)
         target = call_target(form, address, code) if form else None
@@ -206,16 +206,16 @@ class KprobeJudge:
             return own_bytes.module_own_bytes(elf, section, loaded, start, size)
         return own_bytes.kernel_own_bytes(elf, self._files.slide, start, size)
 
-    def _with_bytes(self, said: Statement) -> Statement:
-        if said.address is None:
-            return said
-        region = self._during.region_at(said.address)
+    def _with_bytes(self, statement: Statement) -> Statement:
+        if statement.address is None:
+            return statement
+        region = self._during.region_at(statement.address)
         if region is None:
-            return said
-        if said.witness == "elf":
-            own = self._own(region.module, region.section, region.start, said.address, _SHOWN)
-            return replace(said, code=own.code)
-        return replace(said, code=region.bytes_at(said.address, _SHOWN))
+            return statement
+        if statement.witness == "elf":
+            own = self._own(region.module, region.section, region.start, statement.address, _SHOWN)
+            return replace(statement, code=own.code)
+        return replace(statement, code=region.bytes_at(statement.address, _SHOWN))
 
 
 def armed_addresses(listed: Sequence[ListedProbe]) -> frozenset[int]:
@@ -267,8 +267,8 @@ def _ordinal(number: int) -> str:
 
 
 def _memory(landing: Landing) -> str:
-    said = next((each for each in landing.statements if each.witness == "outside"), None)
-    return said.detail.partition(";")[0] if said and said.address is not None else ""
+    statement = next((each for each in landing.statements if each.witness == "outside"), None)
+    return statement.detail.partition(";")[0] if statement and statement.address is not None else ""
 
 
 def _unprobed(own: OwnBytes, memory: bytes, address: int) -> bytes:

@@ -34,7 +34,7 @@ class LoadedModule:
     """One loaded module.
 
     `base` and `size` are what /proc/modules shows; `sections` are loaded addresses by section name, empty where sysfs
-    has none; `missing_reason` says in one line why the module's probes cannot be compared with a file, empty where they
+    has none; `missing_reason` is one line on why the module's probes cannot be compared with a file, empty where they
     can.
     """
 

@@ -28,7 +28,7 @@ class SitePlace:
 
 @dataclass(frozen=True)
 class SitePlaces:
-    """Every place that a site can mean, in the order of addresses; `missing_reason` says why there is none."""
+    """Every place that a site can mean, in the order of addresses; `missing_reason` is why there is none."""
 
     places: tuple[SitePlace, ...] = ()
     missing_reason: str = ""

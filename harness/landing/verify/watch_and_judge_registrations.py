@@ -114,7 +114,7 @@ class WatchedGuest:
     def record_subject_start(self, nanoseconds: int = 0) -> None:
         """Record when the subject was started, on the guest's clock; 0 means: before the lists are read next.
 
-        A probe that is registered after that gets a note that says how much later.
+        A probe that is registered after that gets a note on how much later.
         """
         self._loaded = nanoseconds
 

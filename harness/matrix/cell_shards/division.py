@@ -44,7 +44,7 @@ class CellShard:
 
     @property
     def console_suffix(self) -> str:
-        """What tells its console logs apart from those of other parts and attempts; empty if there are no others."""
+        """What distinguishes its console logs from those of other parts and attempts; empty if there are no others."""
         words = ("p" + str(self.part) if self.part else "") + ("r" + str(self.attempt) if self.attempt > 1 else "")
         return f".{words}" if words else ""
 

@@ -32,7 +32,7 @@ _OWN_OPTIONS = frozenset(
         *("ignore_glob", "last_failed_no_failures", "usepdb_cls", "version", "help"),
     )
 )
-# What the others are in the process of a shard, whatever the user's pytest.ini or PYTEST_ADDOPTS says.
+# What the others are in the process of a shard, whatever the user's pytest.ini or PYTEST_ADDOPTS has.
 _NEUTRAL: dict[str, Any] = {
     **dict.fromkeys(("keyword", "markexpr"), ""),
     **dict.fromkeys(("lf", "failedfirst", "newfirst", "cacheclear", "stepwise", "stepwise_skip"), False),

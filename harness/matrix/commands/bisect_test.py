@@ -64,7 +64,7 @@ class CaseTest:
             left.unlink(missing_ok=True)
         lines: list[str] = []
 
-        def heard(line: str) -> None:
+        def on_line(line: str) -> None:
             lines.append(without_control_codes(line).strip())
             step.publish_progress(lines[-1][:100])
 
@@ -75,7 +75,7 @@ class CaseTest:
             deadline=Deadline.after(_RUN_SECONDS),
             env={"PYTHONPATH": str(paths.PROJECT), error_handover.VARIABLE: str(error_file)},
             log=log,
-            on_line=heard,
+            on_line=on_line,
         )
         if finished.rc == INTERRUPTED:
             raise KeyboardInterrupt
@@ -113,8 +113,10 @@ def read_end(
         return CommitTest(commit, obstacle=error.line)
     if not honest and status == WRONG_USE:
         prefixes = (_OUR_PREFIX, _PYTEST_PREFIX)
-        said = [line.removeprefix(prefix) for line in lines for prefix in prefixes if line.startswith(prefix)]
-        raise UsageError(said[-1] if said else "no case was selected", where="-k", mend=f"see {paths.PROGRAM} run --co")
+        printed = [line.removeprefix(prefix) for line in lines for prefix in prefixes if line.startswith(prefix)]
+        raise UsageError(
+            printed[-1] if printed else "no case was selected", where="-k", mend=f"see {paths.PROGRAM} run --co"
+        )
     if not honest:
         raise HostError(
             f"the run of {commit[:12]} ended with status {status} and no cell", where=str(log), mend=_RESUME

@@ -168,7 +168,7 @@ def _built(file: Path, image: Image, build_context: BuildContext, directory: Pat
 
 
 def _named(built: Path, given: Path) -> Path:
-    """The path that messages name: a file that was built is named as if it were beside its source."""
+    """The path that messages name: a file that was built is named as if it were next to its source."""
     return given if built == given else (given if given.is_dir() else given.parent) / built.name
 
 

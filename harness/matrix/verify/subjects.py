@@ -336,7 +336,7 @@ class CommandWithModules:
         self.notes += [*self._command.notes, *self._modules.notes]
 
     def refusal_with_explanation(self, refusal: SubjectRefused, log: Sequence[str]) -> SubjectRefused:
-        """A refusal with what the end of the kernel's log says of it."""
+        """A refusal with what the end of the kernel's log has on it."""
         return (
             self._modules if refusal.where != self._command.display_name else self._command
         ).refusal_with_explanation(refusal, log)

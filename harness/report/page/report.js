@@ -157,9 +157,9 @@ function step(by) {
 
 function move(link, key) {
   const row = link.closest("tr"), vm = link.dataset.vm;
-  const beside = [...row.querySelectorAll("td:not([hidden]) > a")];
+  const cellsOfRow = [...row.querySelectorAll("td:not([hidden]) > a")];
   const column = links().filter((each) => each.dataset.vm === vm && each.checkVisibility());
-  const to = { ArrowLeft: beside[beside.indexOf(link) - 1], ArrowRight: beside[beside.indexOf(link) + 1], ArrowUp: column[column.indexOf(link) - 1], ArrowDown: column[column.indexOf(link) + 1] }[key];
+  const to = { ArrowLeft: cellsOfRow[cellsOfRow.indexOf(link) - 1], ArrowRight: cellsOfRow[cellsOfRow.indexOf(link) + 1], ArrowUp: column[column.indexOf(link) - 1], ArrowDown: column[column.indexOf(link) + 1] }[key];
   if (to) { stopAt(groups.find(({ body }) => body.contains(to)), to); to.focus(); }
 }
 
