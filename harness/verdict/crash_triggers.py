@@ -127,8 +127,11 @@ SLOW = (
 # Later messages caused by a trigger, by exact place. They are genuine kernel output, not false alarms of the parser.
 _CONSEQUENCES = (
     # arm64: a task that dies of an exception never leaves it, so the nesting is wrong when the CPU next goes idle
-    # (ct_kernel_exit(), 6.1, which warns once; seen after every trigger that kills a task).
+    # (ct_kernel_exit(), 6.1 and 7.3, which warns once; seen after every trigger that kills a task). 7.3 also warns once
+    # of the interrupt flags that such a task is scheduled away with (__switch_to()).
     "kernel/context_tracking.c:128",
+    "kernel/context_tracking.c:107",
+    "arch/arm64/kernel/process.c:738",
     # MIPS and PowerPC with several CPUs: a panic in an interrupt stops the other CPUs with interrupts off
     # (smp_call_function_many_cond(), 6.1).
     "kernel/smp.c:923",
