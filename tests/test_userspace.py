@@ -54,6 +54,7 @@ def landing(
     hits: int = 1,
     expected: tuple[int, ...] = (PLACE,),
     probed: dict[int, int] | None = None,
+    consumers: int = 1,
 ) -> Landing:
     reported = [Hit(0, 7, 0x7F0000001000 + offset - 0x1000)] * hits
     statements = (
@@ -63,7 +64,7 @@ def landing(
         witness.hit_address_statement(reported, seen),
         witness.proc_memory_statement(seen, CONTENT, PLACE, INT3, expected),
         witness.qemu_memory_statement(seen, CONTENT, PLACE, INT3, expected),
-        witness.tree_statement({offset: 1} if probed is None else probed, PLACE, expected),
+        witness.tree_statement({offset: 1} if probed is None else probed, PLACE, expected, consumers),
     )
     return Landing(Site("f", module="lib.so"), statements, hits, hex)
 
@@ -150,6 +151,12 @@ def test_one_of_two_mappings_has_no_breakpoint() -> None:
 def test_tree(probed: dict[int, int], complaint: str) -> None:
     found = landing(view((PLACE, b"\xcc")), probed=probed).complaint
     assert complaint in found if complaint else not found
+
+
+def test_tree_of_a_uprobe_on_each_cpu() -> None:
+    changed = view((PLACE, b"\xcc"))
+    assert not landing(changed, probed={PLACE: 2}, consumers=2).complaint
+    assert "1 consumers are registered there, not 2" in landing(changed, probed={PLACE: 1}, consumers=2).complaint
 
 
 def test_mutant_that_aims_at_the_site_itself_is_counted_as_not_in_force(tmp_path: Path) -> None:

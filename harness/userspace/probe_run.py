@@ -198,7 +198,10 @@ class UprobeRun:
             witness.proc_memory_statement(view, content, offset, patch, self.offsets),
             witness.qemu_memory_statement(view, content, offset, patch, self.offsets),
             witness.tree_statement(
-                self._trees[pid].consumers_by_offset_in_file(view.file_identity), offset, self.offsets
+                self._trees[pid].consumers_by_offset_in_file(view.file_identity),
+                offset,
+                self.offsets,
+                self._way.consumers_per_site,
             ),
         )
         return Landing(site, statements, sum(hit.count for hit in own_hits), self.file.describe_offset)

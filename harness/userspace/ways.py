@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -73,6 +74,7 @@ class UprobesByModule:
     """The kernel module pinpoint_uprobe: uprobe_register() with inode and offset."""
 
     guest: Guest
+    consumers_per_site: ClassVar[int] = 1
 
     @parsing_guest_text("the result of registering uprobes")
     def register_offsets(self, request: Request) -> list[OffsetRegistrationResult]:
@@ -117,6 +119,7 @@ class UprobesByTracefs:
     """tracefs: uprobe_events, an instance of its own, and uprobe_profile."""
 
     guest: Guest
+    consumers_per_site: ClassVar[int] = 1
 
     @parsing_guest_text("the result of registering uprobes")
     def register_offsets(self, request: Request) -> list[OffsetRegistrationResult]:
@@ -183,6 +186,11 @@ class UprobesByPerf:
     _dialogues: list[Dialogue] = field(default_factory=list)
     _hits: list[Hit] = field(default_factory=list)
     _returns: bool = False
+
+    @property
+    def consumers_per_site(self) -> int:
+        """An event for all processes counts on one CPU, so each CPU has one, and each registers a uprobe of its own."""
+        return self.guest.image.recipe.machine.cpus
 
     @parsing_guest_text("the result of registering uprobes")
     def register_offsets(self, request: Request) -> list[OffsetRegistrationResult]:

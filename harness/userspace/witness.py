@@ -57,22 +57,24 @@ def hit_address_statement(hits: Iterable[Hit], view: FileView) -> Statement:
     return Statement("trapped", offset, f"ip {last.address:#x}")
 
 
-def tree_statement(probed: Mapping[int, int], near: int, expected: Collection[int]) -> Statement:
+def tree_statement(probed: Mapping[int, int], near: int, expected: Collection[int], consumers: int = 1) -> Statement:
     """What the kernel's list has of the file: `probed` maps its offsets to the number of their consumers.
 
-    It contradicts when the site is not listed, has another number of consumers than one, and when anything else of the
-    file is listed that no site explains.
+    It contradicts when the site is not listed, has another number of consumers than `consumers`, and when anything else
+    of the file is listed that no site explains.
     """
     if near not in probed:
         closest = min(probed, key=lambda offset: abs(offset - near), default=None)
         return Statement("tree", closest, f"{len(probed)} offsets of the file are listed", contradicts=closest is None)
-    if probed[near] != 1:
-        return Statement("tree", near, f"{probed[near]} consumers are registered there", contradicts=True)
+    if probed[near] != consumers:
+        return Statement(
+            "tree", near, f"{probed[near]} consumers are registered there, not {consumers}", contradicts=True
+        )
     strays = set(probed) - set(expected)
     if strays:
         listed = ", ".join(f"{stray:#x}" for stray in sorted(strays))
         return Statement("tree", near, f"also listed, and no site: {listed}", contradicts=True)
-    return Statement("tree", near, f"1 consumer; {len(probed)} offsets of the file are listed")
+    return Statement("tree", near, f"consumers: {consumers}; {len(probed)} offsets of the file are listed")
 
 
 def proc_memory_statement(

@@ -20,13 +20,18 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define MOST_EVENTS 64
+#define MOST_SITES 64
+/* A site has an event on each CPU, or one of this process alone. */
+#define MOST_EVENTS (8 * MOST_SITES)
 #define RING_PAGES 8
 #define DEVICE "/sys/bus/event_source/devices/uprobe/"
 
 static pid_t probed = -1;
 static int event_count;
-static struct perf_event_mmap_page *rings[MOST_EVENTS];
+static struct {
+	int site;
+	struct perf_event_mmap_page *ring;
+} events[MOST_EVENTS];
 
 static unsigned long number_in(const char *path, const char *format)
 {
@@ -41,7 +46,7 @@ static unsigned long number_in(const char *path, const char *format)
 	return number;
 }
 
-static int open_event(const char *file, const char *spec)
+static int open_event(const char *file, const char *spec, int cpu)
 {
 	struct perf_event_attr attr = {
 		.size = sizeof(attr),
@@ -55,18 +60,36 @@ static int open_event(const char *file, const char *spec)
 
 	if (*spec == 'r')
 		attr.config = 1UL << number_in(DEVICE "format/retprobe", "config:%lu");
-	return syscall(SYS_perf_event_open, &attr, probed, probed < 0 ? 0 : -1, -1, PERF_FLAG_FD_CLOEXEC);
+	return syscall(SYS_perf_event_open, &attr, probed, cpu, -1, PERF_FLAG_FD_CLOEXEC);
 }
 
-static int map_ring(int fd)
+static int map_ring(int fd, int site)
 {
 	size_t size = (1 + RING_PAGES) * sysconf(_SC_PAGESIZE);
-	void *ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	void *ring;
 
+	if (event_count == MOST_EVENTS)
+		return E2BIG;
+	ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (ring == MAP_FAILED)
 		return errno;
-	rings[event_count] = ring;
+	events[event_count].site = site;
+	events[event_count++].ring = ring;
 	return 0;
+}
+
+/* Open the events of a site. Returns 0 or the first error. */
+static int open_site(const char *file, const char *spec, int site)
+{
+	int first = probed < 0 ? 0 : -1, end = probed < 0 ? sysconf(_SC_NPROCESSORS_ONLN) : 0;
+	int cpu, fd, error = 0;
+
+	/* No CPU of a guest is offline, so they are numbered from 0. */
+	for (cpu = first; cpu < end && !error; cpu++) {
+		fd = open_event(file, spec, cpu);
+		error = fd < 0 ? errno : map_ring(fd, site);
+	}
+	return error;
 }
 
 /*
@@ -98,15 +121,12 @@ static unsigned long function_in(const struct sample *sample)
 	return 0;
 }
 
-static void show_hits(int number)
+static void show_hits(int site, struct perf_event_mmap_page *ring)
 {
-	struct perf_event_mmap_page *ring = rings[number];
 	struct sample sample;
 	uint64_t head, tail, size, i;
 	char *data = (char *)ring + sysconf(_SC_PAGESIZE);
 
-	if (!ring)
-		return;
 	/*
 	 * As in tools/include/linux/ring_buffer.h, 6.1: 32-bit MIPS has no atomic load of 64 bits. The load cannot be
 	 * torn, because the upper half stays 0 below 4 GiB of records.
@@ -118,7 +138,7 @@ static void show_hits(int number)
 		for (i = 0; i < sizeof(sample); i++)
 			((char *)&sample)[i] = data[(tail + i) % size];
 		if (sample.head.type == PERF_RECORD_SAMPLE)
-			printf("hit=%d pid=%u ip=%#llx func=%#lx\n", number, sample.pid,
+			printf("hit=%d pid=%u ip=%#llx func=%#lx\n", site, sample.pid,
 			       (unsigned long long)sample.ip, function_in(&sample));
 		if (!sample.head.size)
 			break;
@@ -127,8 +147,8 @@ static void show_hits(int number)
 
 int main(int argc, char **argv)
 {
-	int i, fd, error;
 	char rest[64];
+	int i;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (argc > 1 && !strcmp(argv[1], "own")) {
@@ -136,15 +156,12 @@ int main(int argc, char **argv)
 		argv++;
 		argc--;
 	}
-	for (i = 2; i < argc && event_count < MOST_EVENTS; i++, event_count++) {
-		fd = open_event(argv[1], argv[i]);
-		error = fd < 0 ? errno : map_ring(fd);
-		printf("site=%d spec=%s errno=%d\n", event_count, argv[i], error);
-	}
+	for (i = 2; i < argc && i - 2 < MOST_SITES; i++)
+		printf("site=%d spec=%s errno=%d\n", i - 2, argv[i], open_site(argv[1], argv[i], i - 2));
 	puts("ready");
 	while (fgets(rest, sizeof(rest), stdin))
 		;
 	for (i = 0; i < event_count; i++)
-		show_hits(i);
+		show_hits(events[i].site, events[i].ring);
 	return 0;
 }
