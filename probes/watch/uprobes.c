@@ -9,8 +9,11 @@
  *
  * perf, BPF, tracefs and systemtap all register uprobes through
  * uprobe_register() or, up to 6.11, through uprobe_register_refctr(). The
- * kernel itself lists none of them. `file` is one name of the inode, "-" when
- * it has none.
+ * kernel itself lists none of them. Link-time optimization makes both a part of
+ * their callers in other files, which then call __uprobe_register() (6.1, clang
+ * with thin LTO). So that one is watched too, and a registration that both of
+ * them see is recorded once. `file` is one name of the inode, "-" when it has
+ * none.
  */
 #include <linux/dcache.h>
 #include <linux/kdev_t.h>
@@ -22,6 +25,8 @@
 #include "watch.h"
 
 #define PINPOINT_UPROBES 4096
+/* How many records a return looks back over: those of other CPUs may lie between. */
+#define PINPOINT_LOOK_BACK 64
 #define PINPOINT_NAME 64
 
 /**
@@ -98,14 +103,34 @@ static void pinpoint_name(struct inode *inode, char *to, size_t size)
 }
 NOKPROBE_SYMBOL(pinpoint_name);
 
+/* Whether the function that returns now called one that has recorded the registration. */
+static bool pinpoint_recorded(const struct pinpoint_uprobe_call *call)
+{
+	unsigned int index = min_t(unsigned int, atomic_read(&pinpoint_uprobes_taken), PINPOINT_UPROBES);
+	unsigned int end = index > PINPOINT_LOOK_BACK ? index - PINPOINT_LOOK_BACK : 0;
+
+	while (index-- > end) {
+		const struct pinpoint_uprobe *entry = &pinpoint_uprobes[index];
+
+		if (smp_load_acquire(&entry->done) && entry->pid == current->pid)
+			return entry->began >= call->began && entry->inode == call->inode->i_ino &&
+			       entry->offset == call->offset;
+	}
+	return false;
+}
+NOKPROBE_SYMBOL(pinpoint_recorded);
+
 static int pinpoint_uprobe_returned(struct kretprobe_instance *instance, struct pt_regs *regs)
 {
 	struct pinpoint_uprobe_call *call = (void *)instance->data;
-	unsigned int index = (unsigned int)atomic_inc_return(&pinpoint_uprobes_taken) - 1;
 	/* Since 6.12 it returns a pointer or an error, before that 0 or an error. */
 	int returned = (int)regs_return_value(regs);
 	struct pinpoint_uprobe *entry;
+	unsigned int index;
 
+	if (pinpoint_recorded(call))
+		return 0;
+	index = (unsigned int)atomic_inc_return(&pinpoint_uprobes_taken) - 1;
 	if (index >= PINPOINT_UPROBES)
 		return 0;
 	entry = &pinpoint_uprobes[index];
@@ -134,6 +159,7 @@ NOKPROBE_SYMBOL(pinpoint_uprobe_returned);
 static struct kretprobe pinpoint_uprobe_calls[] = {
 	PINPOINT_UPROBE_CALLS("uprobe_register"),
 	PINPOINT_UPROBE_CALLS("uprobe_register_refctr"),
+	PINPOINT_UPROBE_CALLS("__uprobe_register"),
 };
 static bool pinpoint_uprobe_watched[ARRAY_SIZE(pinpoint_uprobe_calls)];
 
@@ -142,7 +168,7 @@ static bool pinpoint_uprobe_watched[ARRAY_SIZE(pinpoint_uprobe_calls)];
  * @file: offset in struct pt_regs of a function's first argument, in bytes
  * @offset: the same of its second argument
  *
- * A kernel without uprobes has neither function, and nothing to record.
+ * A kernel without uprobes has none of the functions, and nothing to record.
  */
 int pinpoint_watch_uprobes(unsigned int file, unsigned int offset)
 {

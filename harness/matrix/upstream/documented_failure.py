@@ -43,6 +43,8 @@ def documented_failure(guest: Guest, test: str) -> DocumentedFailure | None:
         return _WITHOUT_A_HIT[test] if guest.run_script(script).check().stdout.split() == ["0"] else None
     if test in PROBED_INSTRUCTIONS:
         return _FTRACE_ENDED if _ftrace_writes_inside(guest, *PROBED_INSTRUCTIONS[test]) else None
+    if test == _PROBE_POINTS:
+        return _failure_at_preamble(guest)
     if test in _WITH_DOTS and guest.run("grep", "-qi", r" t \.kernel_clone$", "/proc/kallsyms").ok:
         return _WITH_DOTS[test]
     return None
@@ -55,6 +57,8 @@ _WITH_DOTS = {
     "kprobe/kretprobe_args.tc": DocumentedFailure("grep -q '<- kernel_clone'", _DOTTED_NAMES),
     "kprobe/multiple_kprobes.tc": DocumentedFailure("read i", _DOTTED_NAMES),
 }
+# It takes the address of the first name in /proc/kallsyms that contains this one.
+_PROBE_POINTS, _ITS_FUNCTION = "kprobe/probepoint.tc", "tracefs_create_dir"
 # Tests that need a hit of a place that not every kernel or shell runs, and a script that prints the hits of a probe
 # there while the same is done; it prints nothing where the test is not supported.
 _SCRIPTS_THAT_COUNT_HITS = {
@@ -64,6 +68,20 @@ echo 'p:pinpoint_link vfs_symlink' >kprobe_events || exit
 echo 1 >events/kprobes/pinpoint_link/enable && ln -s x /tmp/pinpoint-link && rm /tmp/pinpoint-link
 awk '$1 == "pinpoint_link" { print $2 }' kprobe_profile
 echo 0 >events/kprobes/pinpoint_link/enable; echo >kprobe_events
+""",
+    "kprobe/kprobe_args_string.tc": """
+cd /sys/kernel/tracing && test -f kprobe_events || exit 0
+echo 'p:pinpoint_dir tracefs_create_dir' >kprobe_events || exit
+echo 1 >events/kprobes/pinpoint_dir/enable && echo 'p:pinpoint_new kernel_clone' >>kprobe_events || exit
+awk '$1 == "pinpoint_dir" { print $2 }' kprobe_profile
+echo 0 >events/kprobes/pinpoint_dir/enable; echo >kprobe_events
+""",
+    "direct/kprobe-direct.tc": """
+cd /sys/kernel/tracing && test -f kprobe_events || exit 0
+echo 'p:pinpoint_wake wake_up_process' >kprobe_events || exit
+echo 1 >events/kprobes/pinpoint_wake/enable && sleep 1
+awk '$1 == "pinpoint_wake" { print $2 }' kprobe_profile
+echo 0 >events/kprobes/pinpoint_wake/enable; echo >kprobe_events
 """,
     "dynevent/add_remove_uprobe.tc": """
 cd /sys/kernel/tracing && test -f uprobe_events || exit 0
@@ -79,6 +97,14 @@ _WITHOUT_A_HIT = {
         "grep -q 'path=(fault) path2=(fault)'",
         "the kernel's compiler made vfs_symlink() a part of its caller, and the test needs a hit of the function",
     ),
+    "kprobe/kprobe_args_string.tc": DocumentedFailure(
+        """grep -qe 'testprobe.* arg1="test"' trace""",
+        "the kernel's compiler made tracefs_create_dir() a part of its callers, and the test needs a hit of it",
+    ),
+    "direct/kprobe-direct.tc": DocumentedFailure(
+        "grep -q 'my_direct_func: waking up' trace",
+        "the kernel's compiler made wake_up_process() a part of its callers, and the test needs a call of it",
+    ),
     "dynevent/add_remove_uprobe.tc": DocumentedFailure(
         "grep -q myevent trace",
         "the test needs a hit at the start of the shell's code, which is `_init` there, and the C libraries of newer "
@@ -90,6 +116,15 @@ _FTRACE_ENDED = DocumentedFailure(
     "the kernel accepts a probe on the second instruction of an ftrace site, which ends ftrace",
     warns=True,
 )
+
+
+def _failure_at_preamble(guest: Guest) -> DocumentedFailure | None:
+    """Return the failure of a test that takes the CFI preamble before a function for the function."""
+    address, _, name = guest.run("grep", "-m1", _ITS_FUNCTION, "/proc/kallsyms").check().stdout.split()[:3]
+    if name != f"__cfi_{_ITS_FUNCTION}":
+        return None
+    cause = f"the test takes {name}, on which the kernel refuses a probe, for {_ITS_FUNCTION}()"
+    return DocumentedFailure(f"echo 'p:testprobe 0x{address}'", cause)
 
 
 def _ftrace_writes_inside(guest: Guest, function: str, size: int) -> bool:
