@@ -114,3 +114,11 @@ def test_the_lists_of_before_stay_in_use(tmp_path: Path, mirror: Mirror, judge_f
     judge_fault(f"a {mood} mirror of packages", expected=("", 3), reported=("", caught.value.exit_status))
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < _REFRESH + 60
+
+
+def test_a_mirror_without_a_file_that_its_list_names(tmp_path: Path, mirror: Mirror, judge_fault: Judge) -> None:
+    for file in mirror.root.rglob("*.deb"):
+        file.unlink()
+    with pytest.raises(HostError, match=f"404 .*; try later, or set {host_apt_sources.MIRROR_VARIABLE}$") as caught:
+        packages(tmp_path).fetch("kernel", "amd64", deadline=Deadline.after(60))
+    judge_fault("a mirror without a file of its list", expected=("", 3), reported=("", caught.value.exit_status))

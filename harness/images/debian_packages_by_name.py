@@ -20,6 +20,7 @@ _APT_SECONDS = 60.0
 # A line of apt-get --print-uris for each file: 'URI' NAME SIZE SHA256:HEX.
 _PRINTED = re.compile(r"^'\S+' (\S+) \d+ SHA256:([0-9a-f]{64})$", re.M)
 
+_NOT_FOUND = " 404 "
 _DOWNLOAD_SOURCE = ("source", "--download-only", "--only-source")
 # Without the .dsc and Debian's own files.
 _TARBALL = ("--tar-only",)
@@ -211,9 +212,11 @@ class Packages:
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
                 done = self._state(architecture).run_apt(["apt-get", *words], deadline, cwd=Path(scratch))
                 if done.rc:
-                    raise HostError(
-                        f"cannot download: {first_error(done.output)}", where=words[-1], mend="check the network"
-                    )
+                    reason = first_error(done.output)
+                    # A mirror that is being updated can have a list without a file that it names.
+                    lacks = _NOT_FOUND in reason
+                    mend = f"try later, or set {host_apt_sources.MIRROR_VARIABLE}" if lacks else "check the network"
+                    raise HostError(f"cannot download: {reason}", where=words[-1], mend=mend)
                 for path in Path(scratch).iterdir():
                     if path.is_file():
                         path.replace(self._archives / path.name)
