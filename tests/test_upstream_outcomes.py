@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +14,7 @@ from harness.guest.result import Result
 from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
 from harness.matrix.upstream import ftrace_selftest, kunit
+from harness.matrix.upstream.documented_failure import documented_failure
 from harness.matrix.upstream.documented_loss import (
     DocumentedLoss,
     documented_loss,
@@ -180,6 +181,22 @@ def test_a_documented_failure_is_at_its_command() -> None:
     for end, lines in ((End.PASS, log), (End.FAIL, (*LOG, "+ cat trace")), (End.FAIL, (*log, *LOG, *LOG))):
         with pytest.raises(Missed, match="not at `grep -q '<- kernel_clone'`, as it fails by a cause"):
             Outcome("t", end, "X", "", lines).demand_failure_at("grep -q '<- kernel_clone'", "a cause")
+
+
+@pytest.mark.parametrize(
+    ("name", "command"), [("__cfi_tracefs_create_dir", "echo 'p:testprobe 0xffff8010'"), ("tracefs_create_dir", "")]
+)
+def test_only_a_preamble_is_a_wrong_probe_point(name: str, command: str) -> None:
+    guest = SimpleNamespace(run=lambda *_: Result("a-vm", (), 0, f"ffff8010 t {name}\n".encode(), b"", 0.0))
+    found = documented_failure(cast(Any, guest), "kprobe/probepoint.tc")
+    assert (found.command if found else "") == command
+
+
+@pytest.mark.parametrize("test", ["kprobe/kprobe_args_string.tc", "direct/kprobe-direct.tc"])
+@pytest.mark.parametrize("hits", ["0", "3", ""])
+def test_only_without_a_hit_a_test_should_fail(test: str, hits: str) -> None:
+    guest = SimpleNamespace(run_script=lambda _: Result("a-vm", (), 0, f"{hits}\n".encode(), b"", 0.0))
+    assert bool(documented_failure(cast(Any, guest), test)) is (hits == "0")
 
 
 HANGS = Defect(Symptom.TRAPS_WITHOUT_END, "a cause", hangs_in=("handler", "vector"))
