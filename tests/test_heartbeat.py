@@ -68,6 +68,9 @@ class Monitor:
         return self.kept_events
 
 
+CPU_ERROR = "qemu: fatal: Trap 0x0170 while trap level (5) >= MAXTL (5), Error state\npc: 00000000004049e4"
+
+
 class Scene:
     """A heartbeat, its guest, and its reports."""
 
@@ -79,7 +82,13 @@ class Scene:
         registers = ARCHITECTURES["x86_64"].kprobe_traits.register_parser
         self.heartbeat = Heartbeat(cast(Any, self.emulator), cast(Any, self.link), registers, self.reasons.append)
         self.guest = cast(
-            Any, SimpleNamespace(heartbeat=self.heartbeat, monitor=self.monitor, ssh_connection=self.link)
+            Any,
+            SimpleNamespace(
+                heartbeat=self.heartbeat,
+                monitor=self.monitor,
+                ssh_connection=self.link,
+                architecture=ARCHITECTURES["sparc64"],
+            ),
         )
 
     def wait_for_hang(self, seconds: float) -> bool:
@@ -194,6 +203,7 @@ OOPS = "[    9.505260] kernel BUG at probes/crash/faults.c:36!\n"
         ({"event": "SHUTDOWN"}, PANIC, Condition.PANICKED, Verdict.PANIC),
         ({"event": "SHUTDOWN", "silence": silent(True)}, "", Condition.PANICKED, Verdict.PANIC),
         ({"status": -9}, "", Condition.QEMU_DIED, Verdict.HARNESS_ERROR),
+        ({"status": -6, "messages": CPU_ERROR}, "", Condition.PANICKED, Verdict.PANIC),
         ({"alive": False}, "", Condition.OUR_FAULT, Verdict.HARNESS_ERROR),
     ],
 )
@@ -203,6 +213,7 @@ def test_what_became_of_a_guest(
     scene.heartbeat.latest = change.get("latest", 0.0)
     scene.heartbeat.silence = change.get("silence")
     scene.emulator.exit_status = change.get("status")
+    scene.emulator.qemu_messages = lambda: change.get("messages", "bye")
     scene.link.alive = change.get("alive", True)
     if "event" in change:
         scene.monitor.kept_events.append(MonitorEvent(change["event"], {"reason": "guest-reset"}))

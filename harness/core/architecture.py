@@ -111,7 +111,8 @@ class QemuMachine:
     machine's state to a file, empty where it can: then each guest is booted. `one_cpu_because` is why this machine has
     no second CPU, empty where it can have one. `console_port` is the number of the
     machine's serial port that the kernel's console is on, and `console_bytes_at_once` what that port takes before the
-    guest must read, where QEMU drops what is more; 0 where it waits.
+    guest must read, where QEMU drops what is more; 0 where it waits. `cpu_error_state` is a part of what QEMU prints
+    before it aborts because the guest's CPU is in its error state, empty where such a CPU is reset.
     """
 
     qemu: str
@@ -131,6 +132,7 @@ class QemuMachine:
     one_cpu_because: str = ""
     console_port: int = 0
     console_bytes_at_once: int = 0
+    cpu_error_state: str = ""
 
     def serial_ports(self, console: str) -> tuple[str, ...]:
         """Return QEMU's options for the serial ports up to that of the console, the only one that is connected."""

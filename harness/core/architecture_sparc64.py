@@ -35,6 +35,18 @@ _DEFECTS = {
         skips=(-4, 4),
     ),
 }
+# None of them has NOKPROBE_SYMBOL(), and arch/sparc has no list of its own. Each trap level is one hit in another.
+_TRAP_HANDLERS_FUNCTIONS = {
+    name: f"arch/sparc/kernel/{place} (6.1 to 7.3): each trap runs {name}, also that of a probe there, which is on no "
+    "blacklist, until no trap level is left and the CPU enters its error state"
+    for name, place in {
+        "etrap": "etrap_64.S:32",
+        "etrap_save": "etrap_64.S:91",
+        "kern_rtt": "rtrap_64.S:304",
+        "rtrap": "rtrap_64.S:113",
+        "to_kernel": "rtrap_64.S:312",
+    }.items()
+}
 
 SPARC64 = Architecture(
     name="sparc64",
@@ -59,6 +71,8 @@ SPARC64 = Architecture(
         # 7.2 divides by zero when it saves a guest whose pages (8 KiB) are larger than the host's. A guest that 11.1
         # has saved and loaded does not respond at its console.
         cannot_save_because="QEMU 7.2 ends with SIGFPE, and a guest that 11.1 has loaded does not respond",
+        # sparc_cpu_do_interrupt(), target/sparc/int64_helper.c (QEMU 7.2). A real machine resets itself (RED_state).
+        cpu_error_state="while trap level (5) >= MAXTL (5), Error state",
     ),
     kprobe_traits=KprobeTraits(
         breakpoints=(SPARC_TRAP,),
@@ -73,6 +87,7 @@ SPARC64 = Architecture(
         # Linux disables interrupts by their level, PIL (arch/sparc/include/asm/irqflags_64.h).
         register_parser=RegisterParser(r"\bpc: ([0-9a-f]+)", r"\bpil: ([0-9a-f]+)", 0xF, flag_disables_interrupts=True),
         defects=_DEFECTS,
+        trap_handlers_functions=_TRAP_HANDLERS_FUNCTIONS,
         uprobe_breakpoint=bytes.fromhex("91d02073"),  # UPROBE_SWBP_INSN, arch/sparc/include/asm/uprobes.h
         uprobe_mid_instruction_errno=errno.EINVAL,  # __uprobe_register(): the alignment of the breakpoint
         steps_traced_processes=False,  # no arch_has_single_step() (arch/sparc/include/asm/ptrace.h, 6.1 to 7.3)

@@ -26,7 +26,10 @@ class Condition(Enum):
     SLOW = "slow"
     """Its last heartbeat took longer than the interval between two."""
     PANICKED = "panicked"
-    """The kernel stopped or reset itself, with a panic or without a message, or it panicked and is silent."""
+    """The kernel stopped or reset itself, with a panic or without a message, or it panicked and is silent.
+
+    Or its CPU entered the error state, of which QEMU aborts.
+    """
     OOPSED = "oopsed but alive"
     SOFT_HANG = "soft hang"
     """No process answers, but interrupts come through."""
@@ -97,7 +100,10 @@ def diagnose_guest(guest: Guest, complaints: Sequence[Complaint], name: Callable
         how = f"{stopped.name} {stopped.data.get('reason', '')}".strip()
         return Diagnosis(Condition.PANICKED, printed or f"{how}, without a message")
     if heart.emulator.exit_status is not None or guest.monitor.gone:
-        return Diagnosis(Condition.QEMU_DIED, _how_it_ended(heart))
+        ended, error_state = _how_it_ended(heart), guest.architecture.qemu_machine.cpu_error_state
+        if error_state and error_state in ended:
+            return Diagnosis(Condition.PANICKED, ended[: ended.index(error_state) + len(error_state)])
+        return Diagnosis(Condition.QEMU_DIED, ended)
     if heart.silence is not None:
         if any(complaint.kind is ComplaintKind.PANIC for complaint in complaints):
             return Diagnosis(Condition.PANICKED, f"{printed}; {heart.silence}")
