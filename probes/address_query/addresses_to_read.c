@@ -87,7 +87,7 @@ static const struct kernel_param_ops pinpoint_at_ops = {
 	.free = pinpoint_free_places,
 };
 module_param_cb(at, &pinpoint_at_ops, NULL, 0);
-MODULE_PARM_DESC(at, "addresses to tell about: 0xADDR/SIZE or 0xADDR/SIZE@CPU, separated by commas");
+MODULE_PARM_DESC(at, "addresses to report on: 0xADDR/SIZE or 0xADDR/SIZE@CPU, separated by commas");
 
 static int __init pinpoint_data_init(void)
 {

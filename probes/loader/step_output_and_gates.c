@@ -58,7 +58,7 @@ static void await_go(const char *step, const char *subject)
 		fail(STATUS_GATE, step, subject, EINVAL);
 }
 
-static void say(const char *word, const char *step, const char *subject, const char *rest)
+static void print_step(const char *word, const char *step, const char *subject, const char *rest)
 {
 	dprintf(STDOUT_FILENO, "%s %s%s%s%s%s\n", word, step, *subject ? " " : "", subject,
 		*rest ? " " : "", rest);
@@ -75,7 +75,7 @@ void gate(const char *step, const char *subject)
 {
 	if (!gated(step))
 		return;
-	say("at", step, subject, "");
+	print_step("at", step, subject, "");
 	await_go(step, subject);
 }
 
@@ -87,7 +87,7 @@ void did(const char *step, const char *subject, const char *format, ...)
 	va_start(words, format);
 	vsnprintf(rest, sizeof(rest), format, words);
 	va_end(words);
-	say("did", step, subject, rest);
+	print_step("did", step, subject, rest);
 }
 
 static int wrong_errnos;
@@ -110,7 +110,7 @@ void tell_failure(const char *step, const char *subject, int error)
 		snprintf(rest, sizeof(rest), "errno=%s", name);
 	else
 		snprintf(rest, sizeof(rest), "errno=%d", error);
-	say("failed", step, subject, rest);
+	print_step("failed", step, subject, rest);
 }
 
 void fail(enum status status, const char *step, const char *subject, int error)

@@ -107,12 +107,12 @@ static void read_once(void)
  * If the loader fails, its last line is "failed STEP [SUBJECT] errno=NAME". It has
  * succeeded only if it read again each token that it opened.
  */
-static void count_loader(FILE *said)
+static void count_loader(FILE *output)
 {
 	char line[512], outcome[64] = "0", step[32];
 	int unread = 0;
 
-	while (fgets(line, sizeof(line), said)) {
+	while (fgets(line, sizeof(line), output)) {
 		char *error = strstr(line, "errno=");
 
 		unread += !strncmp(line, "did open ", 9);
@@ -132,7 +132,7 @@ static void probe_once(void)
 {
 	int ends[2];
 	pid_t child;
-	FILE *said;
+	FILE *output;
 
 	if (pipe2(ends, O_CLOEXEC))
 		fail(STATUS_BEGIN, "probe", "", errno);
@@ -143,9 +143,9 @@ static void probe_once(void)
 		_exit(127);
 	}
 	close(ends[1]);
-	said = fdopen(ends[0], "r");
-	count_loader(said);
-	fclose(said);
+	output = fdopen(ends[0], "r");
+	count_loader(output);
+	fclose(output);
 	waitpid(child, NULL, 0);
 	syscall(SYS_delete_module, probe, O_NONBLOCK);
 }
