@@ -10,7 +10,13 @@ from harness.landing import five_address_witnesses
 from harness.landing.five_address_witnesses import Statement, Window
 from harness.landing.landing_judgment import Landing, Missed, prove_landings
 from harness.landing.own_bytes import OwnBytes
-from harness.landing.probe_module import ListedProbe, SiteReport, parse_kprobe_list, parse_report
+from harness.landing.probe_module import (
+    ListedProbe,
+    SiteReport,
+    parse_kprobe_list,
+    parse_report,
+    without_one_for_each,
+)
 from harness.landing.site import Site
 
 X86 = ARCHITECTURES["x86_64"].kprobe_traits
@@ -297,3 +303,12 @@ def test_the_elf_row_names_what_confirms_its_symbol(confirmed_by: tuple[str, ...
 def test_arms_uprobe_has_the_condition_of_what_it_replaces(own: str, written: str) -> None:
     assert ARM.uprobe_breakpoint_over(bytes.fromhex(own)) == bytes.fromhex(written)
     assert X86.uprobe_breakpoint_over(bytes.fromhex(own)) == b"\xcc"
+
+
+def test_a_probe_whose_optimization_changed_is_not_a_new_one() -> None:
+    """The kernel lists the newest probe of an address first; the oldest one is the one that stood before."""
+    plain, jump = ListedProbe(0x1000, "f+0x0", ()), ListedProbe(0x1000, "f+0x0", ("[OPTIMIZED]",))
+    off = ListedProbe(0x1000, "f+0x0", ("[DISABLED]",))
+    assert without_one_for_each([plain], [jump]) == without_one_for_each([jump], [plain]) == []
+    assert without_one_for_each([jump, plain], [plain]) == without_one_for_each([jump, plain], [jump]) == [jump]
+    assert without_one_for_each([off], [plain]) == [off]

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
@@ -62,6 +62,14 @@ class ListedProbe:
     flags: tuple[str, ...]
     kind: str = "k"
 
+    @property
+    def without_optimization(self) -> ListedProbe:
+        """The line without the flag that the kernel sets and clears by itself.
+
+        It does so also when a program writes `debug.kprobes-optimization`, as staprun does.
+        """
+        return replace(self, flags=tuple(flag for flag in self.flags if flag != "[OPTIMIZED]"))
+
 
 @dataclass(frozen=True)
 class ProbeView:
@@ -80,13 +88,17 @@ class ProbeView:
 
 
 def without_one_for_each(listed: Iterable[ListedProbe], standing: Iterable[ListedProbe]) -> list[ListedProbe]:
-    """Return the listed probes without one that equals each of `standing`: more may be at the same address."""
-    left, others = Counter(standing), []
-    for each in listed:
-        left[each] -= 1
-        if left[each] < 0:
+    """Return the listed probes without one that equals each of `standing`: more may be at the same address.
+
+    A probe that was optimized since, or is no longer, is the same one. The kernel lists the newest probe of an address
+    first (add_new_kprobe(), kernel/kprobes.c, 6.1).
+    """
+    left, others = Counter(each.without_optimization for each in standing), []
+    for each in reversed([*listed]):
+        left[each.without_optimization] -= 1
+        if left[each.without_optimization] < 0:
             others.append(each)
-    return others
+    return others[::-1]
 
 
 def read_kprobe_list(guest: Guest) -> tuple[ListedProbe, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -180,25 +179,8 @@ class SweepModule:
         report, _, listing = text.partition(f"{SEPARATOR}\n")
         host_errno = self.guest.architecture.host_errno
         reports = [_report(spec, line, host_errno) for spec, line in zip(specs, report.splitlines()[1:], strict=True)]
-        return BatchReport(reports, KprobesListing(_newly_listed(parse_kprobe_list(listing), self._listed_before)))
-
-
-def _newly_listed(listed: Iterable[ListedProbe], before: Collection[ListedProbe]) -> list[ListedProbe]:
-    """Return the listed probes without one for each of those before; a site may be where the kernel has a probe.
-
-    Flags differ where the kernel has a probe of its own that was a jump before the settings of _OFF (powerpc). The
-    kernel lists the newest probe of an address first (add_new_kprobe(), kernel/kprobes.c, 6.1).
-    """
-    all_listed = tuple(listed)
-    absent = probe_module.without_one_for_each(before, all_listed)
-    changed = Counter((each.address, each.symbol_offset, each.kind) for each in absent)
-    new = []
-    for each in reversed(probe_module.without_one_for_each(all_listed, before)):
-        key = (each.address, each.symbol_offset, each.kind)
-        changed[key] -= 1
-        if changed[key] < 0:
-            new.append(each)
-    return new[::-1]
+        listed = probe_module.without_one_for_each(parse_kprobe_list(listing), self._listed_before)
+        return BatchReport(reports, KprobesListing(listed))
 
 
 def _report(spec: str, line: str, host_errno: Callable[[int], int]) -> SiteReport:

@@ -14,7 +14,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.code.system_map import SystemMap
 from harness.landing.layout import Layout, LoadedTarget
-from harness.landing.probe_module import ListedProbe
+from harness.landing.probe_module import ListedProbe, without_one_for_each
 from harness.landing.site import Site
 from harness.landing.verify import listed_probes_and_modules, registrations
 from harness.landing.verify.fentry_and_fprobe_judge import FtraceJudge, judge_traced_functions, trampoline_addresses
@@ -146,7 +146,7 @@ class WatchedGuest:
 
     def newly_listed(self, lists: GuestLists) -> list[ListedProbe]:
         """The kprobes that are listed and were not before."""
-        return list((Counter(lists.kprobes) - Counter(self.before.lists.kprobes)).elements())
+        return without_one_for_each(lists.kprobes, self.before.lists.kprobes)
 
     def newly_traced(self, lists: GuestLists) -> list[TracedFunction]:
         """The functions that ftrace lists and did not list before."""
