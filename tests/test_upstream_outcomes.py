@@ -190,6 +190,8 @@ def test_only_a_preamble_is_a_wrong_probe_point(name: str, command: str) -> None
     guest = SimpleNamespace(run=lambda *_: Result("a-vm", (), 0, f"ffff8010 t {name}\n".encode(), b"", 0.0))
     found = documented_failure(cast(Any, guest), "kprobe/probepoint.tc")
     assert (found.command if found else "") == command
+    absent = SimpleNamespace(run=lambda *_: Result("a-vm", (), 1, b"", b"", 0.0))
+    assert documented_failure(cast(Any, absent), "kprobe/probepoint.tc") is None
 
 
 @pytest.mark.parametrize("test", ["kprobe/kprobe_args_string.tc", "direct/kprobe-direct.tc"])

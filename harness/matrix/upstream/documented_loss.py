@@ -22,7 +22,7 @@ from harness.verdict.liveness import GuestDied
 _PROBED_FUNCTIONS = {"kprobe/multiple_kprobes.tc": 256}
 # The test's own pipeline, with its offset, without enabling anything.
 _REGISTERED = r"""
-cd /sys/kernel/tracing || exit 1
+cd /sys/kernel/tracing && test -f kprobe_events || exit 0
 eval "$(sed -n '/^case/,/^esac/p' {test})"
 [ -n "$OFFS" ] || exit 1
 count=0
