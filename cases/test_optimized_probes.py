@@ -8,7 +8,6 @@ import pytest
 
 from harness.landing.checks import disable_and_unregister, single_step
 from harness.landing.checks.optimized_probes import (
-    OPTIMIZED,
     await_jump,
     expect_no_jump,
     is_optimized,
@@ -21,6 +20,7 @@ from harness.landing.checks.optimized_probes import (
 from harness.landing.checks.probe_flags import await_flag, optimization_off, select_sites_apart
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
+from harness.landing.probe_module import OPTIMIZED
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target

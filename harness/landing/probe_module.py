@@ -15,6 +15,8 @@ from harness.guest.result import parsing_guest_text
 MODULE = "pinpoint_probe"
 KPROBES_LIST = "/sys/kernel/debug/kprobes/list"
 SEPARATOR = "--pinpoint-cut--"
+# The flag of a probe that the kernel has turned into a jump.
+OPTIMIZED = "[OPTIMIZED]"
 # The list as the shell prints it: a byte in each system call, but to start `cat` takes 8 ms of an emulated CPU, and
 # without the probe module the list is empty or has a few lines.
 _SHORT_LIST = f'while IFS= read -r line; do echo "$line"; done <{KPROBES_LIST}'
@@ -68,7 +70,7 @@ class ListedProbe:
 
         It does so also when a program writes `debug.kprobes-optimization`, as staprun does.
         """
-        return replace(self, flags=tuple(flag for flag in self.flags if flag != "[OPTIMIZED]"))
+        return replace(self, flags=tuple(flag for flag in self.flags if flag != OPTIMIZED))
 
 
 @dataclass(frozen=True)

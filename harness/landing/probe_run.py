@@ -24,7 +24,7 @@ from harness.landing.landing_judgment import (
 from harness.landing.layout import Layout
 from harness.landing.mutants import HONEST, Mutant
 from harness.landing.own_bytes import OwnBytes, own_bytes_at
-from harness.landing.probe_module import ListedProbe, ProbeModuleRequest, ProbeView, SiteReport
+from harness.landing.probe_module import OPTIMIZED, ListedProbe, ProbeModuleRequest, ProbeView, SiteReport
 from harness.landing.site import Site
 
 _PAGE = 4096
@@ -241,7 +241,7 @@ class ProbeRun:
         seen = () if self.mutant.stale_list else listed
         registered = sum(not report.errno for report in record.view.reports) - self.unregistered
         standing = [each.address for each in record.view.listed_before_load]
-        optimized = {each.address for each in listed if "[OPTIMIZED]" in each.flags}
+        optimized = {each.address for each in listed if OPTIMIZED in each.flags}
         for site, address, early, late, window, own in zip(
             self.sites,
             self.addresses,

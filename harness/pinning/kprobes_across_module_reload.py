@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing import probe_module
-from harness.landing.checks.optimized_probes import OPTIMIZED
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
-from harness.landing.probe_module import ListedProbe
+from harness.landing.probe_module import OPTIMIZED, ListedProbe
 from harness.landing.probe_run import Kprobes
 from harness.landing.site import Site
 from harness.landing.target import Target

@@ -16,11 +16,11 @@ from harness.landing.code.patch_tables import JUMPS
 from harness.landing.five_address_witnesses import Window
 from harness.landing.landing_judgment import Missed
 from harness.landing.layout import Layout
+from harness.landing.probe_module import OPTIMIZED
 from harness.landing.probe_run import Kprobes, ProbeRun
 from harness.landing.site import Site
 from harness.landing.target import Target
 
-OPTIMIZED = "[OPTIMIZED]"
 # The optimizer waits for an RCU-tasks grace period (kprobe_optimizer(), kernel/kprobes.c, 6.1).
 _SECONDS = 30.0
 # For each guest, the sites of files that were tried, and whether the kernel turned a kprobe there into a jump.
