@@ -61,7 +61,9 @@ KUNIT_TESTS = (
 pytestmark = pytest.mark.requires("kprobes")
 
 
+# Its first probes are on the entry of kernel_clone(): without them, no hit that the mutant could take away.
 @pytest.mark.full
+@pytest.mark.requires("traced_entry_kprobes")
 @pytest.mark.mutants("kprobes-disarmed")
 def test_selftest_with_armed_kprobes(upstream_tests: UpstreamTests) -> None:
     """A kprobe's arguments are values of symbols, and appear in the trace when the function is called."""

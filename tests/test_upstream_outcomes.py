@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +14,9 @@ from harness.core.single_step_defect_types import Defect, Symptom
 from harness.guest.result import Result
 from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
+from harness.matrix.upstream import documented_failure as documented_failure_module
 from harness.matrix.upstream import ftrace_selftest, kunit
-from harness.matrix.upstream.documented_failure import documented_failure
+from harness.matrix.upstream.documented_failure import cause_of_refused_entry, documented_failure
 from harness.matrix.upstream.documented_loss import (
     DocumentedLoss,
     documented_loss,
@@ -199,6 +201,33 @@ def test_only_a_preamble_is_a_wrong_probe_point(name: str, command: str) -> None
 def test_only_without_a_hit_a_test_should_fail(test: str, hits: str) -> None:
     guest = SimpleNamespace(run_script=lambda _: Result("a-vm", (), 0, f"{hits}\n".encode(), b"", 0.0))
     assert bool(documented_failure(cast(Any, guest), test)) is (hits == "0")
+
+
+@pytest.mark.parametrize(
+    ("command", "printed", "traced", "refused"),
+    [
+        ("echo 'p:testprobe eventfs_create_dir arg1=+0(%a0):string'", "next", False, "eventfs_create_dir"),
+        ("echo p:myevent kernel_clone", "next", False, "kernel_clone"),
+        ("echo 'r:testprobe2 kernel_clone $retval'", "next", False, "kernel_clone"),
+        ("echo p:myevent kernel_clone", "entry next", False, ""),
+        ("echo p:myevent kernel_clone", "", False, ""),
+        ("echo p:myevent kernel_clone", "next", True, ""),
+        ("echo p:myevent kernel_clone+4", "next", False, ""),
+        ("grep -q kernel_clone trace", "next", False, ""),
+    ],
+)
+def test_only_a_probe_that_its_entry_refuses_is_refused(
+    monkeypatch: pytest.MonkeyPatch, command: str, printed: str, traced: bool, refused: str
+) -> None:
+    entry = SimpleNamespace(entry_site=lambda site: site.at_offset(4))
+    monkeypatch.setattr(documented_failure_module, "Layout", lambda _: entry)
+    guest: Any = SimpleNamespace(
+        traits=SimpleNamespace(traced_entry_kprobes=traced),
+        run_script=lambda _: Result("a-vm", (), 0, printed.replace(" ", "\n").encode(), b"", 0.0),
+    )
+    failed = read_end(TEST, 1, summary(failed=1), [*LOG, f"+ {command}"])
+    assert (f"the entry of {refused}()," in cause_of_refused_entry(guest, failed)) is bool(refused)
+    assert not cause_of_refused_entry(guest, replace(failed, end=End.PASS))
 
 
 HANGS = Defect(Symptom.TRAPS_WITHOUT_END, "a cause", hangs_in=("handler", "vector"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
@@ -12,7 +13,7 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
 from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS, place_in_guest
-from harness.matrix.upstream.outcome import Outcome
+from harness.matrix.upstream.outcome import End, Outcome
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 from harness.verdict.complaint_kinds import ComplaintKind
 
@@ -118,6 +119,35 @@ _FTRACE_ENDED = DocumentedFailure(
     "the kernel accepts a probe on the second instruction of an ftrace site, which ends ftrace",
     warns=True,
 )
+
+
+# The definition of a probe on the entry of a function, as the shell traces it.
+_ON_ENTRY = re.compile(r"echo '?[pr](?::\S+)? ([A-Za-z_]\w*)(?:[ ']|$)")
+_WHERE_ACCEPTED = """
+cd /sys/kernel/tracing && echo >kprobe_events || exit 0
+echo 'p:pinpoint_entry {function}' >>kprobe_events && echo entry
+echo 'p:pinpoint_next {function}+{offset}' >>kprobe_events && echo next
+echo >kprobe_events
+"""
+
+
+def cause_of_refused_entry(guest: Guest, outcome: Outcome) -> str:
+    """Return why the kernel refused the probe at whose definition a test failed; empty if it failed elsewhere.
+
+    The probe is on the entry of a function that ftrace traces. In the guest that entry is refused without the test,
+    and the next instruction is accepted.
+    """
+    found = _ON_ENTRY.search(outcome.why) if outcome.end is End.FAIL and not guest.traits.traced_entry_kprobes else None
+    if not found:
+        return ""
+    function = found[1]
+    offset = Layout(guest).entry_site(Site(function)).offset
+    script = _WHERE_ACCEPTED.format(function=function, offset=offset)
+    if not offset or guest.run_script(script).check().stdout.split() != ["next"]:
+        return ""
+    return (
+        f"the kernel refuses a probe on the entry of {function}(), which ftrace traces, and accepts {function}+{offset}"
+    )
 
 
 def _failure_at_preamble(guest: Guest) -> DocumentedFailure | None:

@@ -21,7 +21,7 @@ from harness.landing.code.instructions import first_accepted_offset
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.matrix.guests.check_after_cell import explain_loss
 from harness.matrix.upstream import ftrace_selftest, kunit
-from harness.matrix.upstream.documented_failure import documented_failure
+from harness.matrix.upstream.documented_failure import cause_of_refused_entry, documented_failure
 from harness.matrix.upstream.documented_loss import DocumentedLoss, documented_loss, documented_loss_by_nested_probe
 from harness.matrix.upstream.mutants import put_in_force
 from harness.verdict.cell_verdict_enum import end_as_known_fail
@@ -61,6 +61,8 @@ class UpstreamTests:
                 outcome.demand_loss(loss.cause)
             if failure and outcome.decided:
                 failure.end_cell(guest, outcome)
+            if refused := cause_of_refused_entry(guest, outcome):
+                end_as_known_fail(f"{test}: {refused}")
             outcome.raise_failure()
         outcome.end_cell(self._image.release)
 
