@@ -89,7 +89,7 @@ def test_registrations_are_read_with_what_was_refused() -> None:
 
 def test_registrations_of_uprobes_are_read_with_their_files() -> None:
     records = registrations.parse_registrations(RECORDS + UPROBES)
-    assert (len(records.registrations), records.lost_count) == (3, 5)
+    assert (len(records.registrations), records.lost_count, records.lost_uprobe_count) == (3, 3, 2)
     named, nameless = records.uprobe_registrations
     assert (named.asked, named.errno, named.command) == ("busy box:0x4dd0", 0, "perf")
     assert (nameless.asked, nameless.errno) == ("inode 78 of 0:2:0x1", 22)

@@ -77,6 +77,23 @@ static int pinpoint_returned(struct kretprobe_instance *instance, struct pt_regs
 }
 NOKPROBE_SYMBOL(pinpoint_returned);
 
+/**
+ * pinpoint_missed() - how often a kretprobe was entered and did not record the call
+ * @probe: the kretprobe: all its instances were in use, or the CPU was in another probe
+ */
+unsigned long pinpoint_missed(const struct kretprobe *probe)
+{
+	return probe->nmissed + probe->kp.nmissed;
+}
+
+/**
+ * pinpoint_missed_calls() - how many calls of register_kprobe() were not recorded
+ */
+unsigned long pinpoint_missed_calls(void)
+{
+	return pinpoint_missed(&pinpoint_calls);
+}
+
 static int __init pinpoint_watch_init(void)
 {
 	int err = pinpoint_open_records();

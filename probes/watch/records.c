@@ -2,7 +2,7 @@
 /*
  * /sys/kernel/debug/pinpoint_watch/registrations: one line for each call of
  * register_kprobe() that returned, in the order of return. The last line has the
- * number of calls that did not fit, and the time of reading.
+ * number of calls that did not fit or were missed, and the time of reading.
  *
  * time=123 errno=0 address=0x... offset=0 disabled=0 handler=0x... kprobe=0x... pid=1 symbol=f command=insmod
  * lost=0 now=456
@@ -130,7 +130,7 @@ static int pinpoint_records_show(struct seq_file *out, void *at)
 		seq_escape(out, entry->command, " \t\n\\");
 		seq_putc(out, '\n');
 	}
-	seq_printf(out, "lost=%u now=%llu\n", taken - index, ktime_get_ns());
+	seq_printf(out, "lost=%lu now=%llu\n", taken - index + pinpoint_missed_calls(), ktime_get_ns());
 	return 0;
 }
 

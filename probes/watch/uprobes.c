@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * /sys/kernel/debug/pinpoint_watch/uprobes: one line for each registration of
- * a uprobe that returned, in the order of return, then one line with what did
- * not fit.
+ * a uprobe that returned, in the order of return, then one line with the number
+ * of calls that did not fit or were missed. One that two of the functions below
+ * missed counts twice there.
  *
  * time=123 errno=0 device=8:1 inode=7 offset=0x10 pid=1 file=busybox command=perf
  * lost=0
@@ -53,6 +54,7 @@ struct pinpoint_uprobe {
 	char file[PINPOINT_NAME];
 };
 
+/* Behind those that are shown, room for the last ones that did not fit: two functions may see one of them, too. */
 static struct pinpoint_uprobe *pinpoint_uprobes;
 static atomic_t pinpoint_uprobes_taken = ATOMIC_INIT(0);
 static unsigned int pinpoint_file_argument;
@@ -103,14 +105,23 @@ static void pinpoint_name(struct inode *inode, char *to, size_t size)
 }
 NOKPROBE_SYMBOL(pinpoint_name);
 
+/* The place of the registration of this number, counted from 0. */
+static struct pinpoint_uprobe *pinpoint_place(unsigned int number)
+{
+	if (number >= PINPOINT_UPROBES)
+		number = PINPOINT_UPROBES + number % PINPOINT_LOOK_BACK;
+	return &pinpoint_uprobes[number];
+}
+NOKPROBE_SYMBOL(pinpoint_place);
+
 /* Whether the function that returns now called one that has recorded the registration. */
 static bool pinpoint_recorded(const struct pinpoint_uprobe_call *call)
 {
-	unsigned int index = min_t(unsigned int, atomic_read(&pinpoint_uprobes_taken), PINPOINT_UPROBES);
+	unsigned int index = atomic_read(&pinpoint_uprobes_taken);
 	unsigned int end = index > PINPOINT_LOOK_BACK ? index - PINPOINT_LOOK_BACK : 0;
 
 	while (index-- > end) {
-		const struct pinpoint_uprobe *entry = &pinpoint_uprobes[index];
+		const struct pinpoint_uprobe *entry = pinpoint_place(index);
 
 		if (smp_load_acquire(&entry->done) && entry->pid == current->pid)
 			return entry->began >= call->began && entry->inode == call->inode->i_ino &&
@@ -126,14 +137,11 @@ static int pinpoint_uprobe_returned(struct kretprobe_instance *instance, struct 
 	/* Since 6.12 it returns a pointer or an error, before that 0 or an error. */
 	int returned = (int)regs_return_value(regs);
 	struct pinpoint_uprobe *entry;
-	unsigned int index;
 
 	if (pinpoint_recorded(call))
 		return 0;
-	index = (unsigned int)atomic_inc_return(&pinpoint_uprobes_taken) - 1;
-	if (index >= PINPOINT_UPROBES)
-		return 0;
-	entry = &pinpoint_uprobes[index];
+	entry = pinpoint_place((unsigned int)atomic_inc_return(&pinpoint_uprobes_taken) - 1);
+	smp_store_release(&entry->done, false);
 	entry->began = call->began;
 	entry->inode = call->inode->i_ino;
 	entry->offset = call->offset;
@@ -174,7 +182,7 @@ int pinpoint_watch_uprobes(unsigned int file, unsigned int offset)
 {
 	unsigned int index;
 
-	pinpoint_uprobes = vzalloc(PINPOINT_UPROBES * sizeof(*pinpoint_uprobes));
+	pinpoint_uprobes = vzalloc((PINPOINT_UPROBES + PINPOINT_LOOK_BACK) * sizeof(*pinpoint_uprobes));
 	if (!pinpoint_uprobes)
 		return -ENOMEM;
 	pinpoint_file_argument = file;
@@ -200,8 +208,11 @@ void pinpoint_forget_uprobes(void)
 static int pinpoint_uprobes_show(struct seq_file *out, void *at)
 {
 	unsigned int taken = atomic_read(&pinpoint_uprobes_taken);
+	unsigned long missed = 0;
 	unsigned int index;
 
+	for (index = 0; index < ARRAY_SIZE(pinpoint_uprobe_calls); index++)
+		missed += pinpoint_missed(&pinpoint_uprobe_calls[index]);
 	for (index = 0; index < min_t(unsigned int, taken, PINPOINT_UPROBES); index++) {
 		const struct pinpoint_uprobe *entry = &pinpoint_uprobes[index];
 
@@ -215,7 +226,7 @@ static int pinpoint_uprobes_show(struct seq_file *out, void *at)
 		seq_escape(out, entry->command, " \t\n\\");
 		seq_putc(out, '\n');
 	}
-	seq_printf(out, "lost=%u\n", taken - index);
+	seq_printf(out, "lost=%lu\n", taken - index + missed);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(pinpoint_uprobes);

@@ -15,6 +15,9 @@ int pinpoint_open_records(void);
 void pinpoint_close_records(void);
 void pinpoint_record(const struct kprobe *kp, unsigned long handler, u64 began, int error);
 
+unsigned long pinpoint_missed(const struct kretprobe *probe);
+unsigned long pinpoint_missed_calls(void);
+
 int pinpoint_watch_uprobes(unsigned int file, unsigned int offset);
 void pinpoint_forget_uprobes(void);
 const struct file_operations *pinpoint_uprobes_file(void);

@@ -70,12 +70,16 @@ class UprobeRegistration:
 
 @dataclass(frozen=True)
 class Records:
-    """What the module recorded: the calls in the order of their return, how many did not fit, the time of reading."""
+    """What the module recorded: the calls in the order of their return, and the time of reading.
+
+    The `lost` counts are of calls that the module could not record, at most: it was full, or its own probe was missed.
+    """
 
     registrations: tuple[Registration, ...] = ()
     lost_count: int = 0
     read_at_nanoseconds: int = 0
     uprobe_registrations: tuple[UprobeRegistration, ...] = ()
+    lost_uprobe_count: int = 0
 
 
 def parse_registrations(text: str, host_errno: Callable[[int], int] = int) -> Records:
@@ -83,23 +87,23 @@ def parse_registrations(text: str, host_errno: Callable[[int], int] = int) -> Re
 
     `host_errno` converts the kernel's number of an error to the host's (`Architecture.host_errno`).
     """
-    calls, uprobes, lost, now = [], [], 0, 0
+    calls, uprobes, lost, lost_uprobes, now = [], [], 0, 0, 0
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
         try:
             if "errno" in fields:
                 fields["errno"] = str(host_errno(int(fields["errno"])))
             if "now" in fields:
-                lost, now = lost + int(fields["lost"]), int(fields["now"])
+                lost, now = int(fields["lost"]), int(fields["now"])
             elif "lost" in fields:
-                lost += int(fields["lost"])
+                lost_uprobes = int(fields["lost"])
             elif "inode" in fields:
                 uprobes.append(_uprobe(fields))
             else:
                 calls.append(_call(fields))
         except (KeyError, ValueError):
             raise GuestError(f"not a registration: {line[:80]!r}", where=MODULE) from None
-    return Records(tuple(calls), lost, now, tuple(uprobes))
+    return Records(tuple(calls), lost, now, tuple(uprobes), lost_uprobes)
 
 
 def _uprobe(fields: dict[str, str]) -> UprobeRegistration:

@@ -39,12 +39,17 @@ _STANDING = frozenset({ProbeVerdict.LANDED, ProbeVerdict.DISABLED, ProbeVerdict.
 
 @dataclass(frozen=True)
 class Judgement:
-    """All probes, the calls that the kernel refused, and changes of text that nothing explains, each in words."""
+    """All probes, the calls that the kernel refused, and changes of text that nothing explains, each in words.
+
+    The `lost` counts are those of Records. A kprobe that stands is in the kernel's list even if its call was lost; the
+    kernel lists no uprobe, so one whose call was lost is not among the probes.
+    """
 
     probes: tuple[JudgedProbe, ...] = ()
     refused_registrations: tuple[Registration, ...] = ()
     unexplained_changes: tuple[str, ...] = ()
     lost_count: int = 0
+    lost_uprobe_count: int = 0
 
     @property
     def missed_probes(self) -> list[JudgedProbe]:
@@ -53,7 +58,12 @@ class Judgement:
 
     @property
     def holds(self) -> bool:
-        """True when no probe was missed and all changes of text are explained."""
+        """True when no probe was missed or left unjudged and all changes of text are explained."""
+        return self.agrees and not self.lost_uprobe_count
+
+    @property
+    def agrees(self) -> bool:
+        """True when memory is as the lists and the files at hand make it, so that no later read can change that."""
         return not self.missed_probes and not self.unexplained_changes
 
 
@@ -175,7 +185,7 @@ class WatchedGuest:
         """
         deadline = self.guest.scaled_deadline(_AGREE)
         judgement = self._judge(self._moment(lists) if lists else self._now())
-        while not judgement.holds and (lists or not deadline.expired):
+        while not judgement.agrees and (lists or not deadline.expired):
             time.sleep(_QUIET)
             lists = None
             judgement = self._judge(self._now())
@@ -254,6 +264,7 @@ class WatchedGuest:
             tuple(call for call in calls if call.errno),
             (self._named(files, unexplained),) if unexplained else (),
             during.lists.records.lost_count,
+            during.lists.records.lost_uprobe_count,
         )
 
     def _traced(

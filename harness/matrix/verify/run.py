@@ -157,7 +157,11 @@ class SubjectRun:
             for call in judgement.refused_registrations
         ]
         if judgement.lost_count:
-            self.notes.append(f"{judgement.lost_count} registrations were not recorded")
+            lost = f"{judgement.lost_count} registrations of kprobes were not recorded"
+            self.notes.append(f"{lost}: a probe that is removed before the lists are read may not be seen")
+        if judgement.lost_uprobe_count:
+            lost = f"{judgement.lost_uprobe_count} registrations of uprobes were not recorded"
+            self.wrongs.append(f"{lost}, so their probes are not judged")
         absent = [site for site in self._expected if not watched.probe_stands_at(site, self.probes)]
         self.probes += [_absent(site, watched.reason_not_to_stand_at(site)) for site in absent]
         if not self.probes:
