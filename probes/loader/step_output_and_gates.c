@@ -101,7 +101,7 @@ void print_wrong_errnos(void)
 }
 
 /* The errno is printed by name, because its number differs on parisc. */
-void tell_failure(const char *step, const char *subject, int error)
+void print_failure(const char *step, const char *subject, int error)
 {
 	const char *name = strerrorname_np(error += wrong_errnos);
 	char rest[LINE];
@@ -115,6 +115,6 @@ void tell_failure(const char *step, const char *subject, int error)
 
 void fail(enum status status, const char *step, const char *subject, int error)
 {
-	tell_failure(step, subject, error);
+	print_failure(step, subject, error);
 	exit(status);
 }

@@ -36,6 +36,6 @@ void did(const char *step, const char *subject, const char *format, ...)
 void fail(enum status status, const char *step, const char *subject, int error)
 	__attribute__((noreturn));
 void print_wrong_errnos(void);
-void tell_failure(const char *step, const char *subject, int error);
+void print_failure(const char *step, const char *subject, int error);
 
 #endif
