@@ -45,7 +45,7 @@ lost=3 now=71033445908
 
 UPROBES = r"""time=5 errno=0 device=254:0 inode=77 offset=0x4dd0 pid=9 file=busy\040box command=perf
 time=6 errno=22 device=0:2 inode=78 offset=0x1 pid=9 file=- command=perf
-lost=2
+lost=2 functions=1
 """
 
 TRACED = """\
@@ -89,7 +89,8 @@ def test_registrations_are_read_with_what_was_refused() -> None:
 
 def test_registrations_of_uprobes_are_read_with_their_files() -> None:
     records = registrations.parse_registrations(RECORDS + UPROBES)
-    assert (len(records.registrations), records.lost_count, records.lost_uprobe_count) == (3, 3, 2)
+    assert (len(records.registrations), records.lost_count) == (3, 3)
+    assert (records.lost_uprobe_count, records.watched_uprobe_functions) == (2, 1)
     named, nameless = records.uprobe_registrations
     assert (named.asked, named.errno, named.command) == ("busy box:0x4dd0", 0, "perf")
     assert (nameless.asked, nameless.errno) == ("inode 78 of 0:2:0x1", 22)

@@ -2,11 +2,11 @@
 /*
  * /sys/kernel/debug/pinpoint_watch/uprobes: one line for each registration of
  * a uprobe that returned, in the order of return, then one line with the number
- * of calls that did not fit or were missed. One that two of the functions below
- * missed counts twice there.
+ * of calls that did not fit or were missed, and that of the functions below that
+ * are watched. A call that two of them missed counts twice.
  *
  * time=123 errno=0 device=8:1 inode=7 offset=0x10 pid=1 file=busybox command=perf
- * lost=0
+ * lost=0 functions=2
  *
  * perf, BPF, tracefs and systemtap all register uprobes through
  * uprobe_register() or, up to 6.11, through uprobe_register_refctr(). The
@@ -208,11 +208,13 @@ void pinpoint_forget_uprobes(void)
 static int pinpoint_uprobes_show(struct seq_file *out, void *at)
 {
 	unsigned int taken = atomic_read(&pinpoint_uprobes_taken);
+	unsigned int index, functions = 0;
 	unsigned long missed = 0;
-	unsigned int index;
 
-	for (index = 0; index < ARRAY_SIZE(pinpoint_uprobe_calls); index++)
+	for (index = 0; index < ARRAY_SIZE(pinpoint_uprobe_calls); index++) {
 		missed += pinpoint_missed(&pinpoint_uprobe_calls[index]);
+		functions += pinpoint_uprobe_watched[index];
+	}
 	for (index = 0; index < min_t(unsigned int, taken, PINPOINT_UPROBES); index++) {
 		const struct pinpoint_uprobe *entry = &pinpoint_uprobes[index];
 
@@ -226,7 +228,7 @@ static int pinpoint_uprobes_show(struct seq_file *out, void *at)
 		seq_escape(out, entry->command, " \t\n\\");
 		seq_putc(out, '\n');
 	}
-	seq_printf(out, "lost=%lu\n", taken - index + missed);
+	seq_printf(out, "lost=%lu functions=%u\n", taken - index + missed, functions);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(pinpoint_uprobes);

@@ -73,6 +73,7 @@ class Records:
     """What the module recorded: the calls in the order of their return, and the time of reading.
 
     The `lost` counts are of calls that the module could not record, at most: it was full, or its own probe was missed.
+    `watched_uprobe_functions` is how many of the kernel's functions that register uprobes are watched.
     """
 
     registrations: tuple[Registration, ...] = ()
@@ -80,6 +81,7 @@ class Records:
     read_at_nanoseconds: int = 0
     uprobe_registrations: tuple[UprobeRegistration, ...] = ()
     lost_uprobe_count: int = 0
+    watched_uprobe_functions: int = 0
 
 
 def parse_registrations(text: str, host_errno: Callable[[int], int] = int) -> Records:
@@ -87,7 +89,7 @@ def parse_registrations(text: str, host_errno: Callable[[int], int] = int) -> Re
 
     `host_errno` converts the kernel's number of an error to the host's (`Architecture.host_errno`).
     """
-    calls, uprobes, lost, lost_uprobes, now = [], [], 0, 0, 0
+    calls, uprobes, lost, lost_uprobes, functions, now = [], [], 0, 0, 0, 0
     for line in text.splitlines():
         fields = dict(word.split("=", 1) for word in line.split(" ") if "=" in word)
         try:
@@ -96,14 +98,14 @@ def parse_registrations(text: str, host_errno: Callable[[int], int] = int) -> Re
             if "now" in fields:
                 lost, now = int(fields["lost"]), int(fields["now"])
             elif "lost" in fields:
-                lost_uprobes = int(fields["lost"])
+                lost_uprobes, functions = int(fields["lost"]), int(fields["functions"])
             elif "inode" in fields:
                 uprobes.append(_uprobe(fields))
             else:
                 calls.append(_call(fields))
         except (KeyError, ValueError):
             raise GuestError(f"not a registration: {line[:80]!r}", where=MODULE) from None
-    return Records(tuple(calls), lost, now, tuple(uprobes), lost_uprobes)
+    return Records(tuple(calls), lost, now, tuple(uprobes), lost_uprobes, functions)
 
 
 def _uprobe(fields: dict[str, str]) -> UprobeRegistration:

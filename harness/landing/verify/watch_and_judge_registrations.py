@@ -84,6 +84,7 @@ class WatchedGuest:
     ) -> None:
         self.guest = guest
         self.watched = True
+        self.watches_uprobes = False
         self._names = names
         self._read = read
         self._fprobe_owners = fprobe_owners
@@ -101,6 +102,7 @@ class WatchedGuest:
             self.watched = False
         try:
             self.before = self._now()
+            self.watches_uprobes = bool(self.before.lists.records.watched_uprobe_functions)
             self.text_before = GuestText.read(self._layout(self.before), self.before.modules)
         except BaseException:
             self._leave()

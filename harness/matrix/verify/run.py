@@ -121,6 +121,10 @@ class SubjectRun:
                 self.notes.append(
                     "register_kprobe() is not watched: a probe that is removed before the lists are read is not seen"
                 )
+            if self.guest.traits.uprobes and not watched.watches_uprobes:
+                self.notes.append(
+                    "the registration of uprobes is not watched, and the kernel lists none: none is judged"
+                )
             try:
                 with self._timed("start"):
                     self.subject.start()
