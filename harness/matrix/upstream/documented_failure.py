@@ -60,40 +60,40 @@ _WITH_DOTS = {
 }
 # It takes the address of the first name in /proc/kallsyms that contains this one.
 _PROBE_POINTS, _ITS_FUNCTION = "kprobe/probepoint.tc", "tracefs_create_dir"
-# Tests that need a hit of a place that not every kernel or shell runs, and a script that prints the hits of a probe
-# there while the same is done; it prints nothing where the test is not supported or the kernel refuses the probe.
+
+
+def _count_hits(place: str, action: str, *, kind: str = "kprobe", before: str = "") -> str:
+    """Return a script that prints the hits of a probe at a place during an action; the place is for a shell's "".
+
+    It prints nothing where events of this kind are not supported or the kernel refuses the probe.
+    """
+    return f"""
+cd /sys/kernel/tracing && test -f {kind}_events || exit 0
+{before}
+echo "p:pinpoint_hits {place}" >{kind}_events || exit 0
+echo 1 >events/{kind}s/pinpoint_hits/enable && {{ {action}; }}
+awk '{{ for (i = 1; i < NF; i++) if ($i == "pinpoint_hits") print $(i + 1) }}' {kind}_profile
+echo 0 >events/{kind}s/pinpoint_hits/enable; echo >{kind}_events
+"""
+
+
+# Tests that need a hit of a place that not every kernel or shell runs: the hits there while the same is done.
 _SCRIPTS_THAT_COUNT_HITS = {
-    "kprobe/kprobe_args_user.tc": """
-cd /sys/kernel/tracing && test -f kprobe_events || exit 0
-echo 'p:pinpoint_link vfs_symlink' >kprobe_events || exit 0
-echo 1 >events/kprobes/pinpoint_link/enable && ln -s x /tmp/pinpoint-link && rm /tmp/pinpoint-link
-awk '$1 == "pinpoint_link" { print $2 }' kprobe_profile
-echo 0 >events/kprobes/pinpoint_link/enable; echo >kprobe_events
-""",
+    "kprobe/kprobe_args_user.tc": _count_hits("vfs_symlink", "ln -s x /tmp/pinpoint-link && rm /tmp/pinpoint-link"),
     # tracefs_create_dir() in 6.1, eventfs_create_dir() in 6.12: the test names it.
-    "kprobe/kprobe_args_string.tc": rf"""
-cd /sys/kernel/tracing && test -f kprobe_events || exit 0
-name=$(sed -n 's/.*p:testprobe \([a-z_]*\) .*/\1/p' {place_in_guest("kprobe/kprobe_args_string.tc")} | head -n 1)
-echo "p:pinpoint_dir $name" >kprobe_events || exit 0
-echo 1 >events/kprobes/pinpoint_dir/enable && echo 'p:pinpoint_new kernel_clone' >>kprobe_events || exit 0
-awk '$1 == "pinpoint_dir" {{ print $2 }}' kprobe_profile
-echo 0 >events/kprobes/pinpoint_dir/enable; echo >kprobe_events
-""",
-    "direct/kprobe-direct.tc": """
-cd /sys/kernel/tracing && test -f kprobe_events || exit 0
-echo 'p:pinpoint_wake wake_up_process' >kprobe_events || exit 0
-echo 1 >events/kprobes/pinpoint_wake/enable && sleep 1
-awk '$1 == "pinpoint_wake" { print $2 }' kprobe_profile
-echo 0 >events/kprobes/pinpoint_wake/enable; echo >kprobe_events
-""",
-    "dynevent/add_remove_uprobe.tc": """
-cd /sys/kernel/tracing && test -f uprobe_events || exit 0
-place=$(echo 'cat /proc/$$/maps' | /bin/sh | grep 'r-xp .*/bin/.*sh$' | awk '{ print $6 ":0x" $3 }')
-echo "p:pinpoint_shell $place" >uprobe_events || exit 0
-echo 1 >events/uprobes/pinpoint_shell/enable && echo ls | /bin/sh >/dev/null
-awk '$2 == "pinpoint_shell" { print $3 }' uprobe_profile
-echo 0 >events/uprobes/pinpoint_shell/enable; echo >uprobe_events
-""",
+    "kprobe/kprobe_args_string.tc": _count_hits(
+        "$name",
+        "echo 'p:pinpoint_new kernel_clone' >>kprobe_events || exit 0",
+        before=r"name=$(sed -n 's/.*p:testprobe \([a-z_]*\) .*/\1/p' "
+        f"{place_in_guest('kprobe/kprobe_args_string.tc')} | head -n 1)",
+    ),
+    "direct/kprobe-direct.tc": _count_hits("wake_up_process", "sleep 1"),
+    "dynevent/add_remove_uprobe.tc": _count_hits(
+        "$place",
+        "echo ls | /bin/sh >/dev/null",
+        kind="uprobe",
+        before="place=$(echo 'cat /proc/$$/maps' | /bin/sh | grep 'r-xp .*/bin/.*sh$' | awk '{ print $6 \":0x\" $3 }')",
+    ),
 }
 _WITHOUT_A_HIT = {
     "kprobe/kprobe_args_user.tc": DocumentedFailure(
