@@ -213,6 +213,8 @@ def test_only_without_a_hit_a_test_should_fail(test: str, hits: str) -> None:
         ("echo p:myevent kernel_clone", "", False, ""),
         ("echo p:myevent kernel_clone", "next", True, ""),
         ("echo p:myevent kernel_clone+4", "next", False, ""),
+        ("echo 'p trace_printk:trace_printk_irq_work'", "next", False, "trace_printk:trace_printk_irq_work"),
+        ("echo 'p other:trace_printk_irq_work'", "next", False, ""),
         ("grep -q kernel_clone trace", "next", False, ""),
     ],
 )
@@ -221,13 +223,18 @@ def test_only_a_probe_that_its_entry_refuses_is_refused(
 ) -> None:
     entry = SimpleNamespace(entry_site=lambda site: site.at_offset(4))
     monkeypatch.setattr(documented_failure_module, "Layout", lambda _: entry)
+    elf = SimpleNamespace(read=lambda _: SimpleNamespace(function=lambda name: name))
+    monkeypatch.setattr(documented_failure_module, "Elf", elf)
+    monkeypatch.setattr(documented_failure_module, "first_accepted_offset", lambda *_: 4)
     guest: Any = SimpleNamespace(
+        architecture=SimpleNamespace(kprobe_traits=SimpleNamespace(decoder=None)),
         traits=SimpleNamespace(traced_entry_kprobes=traced),
         run_script=lambda _: Result("a-vm", (), 0, printed.replace(" ", "\n").encode(), b"", 0.0),
     )
     failed = read_end(TEST, 1, summary(failed=1), [*LOG, f"+ {command}"])
-    assert (f"the entry of {refused}()," in cause_of_refused_entry(guest, failed)) is bool(refused)
-    assert not cause_of_refused_entry(guest, replace(failed, end=End.PASS))
+    modules = [Path("trace-printk.ko")]
+    assert (f"the entry of {refused}()," in cause_of_refused_entry(guest, failed, modules)) is bool(refused)
+    assert not cause_of_refused_entry(guest, replace(failed, end=End.PASS), modules)
 
 
 HANGS = Defect(Symptom.TRAPS_WITHOUT_END, "a cause", hangs_in=("handler", "vector"))

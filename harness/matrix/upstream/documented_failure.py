@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.core.elf import Elf
 from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.code.instruction import Flow
-from harness.landing.code.instructions import decode_function
+from harness.landing.code.instructions import decode_function, first_accepted_offset
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
@@ -121,33 +124,43 @@ _FTRACE_ENDED = DocumentedFailure(
 )
 
 
-# The definition of a probe on the entry of a function, as the shell traces it.
-_ON_ENTRY = re.compile(r"echo '?[pr](?::\S+)? ([A-Za-z_]\w*)(?:[ ']|$)")
+# The definition of a probe on the entry of a function, as the shell traces it: its module, or none, and the function.
+_ON_ENTRY = re.compile(r"echo '?[pr](?::\S+)? (?:(\w+):)?([A-Za-z_]\w*)(?:[ ']|$)")
 _WHERE_ACCEPTED = """
 cd /sys/kernel/tracing && echo >kprobe_events || exit 0
-echo 'p:pinpoint_entry {function}' >>kprobe_events && echo entry
-echo 'p:pinpoint_next {function}+{offset}' >>kprobe_events && echo next
+echo 'p:pinpoint_entry {place}' >>kprobe_events && echo entry
+echo 'p:pinpoint_next {place}+{offset}' >>kprobe_events && echo next
 echo >kprobe_events
 """
 
 
-def cause_of_refused_entry(guest: Guest, outcome: Outcome) -> str:
+def cause_of_refused_entry(guest: Guest, outcome: Outcome, modules: Sequence[Path] = ()) -> str:
     """Return why the kernel refused the probe at whose definition a test failed; empty if it failed elsewhere.
 
-    The probe is on the entry of a function that ftrace traces. In the guest that entry is refused without the test,
-    and the next instruction is accepted.
+    The probe is on the entry of a function that ftrace traces, of the kernel or of one of the test's modules. In the
+    guest that entry is refused without the test, and the next instruction is accepted.
     """
     found = _ON_ENTRY.search(outcome.why) if outcome.end is End.FAIL and not guest.traits.traced_entry_kprobes else None
     if not found:
         return ""
-    function = found[1]
-    offset = Layout(guest).entry_site(Site(function)).offset
-    script = _WHERE_ACCEPTED.format(function=function, offset=offset)
+    module, function = found.groups()
+    file = next((file for file in modules if file.stem.replace("-", "_") == module), None)
+    if module and not file:
+        return ""
+    offset = _first_accepted_offset(guest, function, file)
+    place = f"{module}:{function}" if module else function
+    script = _WHERE_ACCEPTED.format(place=place, offset=offset)
     if not offset or guest.run_script(script).check().stdout.split() != ["next"]:
         return ""
-    return (
-        f"the kernel refuses a probe on the entry of {function}(), which ftrace traces, and accepts {function}+{offset}"
-    )
+    return f"the kernel refuses a probe on the entry of {place}(), which ftrace traces, and accepts {place}+{offset}"
+
+
+def _first_accepted_offset(guest: Guest, function: str, module: Path | None) -> int:
+    """Return the offset of the first instruction of a function that the kernel accepts, by the code alone."""
+    if module is None:
+        return Layout(guest).entry_site(Site(function)).offset
+    elf = Elf.read(module)
+    return first_accepted_offset(elf, elf.function(function), guest.architecture.kprobe_traits.decoder)
 
 
 def _failure_at_preamble(guest: Guest) -> DocumentedFailure | None:

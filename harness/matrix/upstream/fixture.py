@@ -61,7 +61,7 @@ class UpstreamTests:
                 outcome.demand_loss(loss.cause)
             if failure and outcome.decided:
                 failure.end_cell(guest, outcome)
-            if refused := cause_of_refused_entry(guest, outcome):
+            if refused := cause_of_refused_entry(guest, outcome, modules):
                 end_as_known_fail(f"{test}: {refused}")
             outcome.raise_failure()
         outcome.end_cell(self._image.release)
