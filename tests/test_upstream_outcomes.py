@@ -323,6 +323,26 @@ def test_only_a_test_that_probes_the_trap_handler_should_hang(
         assert range(0x10000010, 0x10000020) in found.ranges
 
 
+@pytest.mark.parametrize(
+    ("shown", "accepted", "traced", "documented"),
+    [
+        ("read i", 256, False, True),
+        ("read i", 255, False, False),
+        ("read i", 256, True, False),
+        ("grep hits trace", 256, False, False),
+    ],
+)
+def test_too_few_functions_are_a_known_failure_if_the_next_instructions_are_enough(
+    monkeypatch: pytest.MonkeyPatch, *, shown: str, accepted: int, traced: bool, documented: bool
+) -> None:
+    entry = SimpleNamespace(entry_site=lambda site: site.at_offset(4))
+    monkeypatch.setattr(documented_failure_module, "Layout", lambda _: entry)
+    guest = guest_that_registers(["f"] * accepted, SimpleNamespace())
+    guest.traits = SimpleNamespace(traced_entry_kprobes=traced)
+    failed = read_end(MANY, 1, summary(failed=1), [*LOG, f"+ {shown}"])
+    assert bool(cause_of_refused_entry(guest, failed)) is documented
+
+
 @pytest.mark.parametrize(("names", "cause"), [(["vfs_read", "do_trap"], "a cause"), (["vfs_read"], "")])
 def test_a_test_that_probes_what_each_breakpoint_runs_loses_the_guest(names: list[str], cause: str) -> None:
     traits = SimpleNamespace(defects={}, trap_handlers_functions={"do_trap": "a cause"})

@@ -16,6 +16,7 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
 from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS, place_in_guest
+from harness.matrix.upstream.many_probed_functions import PROBED_FUNCTIONS, list_probed_functions
 from harness.matrix.upstream.outcome import End, Outcome
 from harness.verdict.cell_verdict_enum import end_as_known_fail
 from harness.verdict.complaint_kinds import ComplaintKind
@@ -54,12 +55,14 @@ def documented_failure(guest: Guest, test: str) -> DocumentedFailure | None:
     return None
 
 
+# The command at which a test ends that wants more functions than it finds: the end of /proc/kallsyms.
+_TOO_FEW = "read i"
 # Tests that look for a function by its name alone. With function descriptors, the code of `f` has the symbol `.f`
 # (ELFv1, big-endian ppc64).
 _DOTTED_NAMES = "the test leaves out names with a dot, and the kernel names a function's code `.kernel_clone` (ELFv1)"
 _WITH_DOTS = {
     "kprobe/kretprobe_args.tc": DocumentedFailure("grep -q '<- kernel_clone'", _DOTTED_NAMES),
-    "kprobe/multiple_kprobes.tc": DocumentedFailure("read i", _DOTTED_NAMES),
+    "kprobe/multiple_kprobes.tc": DocumentedFailure(_TOO_FEW, _DOTTED_NAMES),
 }
 # It takes the address of the first name in /proc/kallsyms that contains this one.
 _PROBE_POINTS, _ITS_FUNCTION = "kprobe/probepoint.tc", "tracefs_create_dir"
@@ -134,13 +137,22 @@ echo >kprobe_events
 """
 
 
+_ANY_TRACED_FUNCTION = "kernel_clone"
+
+
 def cause_of_refused_entry(guest: Guest, outcome: Outcome, modules: Sequence[Path] = ()) -> str:
     """Return why the kernel refused the probe at whose definition a test failed; empty if it failed elsewhere.
 
     The probe is on the entry of a function that ftrace traces, of the kernel or of one of the test's modules. In the
-    guest that entry is refused without the test, and the next instruction is accepted.
+    guest that entry is refused without the test, and the next instruction is accepted. A test that looks for many
+    functions finds too few, and finds enough at the next instruction.
     """
-    found = _ON_ENTRY.search(outcome.why) if outcome.end is End.FAIL and not guest.traits.traced_entry_kprobes else None
+    if outcome.end is not End.FAIL or guest.traits.traced_entry_kprobes:
+        return ""
+    test = outcome.test.partition("/")[2]
+    if test in PROBED_FUNCTIONS and outcome.why.endswith(f" {_TOO_FEW}"):
+        return _cause_of_too_few(guest, test)
+    found = _ON_ENTRY.search(outcome.why)
     if not found:
         return ""
     module, function = found.groups()
@@ -153,6 +165,13 @@ def cause_of_refused_entry(guest: Guest, outcome: Outcome, modules: Sequence[Pat
     if not offset or guest.run_script(script).check().stdout.split() != ["next"]:
         return ""
     return f"the kernel refuses a probe on the entry of {place}(), which ftrace traces, and accepts {place}+{offset}"
+
+
+def _cause_of_too_few(guest: Guest, test: str) -> str:
+    offset = _first_accepted_offset(guest, _ANY_TRACED_FUNCTION, None)
+    if not offset or len(list_probed_functions(guest, test, offset)) != PROBED_FUNCTIONS[test]:
+        return ""
+    return f"the kernel refuses a probe on the entry of functions that ftrace traces, and accepts +{offset}"
 
 
 def _first_accepted_offset(guest: Guest, function: str, module: Path | None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,27 +13,12 @@ from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_plan import defects_of_wrongly_stepped
 from harness.matrix.guests.check_after_cell import KernelComplained
-from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS, place_in_guest
+from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS
+from harness.matrix.upstream.many_probed_functions import PROBED_FUNCTIONS, list_probed_functions
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.liveness import GuestDied
 
-# A test that enables probes on the first functions of /proc/kallsyms that the kernel accepts, and on how many.
-_PROBED_FUNCTIONS = {"kprobe/multiple_kprobes.tc": 256}
-# The test's own pipeline, with its offset, without enabling anything.
-_REGISTERED = r"""
-cd /sys/kernel/tracing && test -f kprobe_events || exit 0
-eval "$(sed -n '/^case/,/^esac/p' {test})"
-[ -n "$OFFS" ] || exit 1
-count=0
-for name in $(grep -i ' t ' /proc/kallsyms | cut -f3 -d' ' | grep -v '\..*'); do
-  echo "p $name+$OFFS" 2>/dev/null >>kprobe_events && count=$((count + 1))
-  [ $count -eq {count} ] && break
-done
-sed 's/.* //; s/+.*//' kprobe_events
-echo >kprobe_events
-"""
 _LIST = r"""grep -i ' t ' /proc/kallsyms | grep -v '\['"""
-_REGISTERING_SECONDS = 60.0
 _HANG = frozenset({Verdict.HANG})
 _HANG_OR_CRASH = frozenset({Verdict.HANG, Verdict.PANIC, Verdict.OOPS})
 
@@ -63,8 +47,7 @@ def documented_loss(guest: Guest, test: str) -> DocumentedLoss | None:
     """Return how a selftest loses a live guest by a documented defect; None if the guest should survive it."""
     if test in PROBED_INSTRUCTIONS:
         return _loss_by_instructions(guest, *PROBED_INSTRUCTIONS[test])
-    count = _PROBED_FUNCTIONS.get(test)
-    return None if count is None else _loss_by_trap_handling(guest, test, count)
+    return _loss_by_trap_handling(guest, test) if test in PROBED_FUNCTIONS else None
 
 
 def documented_loss_by_nested_probe(defects: Mapping[str, Defect]) -> DocumentedLoss | None:
@@ -85,7 +68,7 @@ def _loss_by_instructions(guest: Guest, function: str, size: int) -> DocumentedL
     return DocumentedLoss(causes[0].partition("; ")[2], _HANG_OR_CRASH) if causes else None
 
 
-def _loss_by_trap_handling(guest: Guest, test: str, count: int) -> DocumentedLoss | None:
+def _loss_by_trap_handling(guest: Guest, test: str) -> DocumentedLoss | None:
     """Return the loss of a test that probes the first functions, if one of them handles every trap or breakpoint.
 
     That depends on the order in which the kernel was linked.
@@ -94,8 +77,7 @@ def _loss_by_trap_handling(guest: Guest, test: str, count: int) -> DocumentedLos
     defect, handlers = kprobes.defects.get("trap-entry"), kprobes.trap_handlers_functions
     if defect is None and not handlers:
         return None
-    script = _REGISTERED.format(test=shlex.quote(place_in_guest(test)), count=count)
-    probed = guest.run_script(script, guest.scaled_deadline(_REGISTERING_SECONDS)).check().stdout.split()
+    probed = list_probed_functions(guest, test)
     if defect and set(defect.hangs_in) & set(probed):
         return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, defect)))
     cause = next((handlers[name] for name in probed if name in handlers), "")
