@@ -34,6 +34,16 @@ HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
 _FILTERED = "2"
 
 
+# Four processes that compute for a few tenths of a second, between two readings of the time of each CPU.
+BUSY = """
+grep '^cpu[0-9]' /proc/stat
+for each in 1 2 3 4; do (i=0; while [ $i -lt 30000 ]; do i=$((i + 1)); done) & done
+wait
+echo --
+grep '^cpu[0-9]' /proc/stat
+"""
+
+
 def test_kernel_shows_what_landings_are_read_from(guest: Guest) -> None:
     """debugfs is mounted, the kprobes list and addresses are readable, kprobes are armed, the right kernel runs."""
     host = guest.testinfra_host
@@ -125,6 +135,18 @@ def test_what_a_cell_leaves_is_noticed(
 
 
 @pytest.mark.deep
+def test_each_cpu_of_a_thawed_guest_has_timer_interrupts(
+    guest: Guest, fresh: Callable[..., AbstractContextManager[Guest]]
+) -> None:
+    """While more processes run than there are CPUs, the kernel counts the time that each CPU spends on them."""
+    cpus = 1 if guest.image.uses_one_cpu else max(2, guest.image.recipe.machine.cpus)
+    with fresh(cpus=cpus) as thawed:
+        before, after = (_ticks_by_cpu(part) for part in thawed.run_script(BUSY).check().stdout.split("--\n"))
+        assert len(before) == len(after) == cpus
+        assert [number for number, ticks in enumerate(after) if ticks == before[number]] == []
+
+
+@pytest.mark.deep
 def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[Guest]]) -> None:
     """Two guests thawed from one file have clocks that are right and run, and produce different random numbers."""
     with fresh() as one, fresh() as other:
@@ -138,3 +160,8 @@ def test_two_guests_thawed_at_once(fresh: Callable[..., AbstractContextManager[G
         numbers = [each.run("head", "-c", "32", "/dev/urandom").out for each in (one, other)]
         assert numbers[0] != numbers[1]
         assert len(numbers[0]) == len(numbers[1]) == 32
+
+
+def _ticks_by_cpu(lines: str) -> list[int]:
+    """Return the time that each CPU has spent on processes, from lines of /proc/stat: user, nice and system."""
+    return [sum(map(int, line.split()[1:4])) for line in lines.splitlines()]

@@ -53,6 +53,11 @@ class Image:
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     @property
+    def uses_one_cpu(self) -> bool:
+        """True if the kernel or QEMU's machine uses one virtual CPU only."""
+        return "CONFIG_SMP" not in self.config or bool(self.recipe.architecture.qemu_machine.one_cpu_because)
+
+    @property
     def all_modules(self) -> Mapping[str, Path]:
         """The built probe modules and the modules of the own tree, by name."""
         return {**self.modules, **self.own_modules}

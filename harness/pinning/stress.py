@@ -174,8 +174,7 @@ class StressRuns:
         if self.mutant is not HONEST:
             return run_stress_race(Loaders(self.guest, self.mutant), _FOR_MUTANTS, _FOR_MUTANTS_SECONDS)
         image = self.guest.image
-        one_cpu = "CONFIG_SMP" not in image.config or bool(image.recipe.architecture.qemu_machine.one_cpu_because)
-        if one_cpu or image.recipe.machine.cpus >= _CPUS:
+        if image.uses_one_cpu or image.recipe.machine.cpus >= _CPUS:
             return self._race(self.guest, self.changes_wanted)
         with self.open_fresh_guest(cpus=_CPUS) as guest:
             return self._race(guest, self.changes_wanted)
