@@ -41,8 +41,7 @@ _STANDING = frozenset({ProbeVerdict.LANDED, ProbeVerdict.DISABLED, ProbeVerdict.
 class Judgement:
     """All probes, the calls that the kernel refused, and changes of text that nothing explains, each in words.
 
-    The `lost` counts are those of Records. A kprobe that stands is in the kernel's list even if its call was lost; the
-    kernel lists no uprobe, so one whose call was lost is not among the probes.
+    The `lost` counts are those of Records. The kernel lists no uprobe, so one whose call was lost is not in `probes`.
     """
 
     probes: tuple[JudgedProbe, ...] = ()
