@@ -175,7 +175,8 @@ class KprobeTraits:
     and `trap-entry`, a probe on code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint`
     is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is
     the errno for a uprobe at an odd place inside an instruction, 0 where it is taken; `steps_traced_processes` is false
-    where PTRACE_SINGLESTEP steps nothing.
+    where PTRACE_SINGLESTEP steps nothing; `most_kprobes_in_kernel_text` is how many kprobes the kernel has room for at
+    once, not counting those on ftrace's sites, 0 where only memory limits them.
     """
 
     breakpoints: tuple[PatchPattern, ...]
@@ -192,6 +193,7 @@ class KprobeTraits:
     uprobe_condition_bits: bytes = b""
     uprobe_mid_instruction_errno: int = 0
     steps_traced_processes: bool = True
+    most_kprobes_in_kernel_text: int = 0
     entry_landing_pad: bytes = b""
     takes_misaligned: str = ""
     trap_handlers_functions: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -306,6 +306,9 @@ ARCHITECTURES: dict[str, Architecture] = {
                 # __uprobe_register(): an odd offset. An even one inside an instruction is accepted, because
                 # arch_uprobe_analyze_insn() looks only at the instruction that would begin there.
                 uprobe_mid_instruction_errno=errno.EINVAL,
+                # kprobes_insn_page, one page of 4 KiB, has the copies of 6 bytes (alloc_s390_insn_page(),
+                # arch/s390/kernel/kprobes.c, 6.1). Another one is refused with ENOMEM.
+                most_kprobes_in_kernel_text=4096 // 6,
                 defects=S390_DEFECTS,
             ),
             static_program_flags=("-static",),  # Debian's glibc 2.36 has no static-pie for s390x (rcrt1.o)

@@ -46,13 +46,14 @@ def prove_registered_by_hand(trial: Trial, depth: Depth, mutant: Mutant = HONEST
     functions = trial.functions if depth is not Depth.SAMPLE else evenly_spread(trial.functions, _SPREAD)
     functions = functions if mutant is HONEST else evenly_spread(functions, _OF_A_MUTANT)
     refusals = RefusalReasonFinder(trial.layout)
-    if len(functions) > _AT_ONCE * _MOST_LOADS:
+    at_once = min(_AT_ONCE, trial.layout.guest.architecture.kprobe_traits.most_kprobes_in_kernel_text or _AT_ONCE)
+    if len(functions) > at_once * _MOST_LOADS:
         # The memory of so many large modules leaves holes, and later modules move into them (seen on 5.10).
         trial.layout.guest.used_up = f"modules with {len(functions)} probes"
     registered = 0
     wrong: list[str] = []
-    for start in range(0, len(functions), _AT_ONCE):
-        part = functions[start : start + _AT_ONCE]
+    for start in range(0, len(functions), at_once):
+        part = functions[start : start + at_once]
         for aim, report, listed in _register(trial, part, refusals, mutant):
             registered += not report.errno
             wrong += _complaint(trial, refusals, aim, report, listed)
