@@ -31,6 +31,7 @@ class Mirror(http.server.ThreadingHTTPServer):
     daemon_threads = True
     mood = ""
     root = Path()
+    signer: Signer
 
     @property
     def uri(self) -> str:
@@ -72,7 +73,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     found.add("kernel", {"boot/vmlinuz": "a kernel"})
     found.publish()
     made = Mirror(("127.0.0.1", 0), Handler)
-    made.root = found.root
+    made.root, made.signer = found.root, signer
     threading.Thread(target=made.serve_forever, daemon=True).start()
     monkeypatch.setattr(host_apt_sources, "KEYRING", keyring)
     monkeypatch.setattr(private_apt, "_REFRESH", _REFRESH)
@@ -122,3 +123,22 @@ def test_a_mirror_without_a_file_that_its_list_names(tmp_path: Path, mirror: Mir
     with pytest.raises(HostError, match=f"404 .*; try later, or set {host_apt_sources.MIRROR_VARIABLE}$") as caught:
         packages(tmp_path).fetch("kernel", "amd64", deadline=Deadline.after(60))
     judge_fault("a mirror without a file of its list", expected=("", 3), reported=("", caught.value.exit_status))
+
+
+def test_a_closure_goes_on_where_the_mirror_lacked_a_file(tmp_path: Path, mirror: Mirror, judge_fault: Judge) -> None:
+    """The files that were there are kept, and the error names the one that was not."""
+    repository = Repository(mirror.root, mirror.signer)
+    repository.add("libc", {"lib/c": "c"})
+    repository.add("tool", {"bin/tool": "t"}, depends="libc")
+    repository.publish()
+    (absent,) = mirror.root.rglob("libc_*.deb")
+    content = absent.read_bytes()
+    absent.unlink()
+    with pytest.raises(HostError, match=r"^libc_1\.0-1_amd64\.deb: cannot download: .*404 ") as caught:
+        packages(tmp_path).fetch_closure(["tool"], "amd64", deadline=Deadline.after(60))
+    judge_fault("a mirror without a file of a closure", expected=("", 3), reported=("", caught.value.exit_status))
+    absent.write_bytes(content)
+    (kept,) = mirror.root.rglob("tool_*.deb")
+    kept.unlink()
+    files = packages(tmp_path).fetch_closure(["tool"], "amd64", deadline=Deadline.after(60))
+    assert {file.name for file in files} == {"libc_1.0-1_amd64.deb", "tool_1.0-1_amd64.deb"}

@@ -113,8 +113,8 @@ class Packages:
     def fetch_closure(self, packages: Sequence[str], architecture: str, *, deadline: Deadline) -> list[Path]:
         """Fetch the files of `closure_hashes` and return their paths. Raises as `closure_hashes`, and HostError."""
         files = self.closure_hashes(packages, architecture)
-        exact = [_exact(name) for name in files]
-        return self._obtained(architecture, ["download", *exact], files, deadline)
+        wanted = [name for name in files if self._wrong([self._archives / name], files)]
+        return self._obtained(architecture, ["download", *map(_exact, wanted)], files, deadline)
 
     def fetch_source_package(self, package: str, *, deadline: Deadline) -> FetchedSourcePackage:
         """Fetch a source package: the candidate for a NAME, or a version for NAME=VERSION.
@@ -211,15 +211,16 @@ class Packages:
             self._archives.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
                 done = self._state(architecture).run_apt(["apt-get", *words], deadline, cwd=Path(scratch))
+                for path in Path(scratch).iterdir():
+                    if path.is_file():
+                        path.replace(self._archives / path.name)
                 if done.rc:
                     reason = first_error(done.output)
                     # A mirror that is being updated can have a list without a file that it names.
                     lacks = _NOT_FOUND in reason
                     mend = f"try later, or set {host_apt_sources.MIRROR_VARIABLE}" if lacks else "check the network"
-                    raise HostError(f"cannot download: {reason}", where=words[-1], mend=mend)
-                for path in Path(scratch).iterdir():
-                    if path.is_file():
-                        path.replace(self._archives / path.name)
+                    missing = self._wrong(paths, hashes) or paths[0]
+                    raise HostError(f"cannot download: {reason}", where=missing.name, mend=mend)
         if wrong := self._wrong(paths, hashes):
             raise HostError("the downloaded file does not match the package list", where=str(wrong), mend="run again")
         return paths
