@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from harness.core.elf_symbols_and_relocations import DESCRIPTORS
+from harness.guest.guest import Guest
 from harness.landing.checks import register_by_hand
 from harness.landing.checks.classify_address import AddressKind
 from harness.landing.checks.register_by_hand import prove_registered_by_hand
@@ -24,10 +26,12 @@ LANDS = RelocatedFunction(Site("first"), 0x1000, 0x1000, AddressKind.INSTRUCTION
 STRAYS = RelocatedFunction(Site("first"), 0x1100, 0x1000, AddressKind.INSTRUCTION)
 
 
-def trial(*functions: RelocatedFunction, machine: str = "EM_X86_64") -> Trial:
+def trial(*functions: RelocatedFunction, machine: str = "EM_X86_64", most: int = 0) -> Trial:
     places = SimpleNamespace(symbol_offset_at=lambda address: SymbolOffset((NAMES[address & ~0xFF],), address & 0xFF))
     layout = SimpleNamespace(
-        guest=None,
+        guest=SimpleNamespace(
+            architecture=SimpleNamespace(kprobe_traits=SimpleNamespace(most_kprobes_in_kernel_text=most)), used_up=""
+        ),
         kernel=SimpleNamespace(machine=machine, sections_by_name={DESCRIPTORS: None}),
         closest_symbols=places,
         probe_address=lambda site: 0x1000 + site.offset,
@@ -61,6 +65,23 @@ def test_a_function_that_lands_is_listed_by_its_name(monkeypatch: pytest.MonkeyP
     answer(monkeypatch, 0x1000)
     found = prove_registered_by_hand(trial(LANDS), Depth.SAMPLE)
     assert (found.tried, found.registered) == (1, 1)
+
+
+@pytest.mark.parametrize(("most", "loads"), [(0, [3]), (2, [2, 1])])
+def test_no_more_functions_are_registered_at_once_than_the_kernel_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, most: int, loads: list[int]
+) -> None:
+    answer(monkeypatch, 0x1000)
+    seen: list[int] = []
+    load = register_by_hand.probe_module.load_probe_module
+
+    def counted(guest: Guest, specs: list[str], *others: object) -> ProbeView:
+        seen.append(len(specs))
+        return cast(Callable[..., ProbeView], load)(guest, specs, *others)
+
+    monkeypatch.setattr(register_by_hand.probe_module, "load_probe_module", counted)
+    assert prove_registered_by_hand(trial(LANDS, LANDS, LANDS, most=most), Depth.SAMPLE).registered == 3
+    assert seen == loads
 
 
 def test_a_dot_before_the_listed_name_is_accepted_only_of_a_kernel_with_dots(monkeypatch: pytest.MonkeyPatch) -> None:
