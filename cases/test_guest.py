@@ -32,8 +32,6 @@ GUEST, HOST = "10.0.2.15", "10.0.2.2"
 HOST_KEY = "/etc/dropbear/dropbear_ed25519_host_key"
 # In /proc/PID/status of a process with a system call filter (Documentation/filesystems/proc.rst, 6.1).
 _FILTERED = "2"
-
-
 # Four processes that compute for a few tenths of a second, between two readings of the time of each CPU.
 BUSY = """
 grep '^cpu[0-9]' /proc/stat

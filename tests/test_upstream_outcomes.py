@@ -203,6 +203,15 @@ def test_only_without_a_hit_a_test_should_fail(test: str, hits: str) -> None:
     assert bool(documented_failure(cast(Any, guest), test)) is (hits == "0")
 
 
+def accept_the_next_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code of each function but `unknown` begin with four bytes on which the kernel refuses a probe."""
+    function = SimpleNamespace(kind="func")
+    elf = SimpleNamespace(symbols_named=lambda name: [] if name == "unknown" else [function])
+    monkeypatch.setattr(documented_failure_module, "kernel_file", lambda _: elf)
+    monkeypatch.setattr(documented_failure_module, "Elf", SimpleNamespace(read=lambda _: elf))
+    monkeypatch.setattr(documented_failure_module, "first_accepted_offset", lambda *_: 4)
+
+
 @pytest.mark.parametrize(
     ("command", "printed", "traced", "refused"),
     [
@@ -213,6 +222,7 @@ def test_only_without_a_hit_a_test_should_fail(test: str, hits: str) -> None:
         ("echo p:myevent kernel_clone", "", False, ""),
         ("echo p:myevent kernel_clone", "next", True, ""),
         ("echo p:myevent kernel_clone+4", "next", False, ""),
+        ("echo p:myevent unknown", "next", False, ""),
         ("echo 'p trace_printk:trace_printk_irq_work'", "next", False, "trace_printk:trace_printk_irq_work"),
         ("echo 'p other:trace_printk_irq_work'", "next", False, ""),
         ("grep -q kernel_clone trace", "next", False, ""),
@@ -221,12 +231,9 @@ def test_only_without_a_hit_a_test_should_fail(test: str, hits: str) -> None:
 def test_only_a_probe_that_its_entry_refuses_is_refused(
     monkeypatch: pytest.MonkeyPatch, command: str, printed: str, traced: bool, refused: str
 ) -> None:
-    entry = SimpleNamespace(entry_site=lambda site: site.at_offset(4))
-    monkeypatch.setattr(documented_failure_module, "Layout", lambda _: entry)
-    elf = SimpleNamespace(read=lambda _: SimpleNamespace(function=lambda name: name))
-    monkeypatch.setattr(documented_failure_module, "Elf", elf)
-    monkeypatch.setattr(documented_failure_module, "first_accepted_offset", lambda *_: 4)
+    accept_the_next_instruction(monkeypatch)
     guest: Any = SimpleNamespace(
+        image=None,
         architecture=SimpleNamespace(kprobe_traits=SimpleNamespace(decoder=None)),
         traits=SimpleNamespace(traced_entry_kprobes=traced),
         run_script=lambda _: Result("a-vm", (), 0, printed.replace(" ", "\n").encode(), b"", 0.0),
@@ -335,9 +342,9 @@ def test_only_a_test_that_probes_the_trap_handler_should_hang(
 def test_too_few_functions_are_a_known_failure_if_the_next_instructions_are_enough(
     monkeypatch: pytest.MonkeyPatch, *, shown: str, accepted: int, traced: bool, documented: bool
 ) -> None:
-    entry = SimpleNamespace(entry_site=lambda site: site.at_offset(4))
-    monkeypatch.setattr(documented_failure_module, "Layout", lambda _: entry)
-    guest = guest_that_registers(["f"] * accepted, SimpleNamespace())
+    accept_the_next_instruction(monkeypatch)
+    guest = guest_that_registers(["f"] * accepted, SimpleNamespace(decoder=None))
+    guest.image = None
     guest.traits = SimpleNamespace(traced_entry_kprobes=traced)
     failed = read_end(MANY, 1, summary(failed=1), [*LOG, f"+ {shown}"])
     assert bool(cause_of_refused_entry(guest, failed)) is documented

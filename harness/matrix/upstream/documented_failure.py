@@ -12,6 +12,7 @@ from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.landing.code.instruction import Flow
 from harness.landing.code.instructions import decode_function, first_accepted_offset
+from harness.landing.code.kernel_file import kernel_file
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
@@ -135,9 +136,8 @@ echo 'p:pinpoint_entry {place}' >>kprobe_events && echo entry
 echo 'p:pinpoint_next {place}+{offset}' >>kprobe_events && echo next
 echo >kprobe_events
 """
-
-
-_ANY_TRACED_FUNCTION = "kernel_clone"
+# Any function that ftrace traces: the offset is the same in all of them.
+_TRACED_FUNCTION = "kernel_clone"
 
 
 def cause_of_refused_entry(guest: Guest, outcome: Outcome, modules: Sequence[Path] = ()) -> str:
@@ -168,18 +168,20 @@ def cause_of_refused_entry(guest: Guest, outcome: Outcome, modules: Sequence[Pat
 
 
 def _cause_of_too_few(guest: Guest, test: str) -> str:
-    offset = _first_accepted_offset(guest, _ANY_TRACED_FUNCTION, None)
+    offset = _first_accepted_offset(guest, _TRACED_FUNCTION, None)
     if not offset or len(list_probed_functions(guest, test, offset)) != PROBED_FUNCTIONS[test]:
         return ""
     return f"the kernel refuses a probe on the entry of functions that ftrace traces, and accepts +{offset}"
 
 
 def _first_accepted_offset(guest: Guest, function: str, module: Path | None) -> int:
-    """Return the offset of the first instruction of a function that the kernel accepts, by the code alone."""
-    if module is None:
-        return Layout(guest).entry_site(Site(function)).offset
-    elf = Elf.read(module)
-    return first_accepted_offset(elf, elf.function(function), guest.architecture.kprobe_traits.decoder)
+    """Return the offset of the first instruction of a function that the kernel accepts, by the code alone.
+
+    Returns 0 if the file has no such function.
+    """
+    elf = Elf.read(module) if module else kernel_file(guest.image)
+    named = [symbol for symbol in elf.symbols_named(function) if symbol.kind == "func"]
+    return first_accepted_offset(elf, named[0], guest.architecture.kprobe_traits.decoder) if named else 0
 
 
 def _failure_at_preamble(guest: Guest) -> DocumentedFailure | None:
