@@ -133,7 +133,8 @@ class ProbeRun:
         extra = self.mutant.parameters(self.layout, self.sites)
         request = self._request
         view = probe_module.load_probe_module(self.guest, request.specs, [*request.parameters, *extra], request.module)
-        self._evidence = ProbeRunEvidence(before, self._read_during(before), own, view, self._astray(view))
+        during = self._read_during(before, own, view)
+        self._evidence = ProbeRunEvidence(before, during, own, view, self._astray(view))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -183,8 +184,27 @@ class ProbeRun:
     def _read(self) -> list[bytes]:
         return read_until_stable(lambda: self.guest.memory.read_many(self._spans))
 
-    def _read_during(self, before: Sequence[bytes]) -> Sequence[bytes]:
-        return before if self.mutant.stale_snapshot else self._read()
+    def _read_during(self, before: Sequence[bytes], own: Sequence[OwnBytes], view: ProbeView) -> Sequence[bytes]:
+        """Read memory while the probes are registered, again for a while if it has a jump that is half written.
+
+        A second CPU that is slow to answer holds the kernel between two steps for longer than two readings take.
+        """
+        if self.mutant.stale_snapshot:
+            return before
+        standing = [each.address for each in view.listed_before_load]
+        deadline = self.guest.scaled_deadline(_JUMPS_SECONDS if self.guest.traits.optimized_kprobes else 0.0)
+        seen = self._read()
+        while self._has_unexplained_bytes(before, seen, own, standing) and not deadline.expired:
+            seen = self._read()
+        return seen
+
+    def _has_unexplained_bytes(
+        self, before: Sequence[bytes], during: Sequence[bytes], own: Sequence[OwnBytes], standing: Sequence[int]
+    ) -> bool:
+        return any(
+            Window(start, early, late, b"").describe_unexplained_bytes(code, self._traits, standing)
+            for (start, _), early, late, code in zip(self._spans, before, during, own, strict=True)
+        )
 
     def _left(self, before: Sequence[bytes]) -> list[bytes]:
         """Read memory after the probes are removed; a mutant that leaves them is not waited for."""
@@ -204,7 +224,8 @@ class ProbeRun:
         """Read report, list and memory again; the witnesses then describe this moment, not the registration."""
         view = probe_module.read_view(self.guest, self._request.module)
         view = replace(view, listed_before_load=self.evidence.view.listed_before_load)
-        self._evidence = replace(self.evidence, view=view, memory_during=self._read_during(self.evidence.memory_before))
+        during = self._read_during(self.evidence.memory_before, self.evidence.own_bytes, view)
+        self._evidence = replace(self.evidence, view=view, memory_during=during)
 
     @property
     def listed_probes(self) -> tuple[ListedProbe, ...]:
