@@ -11,14 +11,14 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from harness.core.errors import GuestError, PinpointError
+from harness.core.errors import DeadlineExceeded, GuestError, GuestLost, PinpointError
 from harness.guest.guest import Guest
 from harness.images.vm_recipe import Recipe
 from harness.matrix.guests import guest_state, loaded_targets
 from harness.matrix.guests.guest_state import GuestState
 from harness.verdict.cell_verdict_enum import Verdict
 from harness.verdict.complaints import Complaint, read_sorted_complaints
-from harness.verdict.liveness import GuestDied, diagnose_guest
+from harness.verdict.liveness import Condition, Diagnosis, GuestDied, diagnose_guest
 from harness.verdict.symbolize_without_guest import make_symbolizer
 from harness.verdict.traces import frames
 
@@ -117,7 +117,17 @@ def explain_loss(guest: Guest, lost: GuestError) -> Exception:
         # Nothing can be diagnosed, but a killed QEMU shows nothing about the kernel.
         return guest.qemu_process.kill_error or lost
     diagnosis = diagnose_guest(guest, found, make_symbolizer(guest))
+    if diagnosis.condition.verdict.acceptable and type(lost) is GuestLost and _answers(guest):
+        diagnosis = Diagnosis(Condition.OUR_FAULT, f"{lost.what}; the guest answers a new request")
     return lost if diagnosis.condition.verdict.acceptable else GuestDied(diagnosis, where=guest.name)
+
+
+def _answers(guest: Guest) -> bool:
+    """Return True if the guest runs a program. A channel can be closed on a connection that works."""
+    try:
+        return guest.run("true", deadline=guest.scaled_deadline(_FENCE_SECONDS)).ok
+    except (GuestError, DeadlineExceeded):
+        return False
 
 
 @contextmanager
