@@ -77,9 +77,10 @@ def test_entries_are_left_out_only_with_their_defect(
     defects: dict[str, str],
     kept: list[Site],
 ) -> None:
-    kinds = {SITES[0].symbol: kind, SITES[1].symbol: InstructionKind.OTHER}
+    kinds = {SITES[0].symbol: kind, SITES[1].symbol: InstructionKind.OTHER, SITES[2].symbol: InstructionKind.OTHER}
     recipe = SimpleNamespace(defects=KernelDefects(stack_store_waits=stack_store or None))
-    architecture = SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects))
+    traits = SimpleNamespace(defects=defects, trap_handlers_functions={SITES[2].symbol: "it handles breakpoints"})
+    architecture = SimpleNamespace(kprobe_traits=traits)
     layout = SimpleNamespace(
         guest=SimpleNamespace(image=SimpleNamespace(recipe=recipe), architecture=architecture),
         decoder=DecoderKind.PPC64,
@@ -91,7 +92,7 @@ def test_entries_are_left_out_only_with_their_defect(
         return Instruction(landing_pad, 4, Flow.PLAIN, kind=kinds[symbol])
 
     monkeypatch.setattr(sweep_plan, "instruction_at_function_start", decoded)
-    assert sweep_plan.without_defective_entries(cast(Layout, layout), SITES[:2]) == kept
+    assert sweep_plan.without_defective_entries(cast(Layout, layout), SITES[:3]) == kept
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,18 @@ S390_DEFECTS = {
     for kind in ("conditional", "conditional-not-taken")
 }
 
+# Only a kernel with KASAN has these functions. Those of other sizes can be probed on x86_64: probes on them get jumps
+# before anything that a breakpoint runs calls them.
+_KASAN = (
+    "mm/kasan/generic.c:186 and 240, shadow.c:29 (6.1): the code that handles a breakpoint is instrumented and calls "
+    "this function, which is on no blacklist, so that each hit hits the probe again"
+)
+X86_64_TRAP_HANDLERS_FUNCTIONS = {
+    **{f"__asan_{access}{alias}": _KASAN for access in ("load4", "load8", "store8") for alias in ("", "_noabort")},
+    "__kasan_check_read": _KASAN,
+    "kasan_check_range": _KASAN,
+}
+
 PPC_TRAP_HANDLERS_FUNCTIONS = {
     "interrupt_enter_prepare": (
         "arch/powerpc/include/asm/interrupt.h:152 (6.1): gcc makes a function of the inline interrupt_enter_prepare() "

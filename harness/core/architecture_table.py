@@ -15,7 +15,7 @@ from harness.core.architecture import (
     KprobeTraits,
     QemuMachine,
 )
-from harness.core.architecture_defects import S390_DEFECTS
+from harness.core.architecture_defects import S390_DEFECTS, X86_64_TRAP_HANDLERS_FUNCTIONS
 from harness.core.architecture_loongarch64 import LOONGARCH64
 from harness.core.architecture_mips import MIPS, MIPS64EL
 from harness.core.architecture_parisc import PARISC
@@ -92,6 +92,7 @@ ARCHITECTURES: dict[str, Architecture] = {
                 second_argument_pt_regs_offset=13 * 8,  # si
                 register_parser=RegisterParser(r"RIP=([0-9a-f]+)", r"RFL=([0-9a-f]+)", 0x200),
                 entry_landing_pad=b"\xf3\x0f\x1e\xfa",
+                trap_handlers_functions=X86_64_TRAP_HANDLERS_FUNCTIONS,
                 reserved_text_areas=("entry",),
             ),
             compat_programs=CompatPrograms(

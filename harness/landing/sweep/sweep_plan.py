@@ -46,12 +46,15 @@ def entry_sites_with_unique_names(layout: Layout) -> list[Site]:
 def without_defective_entries(layout: Layout, sites: Sequence[Site]) -> list[Site]:
     """Leave out entries that end in a wrong state of the kernel, by a documented defect, if the guest runs meanwhile.
 
-    They make a stack frame (PowerPC, `stack_store_waits`), or are taken for a return (SuperH).
+    They make a stack frame (PowerPC, `stack_store_waits`), are taken for a return (SuperH), or are of a function that
+    handles each probe's breakpoint.
     """
+    handlers = layout.guest.architecture.kprobe_traits.trap_handlers_functions
+    sites = [site for site in sites if site.module or site.symbol not in handlers]
     left_out = {InstructionKind.TAKEN_FOR_RETURN} if _takes_for_return(layout) else set()
     if layout.guest.image.recipe.defects.stack_store_waits:
         left_out.add(InstructionKind.STACK_STORE)
-    return [site for site in sites if _kind_of_entry(layout, site) not in left_out] if left_out else list(sites)
+    return [site for site in sites if _kind_of_entry(layout, site) not in left_out] if left_out else sites
 
 
 def _takes_for_return(layout: Layout) -> bool:
