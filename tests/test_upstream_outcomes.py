@@ -9,14 +9,20 @@ from typing import Any, cast
 
 import pytest
 
+from harness.core.architecture_defects import MIPS_DEFECTS
 from harness.core.errors import GuestError, GuestLost
 from harness.core.single_step_defect_types import Defect, Symptom
 from harness.guest.result import Result
 from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
+from harness.matrix.guests.check_after_cell import KernelComplained
 from harness.matrix.upstream import documented_failure as documented_failure_module
 from harness.matrix.upstream import ftrace_selftest, kunit
-from harness.matrix.upstream.documented_failure import cause_of_refused_entry, documented_failure
+from harness.matrix.upstream.documented_failure import (
+    cause_of_forgotten_probe,
+    cause_of_refused_entry,
+    documented_failure,
+)
 from harness.matrix.upstream.documented_loss import (
     DocumentedLoss,
     documented_loss,
@@ -25,6 +31,8 @@ from harness.matrix.upstream.documented_loss import (
 from harness.matrix.upstream.ftrace_selftest import read_end
 from harness.matrix.upstream.kunit import read_result
 from harness.matrix.upstream.outcome import End, Outcome
+from harness.verdict.complaint_kinds import ComplaintKind
+from harness.verdict.complaints import Complaint
 from harness.verdict.liveness import Condition, Diagnosis, GuestDied
 
 TEST = "kprobe/profile.tc"
@@ -242,6 +250,33 @@ def test_only_a_probe_that_its_entry_refuses_is_refused(
     modules = [Path("trace-printk.ko")]
     assert (f"the entry of {refused}()," in cause_of_refused_entry(guest, failed, modules)) is bool(refused)
     assert not cause_of_refused_entry(guest, replace(failed, end=End.PASS), modules)
+
+
+BEHIND_A_COPY = ("[   15.051842] epc   : ffffffffc000000c 0xffffffffc000000c",)
+IN_A_FUNCTION = ("[   15.051842] epc   : ffffffff80142574 __do_sys_clone+0x8c/0xc8",)
+BREAK = Complaint(ComplaintKind.FAULT, "Break instruction in kernel code[#1]:", "", BEHIND_A_COPY)
+OTHER = Complaint(ComplaintKind.WARNING, "kernel/kprobes.c:1 f+0x1/0x2", "", ())
+
+
+@pytest.mark.parametrize(
+    ("complaints", "defects", "known"),
+    [
+        ([BREAK], MIPS_DEFECTS, True),
+        ([BREAK, BREAK], MIPS_DEFECTS, True),
+        ([BREAK, OTHER], MIPS_DEFECTS, False),
+        ([replace(BREAK, lines=IN_A_FUNCTION)], MIPS_DEFECTS, False),
+        ([], MIPS_DEFECTS, False),
+        ([BREAK], {}, False),
+    ],
+)
+def test_only_an_oops_behind_a_copy_is_a_forgotten_probe(
+    monkeypatch: pytest.MonkeyPatch, complaints: list[Complaint], defects: dict[str, Defect], *, known: bool
+) -> None:
+    found = KernelComplained(complaints, {}) if complaints else GuestError("nothing")
+    monkeypatch.setattr(documented_failure_module, "explain_loss", lambda *_: found)
+    architecture = SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects))
+    guest: Any = SimpleNamespace(name="a-vm", architecture=architecture)
+    assert bool(cause_of_forgotten_probe(guest)) is known
 
 
 HANGS = Defect(Symptom.TRAPS_WITHOUT_END, "a cause", hangs_in=("handler", "vector"))

@@ -171,7 +171,7 @@ class KprobeTraits:
     on the function's local entry (ELFv2); `return_probe_entry_bytes` is the largest offset at which a return probe is
     taken for one on the entry, besides the landing pad; `defects` are the kinds of instruction that the kernel steps
     wrong (landing/code/instruction.py), `conditional-not-taken`, `return-into-next-function`, `nested`, a nested probe,
-    `nested-twice`, one in a nested one,
+    `nested-twice`, one in a nested one, `task-freed`, one that is stepped while a softirq frees a task,
     and `trap-entry`, a probe on code that every trap runs through, which the kernel should refuse; `uprobe_breakpoint`
     is what a uprobe writes (UPROBE_SWBP_INSN), empty where the kernel has no uprobes; `uprobe_mid_instruction_errno` is
     the errno for a uprobe at an odd place inside an instruction, 0 where it is taken; `steps_traced_processes` is false

@@ -104,6 +104,12 @@ MIPS_DEFECTS = {
         "lose the probe that they interrupt",
         oops="Break instruction in kernel code",
     ),
+    "task-freed": Defect(
+        Symptom.KILLED_BY_OOPS,
+        "arch/mips/kernel/genex.S:561 (6.1 to 7.3): the handler of a breakpoint runs with interrupts enabled, and a "
+        "softirq that frees a task, kernel/exit.c:227, forgets the probe: kprobe_busy_end(), kernel/kprobes.c:1253",
+        oops="Break instruction in kernel code",
+    ),
 }
 MIPS_TAKES_MISALIGNED = (
     "arch/mips/kernel/kprobes.c:74 (6.1 to 7.3): arch_prepare_kprobe() does not look at the alignment of the address, "

@@ -128,6 +128,8 @@ _FTRACE_ENDED = DocumentedFailure(
 )
 
 
+# The instruction pointer of an oops on MIPS, in no function: `epc   : ffffffffc000000c 0xffffffffc000000c`.
+_IN_A_COPY = re.compile(r"\bepc +: ([0-9a-f]+) 0x\1\s*$")
 # The definition of a probe on the entry of a function, as the shell traces it: its module, or none, and the function.
 _ON_ENTRY = re.compile(r"echo '?[pr](?::\S+)? (?:(\w+):)?([A-Za-z_]\w*)(?:[ ']|$)")
 _WHERE_ACCEPTED = """
@@ -165,6 +167,20 @@ def cause_of_refused_entry(guest: Guest, outcome: Outcome, modules: Sequence[Pat
     if not offset or guest.run_script(script).check().stdout.split() != ["next"]:
         return ""
     return f"the kernel refuses a probe on the entry of {place}(), which ftrace traces, and accepts {place}+{offset}"
+
+
+def cause_of_forgotten_probe(guest: Guest) -> str:
+    """Return why the kernel has forgotten a probe that it stepped, if all its complaints show that; else "".
+
+    It depends on the time at which a task is freed, so a test that hits probes may pass, fail, or lose the guest.
+    """
+    defect = guest.architecture.kprobe_traits.defects.get("task-freed")
+    if defect is None:
+        return ""
+    found = explain_loss(guest, GuestError("the kernel printed no complaint", where=guest.name))
+    complaints = found.complaints if isinstance(found, KernelComplained) else ()
+    shown = [defect.oops in each.headline and any(map(_IN_A_COPY.search, each.lines)) for each in complaints]
+    return defect.cause if shown and all(shown) else ""
 
 
 def _cause_of_too_few(guest: Guest, test: str) -> str:

@@ -21,7 +21,11 @@ from harness.landing.code.instructions import first_accepted_offset
 from harness.landing.sweep.sweep_past_deadly_sites import FreshGuestFactory
 from harness.matrix.guests.check_after_cell import explain_loss
 from harness.matrix.upstream import ftrace_selftest, kunit
-from harness.matrix.upstream.documented_failure import cause_of_refused_entry, documented_failure
+from harness.matrix.upstream.documented_failure import (
+    cause_of_forgotten_probe,
+    cause_of_refused_entry,
+    documented_failure,
+)
 from harness.matrix.upstream.documented_loss import DocumentedLoss, documented_loss, documented_loss_by_nested_probe
 from harness.matrix.upstream.mutants import put_in_force
 from harness.verdict.cell_verdict_enum import end_as_known_fail
@@ -57,6 +61,8 @@ class UpstreamTests:
             put_in_force(guest, self._mutant)
             with _ending_as_documented(guest, test, loss):
                 outcome = ftrace_selftest.run_test(guest, test)
+            if forgotten := cause_of_forgotten_probe(guest):
+                end_as_known_fail(f"{test}: {forgotten}")
             if loss and outcome.decided:
                 outcome.demand_loss(loss.cause)
             if failure and outcome.decided:
@@ -128,4 +134,6 @@ def _ending_as_documented(guest: Guest, test: str, loss: DocumentedLoss | None) 
     except GuestError as lost:
         if loss and loss.is_shown_by(explain_loss(guest, lost)):
             end_as_known_fail(f"{test}: {loss.cause}")
+        if forgotten := cause_of_forgotten_probe(guest):
+            end_as_known_fail(f"{test}: {forgotten}")
         raise
