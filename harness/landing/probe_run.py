@@ -58,11 +58,16 @@ def read_when_restored(guest: Guest, read: Callable[[], list[bytes]], before: Se
     A kernel worker removes a jump some ticks after its probe (kick_kprobe_optimizer(), kernel/kprobes.c; seen on 5.10).
     If memory is not restored after 2 s, it is returned as it is.
     """
-    left = read()
+    return _read_until(guest, read, lambda left: left == before)
+
+
+def _read_until(guest: Guest, read: Callable[[], list[bytes]], settled: Callable[[list[bytes]], bool]) -> list[bytes]:
+    """Read memory, on a kernel that writes jumps for up to 2 s until it is settled; return it as it is then."""
     deadline = guest.scaled_deadline(_JUMPS_SECONDS if guest.traits.optimized_kprobes else 0.0)
-    while left != before and not deadline.expired:
-        left = read()
-    return left
+    seen = read()
+    while not deadline.expired and not settled(seen):
+        seen = read()
+    return seen
 
 
 def window_span(layout: Layout, site: Site, address: int) -> tuple[int, int]:
@@ -192,19 +197,14 @@ class ProbeRun:
         if self.mutant.stale_snapshot:
             return before
         standing = [each.address for each in view.listed_before_load]
-        deadline = self.guest.scaled_deadline(_JUMPS_SECONDS if self.guest.traits.optimized_kprobes else 0.0)
-        seen = self._read()
-        while self._has_unexplained_bytes(before, seen, own, standing) and not deadline.expired:
-            seen = self._read()
-        return seen
 
-    def _has_unexplained_bytes(
-        self, before: Sequence[bytes], during: Sequence[bytes], own: Sequence[OwnBytes], standing: Sequence[int]
-    ) -> bool:
-        return any(
-            Window(start, early, late, b"").describe_unexplained_bytes(code, self._traits, standing)
-            for (start, _), early, late, code in zip(self._spans, before, during, own, strict=True)
-        )
+        def settled(seen: Sequence[bytes]) -> bool:
+            return not any(
+                Window(start, early, late, b"").describe_unexplained_bytes(code, self._traits, standing)
+                for (start, _), early, late, code in zip(self._spans, before, seen, own, strict=True)
+            )
+
+        return _read_until(self.guest, self._read, settled)
 
     def _left(self, before: Sequence[bytes]) -> list[bytes]:
         """Read memory after the probes are removed; a mutant that leaves them is not waited for."""
