@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,8 +113,7 @@ class Packages:
     def fetch_closure(self, packages: Sequence[str], architecture: str, *, deadline: Deadline) -> list[Path]:
         """Fetch the files of `closure_hashes` and return their paths. Raises as `closure_hashes`, and HostError."""
         files = self.closure_hashes(packages, architecture)
-        wanted = [name for name in files if self._wrong([self._archives / name], files)]
-        return self._obtained(architecture, ["download", *map(_exact, wanted)], files, deadline)
+        return self._obtained(architecture, ["download"], files, deadline, exact=_exact)
 
     def fetch_source_package(self, package: str, *, deadline: Deadline) -> FetchedSourcePackage:
         """Fetch a source package: the candidate for a NAME, or a version for NAME=VERSION.
@@ -200,13 +199,24 @@ class Packages:
         return RecipeError(f"no {what} in {self._suites[0]}", mend="correct kernel.package or kernel.suite")
 
     def _obtained(
-        self, architecture: str, words: Sequence[str], hashes: Mapping[str, str], deadline: Deadline
+        self,
+        architecture: str,
+        words: Sequence[str],
+        hashes: Mapping[str, str],
+        deadline: Deadline,
+        exact: Callable[[str], str] | None = None,
     ) -> list[Path]:
-        """Return files by name and SHA-256: the kept files, or those that one `apt-get` with `words` downloads."""
+        """Return files by name and SHA-256: the kept files, or those that one `apt-get` with `words` downloads.
+
+        With `exact`, the words are followed by what it returns for the name of each file that is not kept.
+        """
         paths = [self._archives / name for name in hashes]
         with self._state(architecture).locked(deadline):
-            if not self._wrong(paths, hashes):
+            wanted = [path.name for path in paths if self._wrong([path], hashes)]
+            if not wanted:
                 return paths
+            if exact:
+                words = [*words, *map(exact, wanted)]
             self._state(architecture).demand_lists()
             self._archives.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=self._archives) as scratch:
