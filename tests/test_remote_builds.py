@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,15 @@ from test_store_exchange import KEY, build
 
 from harness.core import paths
 from harness.core.errors import BuildError, HostError, UsageError
-from harness.core.events import Bus, Event, EventKind
+from harness.core.events import Bus, Event, EventKind, ProgressStep
 from harness.images import agreed_layers, prepare
 from harness.images.build_context import BuildContext
 from harness.images.vm_recipe import Recipe, load_all
 from harness.matrix.cell_shards.engine import ShardNeeds
-from harness.matrix.hosts import build_on_host, remote_builds
+from harness.matrix.hosts import build_on_host, entries_on_host, remote_builds
 from harness.matrix.hosts.build_on_host import BuiltEntries
 from harness.matrix.hosts.build_tasks import BuildTask, BuildTurns, kernel_task, tasks_after_kernel
+from harness.matrix.hosts.entry_transfer import send_file
 from harness.matrix.hosts.host_placement import BuildNeeds, Host, Placement
 from harness.matrix.hosts.remote_builds import RemoteBuilds
 
@@ -265,6 +267,52 @@ def test_a_host_that_would_build_another_image_builds_nothing(hosts: Hosts) -> N
     hosts.obtain(PACKAGED, host(*LARGE), host("b", 4, 8, "build-arm64"))
     assert dict(hosts.built)["kernel"] == "b"
     assert hosts.has_image()
+
+
+def test_two_tasks_on_one_host_get_the_kernel_once(hosts: Hosts) -> None:
+    """The modules and the root file system of a packaged kernel begin at once on the host that did not build it."""
+    BuildContext.in_cache(Bus()).store.obtain("kernel", LAYERS["kernel"], vm="", build=build)
+    arrived, both = [], threading.Barrier(2)
+
+    def wait(has: bool) -> bool:
+        arrived.append(has)
+        with suppress(threading.BrokenBarrierError):
+            both.wait(0.5)
+        return has
+
+    hosts.broken["has_entry"] = wait
+    hosts.obtain(PACKAGED, host(*LARGE))
+    assert sorted(arrived) == [False, True]
+    assert ("kernel", "large") not in hosts.built
+    assert {"modules", "rootfs"} <= {kind for kind, name in hosts.built if name == "large"}
+
+
+def test_transfers_of_one_name_do_not_mix(hosts: Hosts, tmp_path: Path) -> None:
+    """Two controllers, or two VMs with one image, send the same content to one host at once."""
+    given, on = tmp_path / "given", partial(hosts.run_on, host(*LARGE))
+    given.write_bytes(os.urandom(3 * 1000))
+    arrivals: list[str] = []
+
+    def send_another(result: object) -> object:
+        if not arrivals:
+            hosts.broken.clear()
+            arrivals.append(send_file(given, "name", on, ProgressStep(hosts.bus, "vm", "send")))
+        return result
+
+    hosts.broken["receive_chunk"] = send_another
+    arrivals.append(send_file(given, "name", on, ProgressStep(hosts.bus, "vm", "send")))
+    place = hosts.directory / "large" / "arrivals"
+    assert [(place / name).read_bytes() for name in arrivals] == [given.read_bytes()] * 2
+
+
+def test_what_a_lost_transfer_left_is_removed_after_a_day(hosts: Hosts) -> None:
+    on = partial(hosts.run_on, host(*LARGE))
+    names = [on("arrival", entries_on_host.begin_arrival, "name") for _ in range(2)]
+    place = hosts.directory / "large" / "arrivals"
+    day_ago = time.time() - 25 * 3600
+    os.utime(place / names[0], (day_ago, day_ago))
+    names.append(on("arrival", entries_on_host.begin_arrival, "name"))
+    assert sorted(path.name for path in place.iterdir()) == sorted(names[1:])
 
 
 def task(name: str, seconds: float, cores: float = 2.0) -> BuildTask:

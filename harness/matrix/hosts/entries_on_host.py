@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +21,7 @@ from harness.images.exchange import entry_archive
 from harness.images.store import key_of
 
 CHUNK = 8 << 20
+_LOST_AFTER = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,25 @@ def arrivals() -> Path:
     return place
 
 
-def receive_chunk(name: str, chunk: bytes, *, first: bool) -> None:
+def begin_arrival(name: str) -> str:
+    """Make an empty file for what arrives in parts, and return its name; no other transfer writes to it.
+
+    Two VMs with the same image, and two controllers, may send the same content at once. A file to which nothing was
+    written for a day is of a transfer that was lost, and is removed.
+    """
+    place = arrivals()
+    for old in place.iterdir():
+        with suppress(FileNotFoundError):
+            if time.time() - old.stat().st_mtime > _LOST_AFTER:
+                old.unlink()
+    descriptor, path = tempfile.mkstemp(prefix=f"{name}.", suffix=".tar", dir=place)
+    os.close(descriptor)
+    return Path(path).name
+
+
+def receive_chunk(name: str, chunk: bytes) -> None:
     """Append to a file that arrives in parts."""
-    with (arrivals() / name).open("wb" if first else "ab") as file:
+    with (arrivals() / name).open("ab") as file:
         file.write(chunk)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,14 +22,29 @@ from harness.matrix.hosts.entries_on_host import PackedEntry
 OnHost = Callable[..., Any]
 
 
-def send_file(file: Path, name: str, on_host: OnHost, step: ProgressStep) -> None:
-    """Send a file in parts to the arrivals of a host."""
+class TransferLocks:
+    """Locks by name, for transfers of the same content to the same host: the second one waits and finds it there."""
+
+    def __init__(self) -> None:
+        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._lock = threading.Lock()
+
+    def of(self, *names: str) -> threading.Lock:
+        """Return the lock of a name of one or more words."""
+        with self._lock:
+            return self._locks[" ".join(names)]
+
+
+def send_file(file: Path, name: str, on_host: OnHost, step: ProgressStep) -> str:
+    """Send a file in parts to the arrivals of a host, and return its name there."""
+    arrival: str = on_host(f"arrival-{name}", entries_on_host.begin_arrival, name)
     with file.open("rb") as content:
         size, sent = file.stat().st_size, 0
         while chunk := content.read(entries_on_host.CHUNK):
-            on_host(f"chunk-{name}", entries_on_host.receive_chunk, name, chunk, first=sent == 0)
+            on_host(f"chunk-{name}", entries_on_host.receive_chunk, arrival, chunk)
             sent += len(chunk)
             step.publish_progress(f"{sent >> 20} MiB", sent / size)
+    return arrival
 
 
 def send_entry(store: Store, kind: str, key: str, on_host: OnHost, step: ProgressStep) -> None:
@@ -36,8 +53,8 @@ def send_entry(store: Store, kind: str, key: str, on_host: OnHost, step: Progres
     with tempfile.TemporaryDirectory(prefix="pinpoint-entry-") as directory:
         packed = Path(directory, entry.name)
         entry_archive.pack(entry, packed)
-        send_file(packed, f"{entry.name}.tar", on_host, step)
-        given = f"{entry.name}.tar", kind, key, sha256(packed)
+        arrival = send_file(packed, entry.name, on_host, step)
+        given = arrival, kind, key, sha256(packed)
         if error := on_host(f"import-{entry.name}", entries_on_host.import_entry, *given):
             raise HostError(error)
 

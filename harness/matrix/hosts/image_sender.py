@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.images.exchange.oci_layout import LayoutWriter, write_tar
 from harness.images.vm_recipe import Recipe, select
 from harness.matrix.guests import freezer
 from harness.matrix.hosts import entry_transfer, frozen_on_host, own_files, work_on_host
-from harness.matrix.hosts.entry_transfer import OnHost
+from harness.matrix.hosts.entry_transfer import OnHost, TransferLocks
 from harness.matrix.hosts.own_files import OwnFiles
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class ImageSender:
         self._own, self._contents = own_files.collect(loader)
         self._layers: dict[str, Layers] = {}
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
-        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._turn = threading.Lock()
+        self._scratch_lock = threading.Lock()
+        self._locks = TransferLocks()
 
     def send_own_files(self, on_host: OnHost) -> None:
         """Send the user's own files, if there are any, unless the host has them. Raises HostError."""
@@ -54,17 +53,18 @@ class ImageSender:
     def send(self, vm: str, to: str, on_host: OnHost, *, boots: bool) -> None:
         """Send the image of a VM, and if it boots its frozen guest, unless the host has them. Raises HostError.
 
-        `to` is the host's address. Parts of a row that begin there at once wait for one another.
+        `to` is the host's address. Parts of a row that begin there at once wait for one another, and so do VMs that
+        have one image.
         """
         layers = self._layers_of(vm)
-        with self._turn_of(f"{vm} {to}"):
+        key = agreed_layers.key_of_layers(layers)
+        with self._locks.of(key, to):
             if not on_host(f"has-{vm}", work_on_host.has_image, vm, layers):
-                name = f"{agreed_layers.key_of_layers(layers)}.tar"
-                with self._turn_of(vm):
+                with self._locks.of(vm):
                     packed = self._packed(vm)
                 with self._controller.bus.step(vm, "send") as step:
-                    entry_transfer.send_file(packed, name, on_host, step)
-                    if error := on_host(f"import-{vm}", work_on_host.import_image, name, vm, layers):
+                    arrival = entry_transfer.send_file(packed, key, on_host, step)
+                    if error := on_host(f"import-{vm}", work_on_host.import_image, arrival, vm, layers):
                         raise HostError(error)
             if boots:
                 self._send_frozen_guest(vm, on_host)
@@ -91,17 +91,13 @@ class ImageSender:
     def _recipe(self, vm: str) -> Recipe:
         return self._controller.recipes.get(vm) or select([vm])[0]
 
-    def _turn_of(self, name: str) -> threading.Lock:
-        with self._turn:
-            return self._turns[name]
-
     def close(self) -> None:
         """Delete the packed images."""
         if self._scratch:
             self._scratch.cleanup()
 
     def _packed(self, vm: str) -> Path:
-        with self._turn:
+        with self._scratch_lock:
             if self._scratch is None:
                 directory = self._controller.directory.path
                 self._scratch = tempfile.TemporaryDirectory(prefix=".images-", dir=directory)

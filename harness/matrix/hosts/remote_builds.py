@@ -26,6 +26,7 @@ from harness.matrix.cell_shards.engine import BUILD, ShardNeeds
 from harness.matrix.hosts import build_on_host, build_tasks, entry_transfer
 from harness.matrix.hosts.build_on_host import BuiltEntries
 from harness.matrix.hosts.build_tasks import BuildTask, BuildTurns
+from harness.matrix.hosts.entry_transfer import TransferLocks
 from harness.matrix.hosts.host_placement import Host, Placement
 
 # Sources that are directories or files of the controller's host.
@@ -49,6 +50,7 @@ class RemoteBuilds:
         self._on_host = on_host
         self._bus = bus
         self._past = past or {}
+        self._locks = TransferLocks()
 
     def demand_builders(self, recipes: Iterable[Recipe]) -> None:
         """Raise HostError if neither this host nor another one can build an image that the store lacks."""
@@ -126,7 +128,9 @@ class RemoteBuilds:
         try:
             if task.needs_kernel:
                 kernel = debian_kernel.KIND
-                entry_transfer.send_entry_unless_there(store, kernel, wanted[kernel], on_host, step)
+                # The tasks after the kernel may begin on one host at once.
+                with self._locks.of(store.entry_path(kernel, wanted[kernel]).name, host.address):
+                    entry_transfer.send_entry_unless_there(store, kernel, wanted[kernel], on_host, step)
             given = recipe.model_dump_json(), task.kinds, dict(wanted)
             built: BuiltEntries = on_host(f"{task.name}-{recipe.name}", build_on_host.build_entries, *given)
             if built.error:
