@@ -232,7 +232,7 @@ if (matrix) {
     writeFragment();
     show();
   });
-  form.addEventListener("reset", () => { Object.assign(state, { q: "", vm: [], verdict: [] }); writeFragment(); setTimeout(show); });
+  form.addEventListener("reset", (event) => { event.preventDefault(); Object.assign(state, { q: "", vm: [], verdict: [] }); writeFragment(); show(); });
 }
 addEventListener("hashchange", follow);
 follow();
