@@ -386,8 +386,22 @@ def test_too_few_functions_are_a_known_failure_if_the_next_instructions_are_enou
 
 
 @pytest.mark.parametrize(("names", "cause"), [(["vfs_read", "do_trap"], "a cause"), (["vfs_read"], "")])
-def test_a_test_that_probes_what_each_breakpoint_runs_loses_the_guest(names: list[str], cause: str) -> None:
+def test_a_test_that_probes_what_each_breakpoint_runs_loses_the_guest(
+    monkeypatch: pytest.MonkeyPatch, names: list[str], cause: str
+) -> None:
+    kernel = SimpleNamespace(symbols_named=lambda name: [name] if name == "do_trap" else [])
+    monkeypatch.setattr("harness.matrix.upstream.documented_loss.kernel_file", lambda _: kernel)
     traits = SimpleNamespace(defects={}, trap_handlers_functions={"do_trap": "a cause"})
-    found = documented_loss(guest_that_registers(names, traits), MANY)
+    guest = guest_that_registers(names, traits)
+    guest.image = None
+    found = documented_loss(guest, MANY)
     assert (found.cause if found else "") == cause
     assert not found or found.is_shown_by(GuestDied(Diagnosis(Condition.PANICKED, ""), where="a-vm"))
+
+
+def test_a_kernel_without_such_a_function_registers_no_probes_before_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = SimpleNamespace(symbols_named=lambda _: [])
+    monkeypatch.setattr("harness.matrix.upstream.documented_loss.kernel_file", lambda _: kernel)
+    traits = SimpleNamespace(defects={}, trap_handlers_functions={"do_trap": "a cause"})
+    guest = SimpleNamespace(architecture=SimpleNamespace(kprobe_traits=traits), image=None)
+    assert documented_loss(cast(Any, guest), MANY) is None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.core.errors import GuestError
 from harness.core.single_step_defect_types import Defect
 from harness.guest.guest import Guest
+from harness.landing.code.kernel_file import kernel_file
 from harness.landing.layout import Layout
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_plan import defects_of_wrongly_stepped
@@ -75,13 +76,17 @@ def _loss_by_trap_handling(guest: Guest, test: str) -> DocumentedLoss | None:
     """
     kprobes = guest.architecture.kprobe_traits
     defect, handlers = kprobes.defects.get("trap-entry"), kprobes.trap_handlers_functions
-    if defect is None and not handlers:
+    if defect is None and not _has_any_function(guest, handlers):
         return None
     probed = list_probed_functions(guest, test)
     if defect and set(defect.hangs_in) & set(probed):
         return DocumentedLoss(defect.cause, ranges=tuple(_ranges(guest, defect)))
     cause = next((handlers[name] for name in probed if name in handlers), "")
     return DocumentedLoss(cause, _HANG_OR_CRASH) if cause else None
+
+
+def _has_any_function(guest: Guest, names: Collection[str]) -> bool:
+    return bool(names) and any(kernel_file(guest.image).symbols_named(name) for name in names)
 
 
 def _text_symbols(guest: Guest) -> list[tuple[str, int]]:
