@@ -319,6 +319,13 @@ def task(name: str, seconds: float, cores: float = 2.0) -> BuildTask:
     return BuildTask(name, "kernel", (), lambda _: ShardNeeds(name, cores, 1), seconds)
 
 
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_the_longest_task_gets_the_next_host() -> None:
     only = host("only", 2, 8)
     turns = BuildTurns(Placement([only]))
@@ -336,7 +343,7 @@ def test_the_longest_task_gets_the_next_host() -> None:
     for name, seconds in (("short", 5.0), ("long", 500.0), ("medium", 50.0)):
         threads.append(threading.Thread(target=wait, args=[task(name, seconds)], daemon=True))
         threads[-1].start()
-        time.sleep(0.3)
+        wait_until(lambda: len(turns._waiting) == len(threads))
     turns._placement.release(busy[1])
     for thread in threads:
         thread.join()
@@ -350,8 +357,8 @@ def test_a_short_task_fills_a_host_that_a_long_one_cannot_use() -> None:
     turns._placement.take(large, ShardNeeds("row", 0.5, 1))
     waiting = threading.Thread(target=lambda: turns.take(task("long", 500.0, 8.0), lambda _: True), daemon=True)
     waiting.start()
-    time.sleep(0.3)
     # The large host is kept for it: no row begins there.
+    wait_until(lambda: large.kept_for is not None)
     assert large.kept_for
     assert large.kept_for.vm == "long"
     assert turns._placement.choose(ShardNeeds("other", 0.5, 1)) is small
