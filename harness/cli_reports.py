@@ -114,9 +114,9 @@ def matrix(runs: Sequence[Path], output: Path | None, update: bool) -> int:
     """Print runs as one page in Markdown: each VM with its counts and versions, and each claim on each VM.
 
     RUNS are run directories, by default the latest. A cell of several runs counts as it ended in the newest. A VM
-    without a cell is listed as not run, or keeps its columns with --update.
+    without a cell is listed as not run, or keeps its columns with --update. VMs for kernel mutants are not listed.
     """
-    from harness.images.vm_recipe import load_all
+    from harness.images.vm_recipe import select
     from harness.report.export.earlier_matrix_page import read_earlier_page
     from harness.report.export.newest_results_of_runs_markdown import VM_COLUMNS, Run, results_by_vm_markdown
     from harness.report.export.vms_without_recipe import VMS_WITHOUT_RECIPE
@@ -128,7 +128,8 @@ def matrix(runs: Sequence[Path], output: Path | None, update: bool) -> int:
         files |= {str(path.relative_to(paths.PROJECT)) for path in paths.CASES.rglob("test_*.py")}
     claims = _distinct_claims(files)
     earlier = read_earlier_page(_page_to_update(output), VM_COLUMNS) if update else None
-    _print(results_by_vm_markdown(found, claims, load_all(), VMS_WITHOUT_RECIPE, earlier), output)
+    listed = [recipe.name for recipe in select([], matrix="full")]
+    _print(results_by_vm_markdown(found, claims, listed, VMS_WITHOUT_RECIPE, earlier), output)
     return 0
 
 

@@ -205,7 +205,7 @@ def test_a_build_selects_vms_by_architecture_and_tier(
     for options, expected in (
         (["--arch", "s390x"], {"s390x-debian"}),
         (["--matrix", "core"], {name for name, recipe in load_all().items() if recipe.tier == "core"}),
-        (["--matrix", "full"], set(load_all())),
+        (["--matrix", "full"], {name for name, recipe in load_all().items() if not recipe.kernel_mutants}),
     ):
         built.clear()
         assert cli.main(["build", *options]) == 2

@@ -244,6 +244,10 @@ def test_selecting_by_architecture_and_tier(recipes: Path) -> None:
         GOOD.replace('"vm"', '"other"').replace('"x86_64"', '"arm64"').replace("[kernel]", 'tier = "full"\n[kernel]', 1)
     )
     written(recipes, other, "other.toml")
+    # One with kernel mutants is selected by its name alone.
+    broken = GOOD.replace('"vm"', '"broken"').replace("[kernel]", 'tier = "full"\nkernel_mutants = true\n[kernel]', 1)
+    written(recipes, broken, "broken.toml")
+    assert [recipe.name for recipe in select(["broken"], recipes)] == ["broken"]
 
     def names(archs: Sequence[str] = (), matrix: Literal["core", "full"] | None = None) -> list[str]:
         return [recipe.name for recipe in select([], recipes, architectures=archs, matrix=matrix)]

@@ -128,8 +128,8 @@ class Recipe(RecipeTable):
     """One VM; `tier` is `core` for a VM of every run, `full` for a VM that runs only on request.
 
     `test_cells` are the cases that `./pinpoint test` runs on a VM of the tier `full`, with their mutants: `FILE.py` for
-    a file of `cases/`, `FILE.py::TEST` for one test in it, `FILE.py::TEST[PARAMETER]` for one case of a test. If no VM
-    is named, `run --kernel-mutants` runs on each with `kernel_mutants`.
+    a file of `cases/`, `FILE.py::TEST` for one test in it, `FILE.py::TEST[PARAMETER]` for one case of a test. A VM with
+    `kernel_mutants` runs only when it is named, and in `run --kernel-mutants` if no VM is named.
     """
 
     name: FileName
@@ -265,7 +265,8 @@ def select(
 
     Without a name, `architectures` selects VMs of both tiers, or only core VMs if `matrix` is `core`. Without an
     architecture either, `matrix` selects the tiers, by default the core VMs, and `test_cells` adds the VMs that have
-    `test_cells`. Raises UsageError on an unknown name or architecture.
+    `test_cells`. VMs with `kernel_mutants` are selected by name alone. Raises UsageError on an unknown name or
+    architecture.
     """
     chosen = dict.fromkeys(name for word in words for name in word.split(",") if name)
     archs = {name for word in architectures for name in word.split(",") if name}
@@ -275,8 +276,9 @@ def select(
         raise UsageError("--vm names VMs, --arch and --matrix choose some", mend="give one or the other")
     if not chosen:
         tiers = {"core"} if (matrix or ("full" if archs else "core")) == "core" else {"core", "full"}
-        recipes = [each for each in load_all(directory).values() if not archs or each.arch in archs]
-        found = [each for each in recipes if each.tier in tiers or (test_cells and each.test_cells)]
+        recipes = [each for each in load_all(directory).values() if not each.kernel_mutants]
+        found = [each for each in recipes if not archs or each.arch in archs]
+        found = [each for each in found if each.tier in tiers or (test_cells and each.test_cells)]
         if not found:
             raise UsageError(f"no VM of {', '.join(sorted(archs))} is in the matrix", mend=f"see {paths.PROGRAM} list")
         return found

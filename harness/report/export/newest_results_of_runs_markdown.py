@@ -38,7 +38,8 @@ VM_COLUMNS = (
 _EXPLANATION = """
 `claims`: the case files of which a cell ran on the VM, of all that this page has. `mutants`: probes broken on purpose,
 caught of tried. `skipped`: the VM lacks a trait, which its boot proves. `seconds`: the wall-clock time of the cells,
-without builds; it depends on what else the host did. "-": the VM was not run.
+without builds; it depends on what else the host did. "-": the VM was not run. VMs for kernel mutants have no row; their
+results are in [kernel-mutants.md](kernel-mutants.md#on-record).
 """
 
 
