@@ -101,6 +101,10 @@ class Runner:
         """Make the process execute another program, with the same pid."""
         self.pid = int(self.send_command(f"exec {program.guest_path}")["pid"])
 
+    def count_threads(self) -> int:
+        """Return the number of its threads. execve(2) ends all except one."""
+        return len(self.guest.run("ls", f"/proc/{self.pid}/task").check().stdout.split())
+
     def _answer(self) -> dict[str, str]:
         line = self._dialogue.read_line(self.guest.scaled_deadline(_ANSWER_S))
         if line is None:
