@@ -21,8 +21,10 @@ from harness.landing.probe_module import ListedProbe, ProbeModuleRequest, ProbeV
 from harness.landing.site import Site
 from harness.landing.sweep.sweep_plan import Depth
 
-NAMES = {0x1000: "first", 0x1100: "second"}
+NAMES = {0x1000: "first", 0x1100: "second", 0x1200: "third"}
 LANDS = RelocatedFunction(Site("first"), 0x1000, 0x1000, AddressKind.INSTRUCTION)
+# The entry of another function, of a name that occurs twice, with a landing pad.
+PAD = 0x1200
 STRAYS = RelocatedFunction(Site("first"), 0x1100, 0x1000, AddressKind.INSTRUCTION)
 
 
@@ -43,7 +45,9 @@ def trial(*functions: RelocatedFunction, machine: str = "EM_X86_64", most: int =
             layout=layout,
             functions=functions,
             by_hand=SimpleNamespace(build_request=lambda sites, *_: ProbeModuleRequest([site.spec for site in sites])),
-            classifier=SimpleNamespace(is_inside_instruction=lambda _: True, function_site_at=lambda _: None),
+            classifier=SimpleNamespace(
+                is_inside_instruction=lambda _: True, landing_pad_size_at=lambda address: 4 if address == PAD else 0
+            ),
         ),
     )
 
@@ -118,6 +122,15 @@ def test_a_stray_function_is_listed_as_another(monkeypatch: pytest.MonkeyPatch) 
     assert prove_registered_by_hand(trial(STRAYS), Depth.ALL).registered == 1
     with pytest.raises(Missed, match="inside an instruction"):
         prove_registered_by_hand(trial(STRAYS._replace(kind_at_address=AddressKind.MID_INSTRUCTION)), Depth.ALL)
+
+
+def test_the_kernel_skips_the_landing_pad_at_the_entry_of_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_pad = STRAYS._replace(computed_address=PAD)
+    answer(monkeypatch, PAD + 4, listed="third+0x4")
+    assert prove_registered_by_hand(trial(at_pad), Depth.ALL).registered == 1
+    answer(monkeypatch, 0x1104, listed="second+0x4")
+    with pytest.raises(Missed, match="registered at 0x1104, not at 0x1100"):
+        prove_registered_by_hand(trial(STRAYS), Depth.ALL)
 
 
 def test_the_mutant_moves_the_first_function(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,6 +107,18 @@ def test_another_order_moves_what_stands_there() -> None:
     assert AddressClassifier(here).function_site_at(by_hand.address(Site("a"))) == Site("b")
 
 
+def test_the_landing_pad_of_a_function_whose_name_occurs_twice_is_known() -> None:
+    elf = kernel("abc")
+    elf.symbols = [each._replace(name="a") if each.name == "c" else each for each in elf.symbols]
+    here = layout(elf)
+    here.landing_pad_size_of = lambda _, symbol: 4 if symbol.name == "a" else 0
+    places = AddressClassifier(here)
+    starts = [0x1000 + SLIDE + distance for distance in (0, 0x10, 0x20)]
+    assert [places.function_site_at(start) for start in starts] == [None, Site("b"), None]
+    assert [places.landing_pad_size_at(start) for start in starts] == [4, 0, 4]
+    assert places.landing_pad_size_at(starts[0] + 4) == 0
+
+
 def test_a_link_time_address_knows_no_slide() -> None:
     assert RelocationByHandCalculator(layout(kernel("abc")), absolute=True).address(Site("b")) == 0x1010
 

@@ -97,6 +97,11 @@ class AddressClassifier:
             return None
         return Site(found.symbol.name, address - found.start, module=found.module)
 
+    def landing_pad_size_at(self, address: int) -> int:
+        """The size of the landing pad at an address, which the kernel skips; 0 where no function of any name starts."""
+        found = self._before(address)
+        return self._layout.landing_pad_size_of(found.elf, found.symbol) if found and address == found.start else 0
+
     def describe_address(self, address: int) -> str:
         """The function at or before an address and the distance from its begin, empty before the first function."""
         found = self._before(address)

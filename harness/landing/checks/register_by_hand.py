@@ -99,7 +99,8 @@ def _complaint(
             yield f"{aim.site}: refused with errno {report.errno} at {aim.computed_address:#x}"
         return
     computed = layout.probe_address(aim.site) if aim.lands else aim.computed_address
-    if report.address not in (computed, computed + _landing_pad_size(trial, aim)):
+    skipped = 0 if aim.lands else trial.classifier.landing_pad_size_at(computed)
+    if report.address not in (computed, computed + skipped):
         yield f"{aim.site}: registered at {report.address:#x}, not at {computed:#x}"
         return
     if listed is None:
@@ -111,9 +112,3 @@ def _complaint(
     by_files = layout.closest_symbols.symbol_offset_at(report.address)
     if by_kernel is None or not by_kernel.named_as_in(layout.kernel).is_same_place(by_files):
         yield f"{aim.site}: the kernel lists {listed.symbol_offset} at {report.address:#x}, the files have {by_files}"
-
-
-def _landing_pad_size(trial: Trial, aim: RelocatedFunction) -> int:
-    """The landing pad that the kernel skips if the computed address is the entry of another function."""
-    there = None if aim.lands else trial.classifier.function_site_at(aim.computed_address)
-    return trial.layout.landing_pad_size(there) if there and not there.offset else 0
