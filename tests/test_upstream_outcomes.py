@@ -15,7 +15,6 @@ from harness.core.single_step_defect_types import Defect, Symptom
 from harness.guest.result import Result
 from harness.images import kernel_samples
 from harness.landing.landing_judgment import Missed
-from harness.matrix.guests.check_after_cell import KernelComplained
 from harness.matrix.upstream import documented_failure as documented_failure_module
 from harness.matrix.upstream import ftrace_selftest, kunit
 from harness.matrix.upstream.documented_failure import (
@@ -272,8 +271,7 @@ OTHER = Complaint(ComplaintKind.WARNING, "kernel/kprobes.c:1 f+0x1/0x2", "", ())
 def test_only_an_oops_behind_a_copy_is_a_forgotten_probe(
     monkeypatch: pytest.MonkeyPatch, complaints: list[Complaint], defects: dict[str, Defect], *, known: bool
 ) -> None:
-    found = KernelComplained(complaints, {}) if complaints else GuestError("nothing")
-    monkeypatch.setattr(documented_failure_module, "explain_loss", lambda *_: found)
+    monkeypatch.setattr(documented_failure_module, "complaints_since_check", lambda _: tuple(complaints))
     architecture = SimpleNamespace(kprobe_traits=SimpleNamespace(defects=defects))
     guest: Any = SimpleNamespace(name="a-vm", architecture=architecture)
     assert bool(cause_of_forgotten_probe(guest)) is known

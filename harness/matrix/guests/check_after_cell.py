@@ -106,10 +106,14 @@ def seconds_since_check(guest: Guest) -> float:
     return time.monotonic() - _answered[guest] if guest in _answered else 0.0
 
 
+def complaints_since_check(guest: Guest) -> tuple[Complaint, ...]:
+    """Return what the kernel has complained of since the last check, without what its recipe allows."""
+    return read_sorted_complaints(guest.console.lines(guest.fence_position), guest.image.recipe.boot_noise).alarming
+
+
 def explain_loss(guest: Guest, lost: GuestError) -> Exception:
     """Return why a guest does not answer: a kernel complaint, its diagnosis, or `lost` itself."""
-    found = read_sorted_complaints(guest.console.lines(guest.fence_position), guest.image.recipe.boot_noise).alarming
-    if found:
+    if found := complaints_since_check(guest):
         return KernelComplained(found, _files(guest))
     if guest.qemu_process.stopped:
         return lost

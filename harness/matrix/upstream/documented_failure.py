@@ -15,7 +15,7 @@ from harness.landing.code.instructions import decode_function, first_accepted_of
 from harness.landing.code.kernel_file import kernel_file
 from harness.landing.layout import Layout
 from harness.landing.site import Site
-from harness.matrix.guests.check_after_cell import KernelComplained, explain_loss
+from harness.matrix.guests.check_after_cell import complaints_since_check, explain_loss
 from harness.matrix.upstream.ftrace_selftest import PROBED_INSTRUCTIONS, place_in_guest
 from harness.matrix.upstream.many_probed_functions import PROBED_FUNCTIONS, list_probed_functions
 from harness.matrix.upstream.outcome import End, Outcome
@@ -36,10 +36,8 @@ class DocumentedFailure:
     def end_cell(self, guest: Guest, outcome: Outcome) -> None:
         """End the cell as known-fail. Raises Missed if the test ended in another way, KernelComplained for an oops."""
         outcome.demand_failure_at(self.command, self.cause)
-        if self.warns:
-            found = explain_loss(guest, GuestError("the kernel printed no WARNING", where=guest.name))
-            if not isinstance(found, KernelComplained) or {each.kind for each in found.complaints} != _WARNING:
-                raise found
+        if self.warns and {each.kind for each in complaints_since_check(guest)} != _WARNING:
+            raise explain_loss(guest, GuestError("the kernel printed no WARNING", where=guest.name))
         end_as_known_fail(f"{outcome.test}: {self.cause}")
 
 
@@ -177,9 +175,10 @@ def cause_of_forgotten_probe(guest: Guest) -> str:
     defect = guest.architecture.kprobe_traits.defects.get("task-freed")
     if defect is None:
         return ""
-    found = explain_loss(guest, GuestError("the kernel printed no complaint", where=guest.name))
-    complaints = found.complaints if isinstance(found, KernelComplained) else ()
-    shown = [defect.oops in each.headline and any(map(_IN_A_COPY.search, each.lines)) for each in complaints]
+    shown = [
+        defect.oops in each.headline and any(map(_IN_A_COPY.search, each.lines))
+        for each in complaints_since_check(guest)
+    ]
     return defect.cause if shown and all(shown) else ""
 
 
