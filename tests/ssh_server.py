@@ -80,7 +80,7 @@ class Server:
         self.transport.add_server_key(self.keys.guest_host_key)
         try:
             self.transport.start_server(server=server)
-        except (paramiko.SSHException, EOFError):
+        except (paramiko.SSHException, EOFError, ConnectionResetError):
             return
 
     def link(self, keys: RunKeys | None = None) -> SshConnection:
