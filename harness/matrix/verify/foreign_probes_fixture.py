@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.core.errors import GuestError
 from harness.guest.guest import Guest
 from harness.images import external_build, kernel_samples
 from harness.images.build_context import BuildContext
@@ -24,9 +25,10 @@ from harness.landing.verify.mutants import LIST_LEFT_OUT, OWNER_LEFT_OUT, REGIST
 from harness.landing.verify.registrations import Records
 from harness.landing.verify.site_addresses_from_elf_files import LoadedFiles
 from harness.landing.verify.watch_and_judge_registrations import Judgement, WatchedGuest
+from harness.matrix.guests.check_after_cell import complaints_since_check, explain_loss
 from harness.matrix.verify import plan
 from harness.matrix.verify.plan import ModuleToLoad, VerifyRequest
-from harness.matrix.verify.subjects import Command, Modules, Subject
+from harness.matrix.verify.subjects import Command, Modules, Subject, SubjectRefused
 from harness.matrix.verify.systemtap_run import SystemtapRun
 
 Found = tuple[str, ProbeVerdict]
@@ -187,6 +189,11 @@ class ForeignProbes:
                 self._before = watched.before.lists
                 judgement = watched.judge()
                 late = watched.late_probes()
+            except SubjectRefused as refused:
+                # A kernel that oopses ends the program.
+                if complaints_since_check(self.guest):
+                    raise explain_loss(self.guest, GuestError(refused.what, where=self.guest.name)) from refused
+                raise
             finally:
                 subject.stop()
             standing, changed = watched.find_leftovers()
