@@ -101,6 +101,8 @@ def add_recipes(project: Project) -> None:
     (project.root / "vm_images" / "small.toml").write_text('arch = "arm64"\n')
     (project.root / "vm_images" / "old.toml").write_text('arch = "i386"\ntier = "full"\nsource = "debian-binary"\n')
     (project.root / "my own" / "vm_images").mkdir(parents=True)
+    bugs = 'arch = "arm64"\ntier = "full"\nkernel_mutants = true\nsource = "debian-source"\n'
+    (project.root / "vm_images" / "bugs.toml").write_text(bugs)
     (project.root / "my own" / "vm_images" / "theirs.toml").write_text('arch = "i386"\ntier = "full"\n')
     built = 'arch = "i386"\ntier = "full"\nsource = "debian-source"\n'
     (project.root / "vm_images" / "built.toml").write_text(built)
@@ -194,6 +196,8 @@ def test_other_requirements_make_another_environment(made: Project) -> None:
         (("run", "--vm", "small", "--kernel", "linux"), "needed-package of-core of-source"),
         (("bisect", "--vm", "small"), "needed-package of-core of-source"),
         (("store", "pull", "directory", "--vm", "old"), "needed-package of-full"),
+        (("run", "--arch", "arm64"), "needed-package of-core"),
+        (("run", "--vm", "bugs"), "needed-package of-core of-source"),
         (("run", "--arch", "i386"), "needed-package of-full of-source of-clang"),
         (("run", "--arch", "i38."), "needed-package of-core"),
         (("run", "--matrix", "full"), "needed-package of-core of-full of-source of-clang"),
