@@ -83,19 +83,29 @@ def shown(page: Any) -> list[str]:  # noqa: ANN401
     return [row.text_content() for row in page.locator("tr.case:not([hidden]) > th").all()]
 
 
+def demand_drawn(place: Any, *words: str) -> None:  # noqa: ANN401
+    """Wait until a part of the page shows each of these texts.
+
+    inner_text() lacks a section until it has been drawn (`content-visibility`), which takes a moment on a loaded host.
+    """
+    from playwright.sync_api import expect
+
+    for each in words:
+        expect(place).to_contain_text(each, use_inner_text=True)
+
+
 def test_the_first_screen_names_what_failed_and_how_to_replay_it(opened: Open) -> None:
     page = opened()
     assert page.title() == "Pinpoint 20261128-120000-bbbb: cells failed"
-    first = page.locator("main").inner_text()
-    for words in (
+    demand_drawn(
+        page.locator("main"),
         "What ran on what",
         "6.1.0-56-amd64",
         "7.2.22",
         "What did not hold",
         "test_never",
         "New since the last run",
-    ):
-        assert words in first, words
+    )
     commands = page.locator("#failed ~ .failure code").all_text_contents()
     assert len(commands) == page.locator("#failed ~ .failure").count() > 5
     assert all(command.startswith(("./pinpoint repro ", "./pinpoint run --vm ")) for command in commands)
@@ -104,7 +114,7 @@ def test_the_first_screen_names_what_failed_and_how_to_replay_it(opened: Open) -
 def test_what_is_new_is_compared_with_the_last_run_of_the_same_vms(opened: Open) -> None:
     page = opened()
     new = page.locator("section[aria-labelledby=new]")
-    assert "20261127-120000-aaaa" in new.inner_text()
+    demand_drawn(new, "20261127-120000-aaaa")
     assert [summary.partition(":")[0] for summary in new.locator("summary").all_text_contents()][:2] == [
         "new failures",
         "gone",
@@ -140,20 +150,17 @@ def test_filters_narrow_the_matrix_and_the_link_keeps_them(opened: Open) -> None
 def test_a_failing_cell_opens_to_all_that_is_known_of_it(opened: Open, run: RunDirectory) -> None:
     page = opened()
     page.locator("tr.case", has_text="test_module_function[leaf]").locator("td.oops > a").click()
-    text = page.locator("dialog").inner_text()
-    for words in (
-        *(
-            "test_module_function[leaf] on parisc",
-            "leaf",
-            "1.25 s",
-            "oops",
-            "Oops </script>",
-            "7.2.22",
-            "image-of-parisc",
-        ),
+    demand_drawn(
+        page.locator("dialog"),
+        "test_module_function[leaf] on parisc",
+        "leaf",
+        "1.25 s",
+        "oops",
+        "Oops </script>",
+        "7.2.22",
+        "image-of-parisc",
         *("hex2bin+0x4", "0xffffffff81000004", "0xffffffff81000009", "target.c:12", "NULL pointer dereference"),
-    ):
-        assert words in text, words
+    )
     assert page.title().startswith("Pinpoint 20261128")
     link = page.locator("dialog a").get_attribute("href")
     assert (run.path / link).is_file()
@@ -213,15 +220,11 @@ def test_keys_reach_everything(opened: Open) -> None:
 
 
 def test_claims_fold_their_cases(opened: Open) -> None:
-    from playwright.sync_api import expect
-
     page = opened()
     button = page.locator(".claim button", has_text="clean up")
     row = page.locator("tr.case", has_text="test_entry")
     assert (button.get_attribute("aria-expanded"), row.is_visible()) == ("false", False)
-    # inner_text() is empty until the row has been drawn, which takes a moment on a loaded host.
-    claim = page.locator("tr.claim", has_text="clean up")
-    expect(claim).to_contain_text("nothing shows that it was loaded", use_inner_text=True)
+    demand_drawn(page.locator("tr.claim", has_text="clean up"), "nothing shows that it was loaded")
     button.press("Enter")
     assert (button.get_attribute("aria-expanded"), row.is_visible()) == ("true", True)
     page.keyboard.press("Tab")
